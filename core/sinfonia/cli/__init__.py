@@ -1,0 +1,1 @@
+"""The `sinfonia` command: parsing and wiring, nothing else."""

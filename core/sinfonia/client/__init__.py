@@ -1,0 +1,1 @@
+"""The library of application nodes: `cluster` for async programs, `blocking` for scripts."""

@@ -1,0 +1,85 @@
+"""What every client of a cluster shows, whatever drives it.
+
+``ClusterApi`` is what libraries should ask for: ``sinfonia.Cluster`` is one, and so is
+``sinfonia.testing.model.ModelCluster``.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sinfonia.addresses import MemoryNodeId
+from sinfonia.minitransaction import Minitransaction, Result
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNodeInfo:
+    """A memory node as the directory knows it; ``capacity`` is in bytes."""
+
+    node: MemoryNodeId
+    endpoint: str
+    capacity: int
+    mode: str
+
+
+@dataclass(slots=True)
+class ClientStatistics:
+    """Counts since the client was opened.
+
+    executed: minitransactions whose outcome became known; retried: busy locks met with a new tid;
+    resent: requests sent again because no reply came; unknown: outcomes left unknown.
+    """
+
+    executed: int = 0
+    retried: int = 0
+    resent: int = 0
+    unknown: int = 0
+
+
+class ClusterApi(Protocol):
+    """An open connection to a cluster."""
+
+    @property
+    def nodes(self) -> Mapping[MemoryNodeId, MemoryNodeInfo]:
+        """The memory nodes, by id."""
+
+    @property
+    def statistics(self) -> ClientStatistics:
+        """Counts of this client."""
+
+    def minitransaction(self, *, reads_on_failure: bool = False) -> Minitransaction[Any]:
+        """An empty minitransaction, to be filled and executed."""
+
+    async def execute(
+        self, minitransaction: Minitransaction[Any], *, timeout: float | None = None
+    ) -> Result:
+        """Execute and commit ``minitransaction``; ``timeout`` in seconds.
+
+        Busy locks are retried until the timeout.  Raises InvalidMinitransaction or NotExecuted
+        (definite: it did not happen) or OutcomeUnknown.
+        """
+
+    async def execute_many(
+        self,
+        minitransactions: Iterable[Minitransaction[Any]],
+        *,
+        timeout: float | None = None,
+        in_flight: int = 1024,
+    ) -> list[Result]:
+        """Execute independent minitransactions, at most ``in_flight`` at a time.
+
+        They are not ordered among each other.  Returns their results in the order given.
+        """
+
+    async def read(
+        self, node: int, address: int, length: int, *, timeout: float | None = None
+    ) -> bytes:
+        """The ``length`` bytes at ``address`` of ``node``."""
+
+    async def write(
+        self, node: int, address: int, data: bytes, *, timeout: float | None = None
+    ) -> None:
+        """Put ``data`` at ``address`` of ``node``."""
+
+    async def aclose(self) -> None:
+        """Close the connection; what is in flight has an unknown outcome."""

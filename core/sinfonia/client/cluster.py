@@ -1,0 +1,260 @@
+"""The client of application nodes, for asyncio and trio alike.
+
+There is no task per minitransaction or per message: one task per memory node waits for its socket,
+one sends what has gathered, one minds the time.  Between two awaits the coordinator is consistent;
+everything that touches it runs without one.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import zmq
+
+from sinfonia.addresses import MemoryNodeId
+from sinfonia.client.api import ClientStatistics, MemoryNodeInfo
+from sinfonia.client.seed import ASK_EVERY, Inquiry, unreachable
+from sinfonia.client.wire import Wire
+from sinfonia.errors import OutcomeUnknown
+from sinfonia.minitransaction import Minitransaction, Result
+from sinfonia.protocol.attempts import Call
+from sinfonia.protocol.messages import Directory, GetDirectory, Tid
+from sinfonia.protocol.recovery import Outcome
+
+# A caller that names no timeout waits out a restart of a memory node.
+DEFAULT_TIMEOUT = 30.0
+
+# How often ``outcome`` looks whether the outcome has been found.
+OUTCOME_EVERY = 0.01
+
+
+async def connect(endpoint: str, *, timeout: float = 5.0) -> "Cluster":
+    """Find the cluster that the process at ``endpoint`` belongs to; use it with ``async with``.
+
+    ``endpoint`` (``tcp://host:port``) is the manager's or any memory node's; ``timeout`` in
+    seconds.  Raises Unreachable or ConfigError; both are definite.
+    """
+    inquiry = Inquiry(endpoint, GetDirectory(), Directory)
+    try:
+        with anyio.move_on_after(timeout):
+            while True:
+                reply = inquiry.poll(time.monotonic())
+                if isinstance(reply, Directory):
+                    return Cluster(reply)
+                await anyio.sleep(ASK_EVERY)
+    finally:
+        inquiry.close()
+    raise unreachable(endpoint, timeout)
+
+
+class Cluster:
+    """An open connection to a cluster, within ``async with``."""
+
+    def __init__(self, directory: Directory) -> None:
+        """Use ``connect``."""
+        self._wire = Wire(directory)
+        self._tasks = anyio.create_task_group()
+        self._to_send = anyio.Event()
+        self._timer = anyio.Event()
+        self._sleeps_until = 0.0
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        for node, socket in self._wire.sockets.items():
+            self._tasks.start_soon(self._receive, node, socket)
+        self._tasks.start_soon(self._send)
+        self._tasks.start_soon(self._mind_the_time)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._wire.flush(time.monotonic())  # outcomes that are known should reach the participants
+        self._tasks.cancel_scope.cancel()
+        try:
+            # The body's exception is not told to the task group, which would wrap it.
+            await self._tasks.__aexit__(None, None, None)
+        finally:
+            self._wire.close()
+
+    @property
+    def nodes(self) -> Mapping[MemoryNodeId, MemoryNodeInfo]:
+        """The memory nodes, by id."""
+        return self._wire.nodes
+
+    @property
+    def statistics(self) -> ClientStatistics:
+        """Counts of this client."""
+        return self._wire.statistics
+
+    def minitransaction(self, *, reads_on_failure: bool = False) -> Minitransaction[Any]:
+        """An empty minitransaction; with ``reads_on_failure`` a failed compare does not keep the
+        read items from being returned."""
+        return Minitransaction(self, reads_on_failure)
+
+    async def execute(
+        self, minitransaction: Minitransaction[Any], *, timeout: float | None = None
+    ) -> Result:
+        """Execute and commit ``minitransaction``; ``timeout`` in seconds.
+
+        Busy locks are retried until the timeout.  Raises InvalidMinitransaction or NotExecuted
+        (definite: it did not happen) or OutcomeUnknown.
+        """
+        now = time.monotonic()
+        wire = self._wire
+        call = wire.submit(minitransaction, now=now, deadline=now + (timeout or DEFAULT_TIMEOUT))
+        call.waiter = waiter = anyio.Event()
+        self._to_send.set()
+        await waiter.wait()
+        return _result(call)
+
+    async def execute_many(
+        self,
+        minitransactions: Iterable[Minitransaction[Any]],
+        *,
+        timeout: float | None = None,
+        in_flight: int = 1024,
+    ) -> list[Result]:
+        """Execute independent minitransactions, at most ``in_flight`` at a time.
+
+        They are not ordered among each other; ``timeout`` (seconds) is for each.  Returns their
+        results in the order given.  If some fail, the others are executed all the same, and the
+        first error is raised then.
+        """
+        window = _Window(in_flight)
+        calls = []
+        for minitransaction in minitransactions:
+            if window.full:
+                self._to_send.set()
+                await window.has_room()
+            now = time.monotonic()
+            deadline = now + (timeout or DEFAULT_TIMEOUT)
+            call = self._wire.submit(minitransaction, now=now, deadline=deadline)
+            call.waiter = window
+            window.outstanding += 1
+            calls.append(call)
+        self._to_send.set()
+        await window.is_empty()
+        return [_result(call) for call in calls]
+
+    async def read(
+        self, node: int, address: int, length: int, *, timeout: float | None = None
+    ) -> bytes:
+        """The ``length`` bytes at ``address`` of ``node``; errors as ``execute``."""
+        minitransaction = self.minitransaction()
+        minitransaction.read(node, address, length)
+        return (await self.execute(minitransaction, timeout=timeout)).reads[0]
+
+    async def write(
+        self, node: int, address: int, data: bytes, *, timeout: float | None = None
+    ) -> None:
+        """Put ``data`` at ``address`` of ``node``; errors as ``execute``."""
+        minitransaction = self.minitransaction()
+        minitransaction.write(node, address, data)
+        await self.execute(minitransaction, timeout=timeout)
+
+    async def outcome(self, tid: Tid, *, timeout: float | None = None) -> bool:
+        """Whether the minitransaction of an OutcomeUnknown happened; if not, it never will.
+
+        Raises OutcomeUnknown if that cannot be found out within ``timeout`` seconds, or is too
+        long ago.
+        """
+        with anyio.move_on_after(timeout or DEFAULT_TIMEOUT):
+            while True:
+                outcome = self._wire.outcome(tid)
+                if outcome is Outcome.FORGOTTEN:
+                    break
+                if outcome is not None:
+                    return outcome is Outcome.COMMITTED
+                await anyio.sleep(OUTCOME_EVERY)
+        raise OutcomeUnknown(f"the outcome of {tid} cannot be found out", tid)
+
+    async def aclose(self) -> None:
+        """Close the connection; what is in flight has an unknown outcome."""
+        await self.__aexit__(None, None, None)
+
+    # --- tasks ---------------------------------------------------------------------------------
+
+    async def _receive(self, node: MemoryNodeId, socket: "zmq.Socket[bytes]") -> None:
+        descriptor = socket.get(zmq.FD)
+        assert isinstance(descriptor, int)
+        while True:
+            await anyio.wait_readable(descriptor)
+            now = time.monotonic()
+            self._wire.drain(node, now)
+            self._wire.flush(now)
+            self._wake_callers()
+
+    async def _send(self) -> None:
+        while True:
+            await self._to_send.wait()
+            self._to_send = anyio.Event()
+            self._wire.flush(time.monotonic())
+            self._wake_callers()
+
+    async def _mind_the_time(self) -> None:
+        while True:
+            wakeup = self._wire.coordinator.next_wakeup()
+            self._sleeps_until = math.inf if wakeup is None else wakeup
+            wait = None if wakeup is None else max(0.0, wakeup - time.monotonic())
+            with anyio.move_on_after(wait):
+                await self._timer.wait()
+            self._timer = anyio.Event()
+            now = time.monotonic()
+            self._wire.tick(now)
+            self._wire.flush(now)
+            self._wake_callers()
+
+    def _wake_callers(self) -> None:
+        for call in self._wire.take_finished():
+            if call.waiter is not None:
+                call.waiter.set()
+        wakeup = self._wire.coordinator.next_wakeup()
+        if wakeup is not None and wakeup < self._sleeps_until:
+            self._timer.set()
+
+
+class _Window:
+    """How many calls of one ``execute_many`` are outstanding; ``set`` is called as one ends."""
+
+    def __init__(self, size: int) -> None:
+        self.outstanding = 0
+        self._size = size
+        self._low = 0
+        self._event = anyio.Event()
+
+    @property
+    def full(self) -> bool:
+        return self.outstanding >= self._size
+
+    def set(self) -> None:
+        self.outstanding -= 1
+        if self.outstanding <= self._low:
+            self._event.set()
+
+    async def has_room(self) -> None:
+        """Wait until half of the window is free, so that one wake-up refills it."""
+        await self._falls_to(self._size // 2)
+
+    async def is_empty(self) -> None:
+        """Wait until all have ended."""
+        await self._falls_to(0)
+
+    async def _falls_to(self, low: int) -> None:
+        if self.outstanding > low:
+            self._low = low
+            self._event = anyio.Event()
+            await self._event.wait()
+
+
+def _result(call: Call) -> Result:
+    if call.error is not None:
+        raise call.error
+    assert call.result is not None
+    return call.result

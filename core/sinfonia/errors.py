@@ -1,0 +1,104 @@
+"""Every error says whether the minitransaction is known not to have happened.
+
+::
+
+    SinfoniaError
+    |-- InvalidMinitransaction    definite: refused before anything was sent
+    |   |-- LimitExceeded             too many items or bytes
+    |   `-- OutOfRange                an address beyond a memory node's capacity, or an unknown node
+    |-- NotExecuted               definite: sent perhaps, but it did not happen and never will
+    |   |-- Contended                 its locks were busy until the deadline
+    |   |-- TimedOut                  no answer before the deadline, but nothing was to be written
+    |   `-- Refused                   a memory node would not take it (overload, limits, old epoch)
+    |-- OutcomeUnknown            unknown: it may have happened; ``tid`` can be asked about
+    |-- Unreachable               definite: no manager or memory node answered at connect
+    |-- ConfigError               a configuration file or option is wrong; says which and how
+    |-- StorageError              a data directory cannot be used; says why and what to do
+    |   |-- CorruptLog                a log record in the middle of the log fails its checksum
+    |   |-- SyncFailed                the disk would not keep what was written; the node must stop
+    |   `-- DataDirectoryInUse        another process holds the data directory
+    `-- ProtocolError             the peer sent something that is not the protocol
+
+An outcome that was to be expected is a value, not an error: failed compares are in
+``Result.failed_compares``.
+"""
+
+from typing import ClassVar
+
+
+class SinfoniaError(Exception):
+    """Base of all errors raised by this package.
+
+    ``definite`` is True when the minitransaction is known not to have happened.
+    """
+
+    definite: ClassVar[bool] = True
+
+
+class InvalidMinitransaction(SinfoniaError):
+    """The minitransaction breaks a rule that is checked before anything is sent."""
+
+
+class LimitExceeded(InvalidMinitransaction):
+    """More items or bytes than a minitransaction may have; the message names the limit."""
+
+
+class OutOfRange(InvalidMinitransaction):
+    """An item names bytes that the memory node does not have."""
+
+
+class NotExecuted(SinfoniaError):
+    """The minitransaction did not happen and never will."""
+
+
+class Contended(NotExecuted):
+    """The locks that the minitransaction needs stayed busy until its deadline."""
+
+
+class TimedOut(NotExecuted):
+    """No answer came before the deadline; it had no write items, so nothing can have changed."""
+
+
+class Refused(NotExecuted):
+    """A memory node would not execute the minitransaction; the message says why."""
+
+
+class OutcomeUnknown(SinfoniaError):
+    """The deadline passed with the minitransaction on its way.
+
+    It may have happened, may still happen, or never; ``Cluster.outcome(error.tid)`` settles it.
+    """
+
+    definite: ClassVar[bool] = False
+
+    def __init__(self, message: str, tid: object) -> None:
+        super().__init__(message)
+        self.tid = tid
+
+
+class Unreachable(SinfoniaError):
+    """Nobody answered at the given endpoint within the time allowed."""
+
+
+class ConfigError(SinfoniaError):
+    """A configuration file or command-line option is wrong."""
+
+
+class StorageError(SinfoniaError):
+    """A data directory, log or image cannot be used as it is."""
+
+
+class CorruptLog(StorageError):
+    """A record in the middle of the redo log fails its checksum; serving would lose writes."""
+
+
+class SyncFailed(StorageError):
+    """A write or sync failed; what was written since the last good one may be there or not."""
+
+
+class DataDirectoryInUse(StorageError):
+    """Another process holds the data directory."""
+
+
+class ProtocolError(SinfoniaError):
+    """Bytes arrived that are not a message of this protocol."""

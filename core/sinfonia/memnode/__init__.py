@@ -1,0 +1,1 @@
+"""A memory node: `node` joins protocol and storage, `server` adds the sockets."""

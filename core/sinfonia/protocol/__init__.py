@@ -1,0 +1,12 @@
+"""The protocol as pure machines: an event goes in, effects come out in the order they must happen.
+
+::
+
+    messages   what crosses the wire            records   what the redo log holds
+    locks      byte-range locks, tried          sessions  at-most-once, per client
+    lists      in-doubt and decided             participant   a memory node's half (Figure 4)
+    coordinator   an application node's half    recovery      the recovery coordinator (4.4)
+    management    the manager: directory, probes, epochs
+
+No clock, socket, file, thread or randomness in here: time and chance come in as arguments.
+"""

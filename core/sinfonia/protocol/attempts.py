@@ -1,0 +1,143 @@
+"""A call is one minitransaction for its caller; an attempt is that call under one tid.
+
+The coordinator's values, and how votes become a result.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from sinfonia.addresses import MemoryNodeId
+from sinfonia.errors import OutOfRange, SinfoniaError
+from sinfonia.minitransaction import FailedCompare, Minitransaction, NodeItems, Result
+from sinfonia.protocol.effects import SendTo
+from sinfonia.protocol.messages import Commit, ExecCommit, ExecPrepare, Request, Tid, Vote, Voted
+
+# What clocks may gain on each other while a read lease lasts.
+CLOCK_DRIFT_MARGIN = 0.1
+
+
+class Call:
+    """One minitransaction being executed, under as many tids as it takes.
+
+    ``result`` or ``error`` is set when it is over; ``waiter`` is the driver's, whatever it waits
+    with.  ``deadline`` is in the driver's monotonic seconds.
+    """
+
+    __slots__ = ("attempts", "deadline", "error", "minitransaction", "result", "waiter")
+
+    def __init__(self, minitransaction: Minitransaction[Any], deadline: float) -> None:
+        self.minitransaction = minitransaction
+        self.deadline = deadline
+        self.attempts = 0
+        self.result: Result | None = None
+        self.error: SinfoniaError | None = None
+        self.waiter: Any = None
+
+
+class Attempt:
+    """A call under one tid.  ``call`` is None once its caller was told that nobody knows."""
+
+    __slots__ = ("call", "read_only", "requests", "resent", "sent_at", "tid", "votes")
+
+    def __init__(self, call: Call, tid: Tid, now: float) -> None:
+        self.call: Call | None = call
+        self.tid = tid
+        self.votes: dict[MemoryNodeId, Voted] = {}
+        self.sent_at = now
+        self.resent = False
+        self.requests, self.read_only = _requests(call.minitransaction, tid)
+
+    @property
+    def refused(self) -> bool:
+        """Whether some vote is not OK, so that it can only abort."""
+        return any(voted.vote is not Vote.OK for voted in self.votes.values())
+
+    def holders(self) -> list[MemoryNodeId]:
+        """Who may hold locks for it: those that voted OK or have not answered."""
+        votes = self.votes
+        return [n for n in self.requests if n not in votes or votes[n].vote is Vote.OK]
+
+    def still_held(self, now: float) -> bool:
+        """Whether all locks of a read-only attempt were certainly held at one moment."""
+        good_for = min(voted.good_for for voted in self.votes.values())
+        return now - self.sent_at < good_for * (1 - CLOCK_DRIFT_MARGIN)
+
+
+class Committing:
+    """A two-phase outcome on its way to the participants that have not acknowledged it."""
+
+    __slots__ = ("action", "participants", "sent_at", "tid", "unacknowledged")
+
+    def __init__(self, attempt: Attempt, action: bool, now: float) -> None:
+        self.tid = attempt.tid
+        self.action = action
+        self.participants = list(attempt.requests)
+        self.unacknowledged = attempt.holders()
+        self.sent_at = now
+
+    def outstanding(self) -> list[SendTo]:
+        """COMMIT to everybody who has not acknowledged it."""
+        commit = Commit(self.tid, self.action)
+        return [SendTo(node, commit) for node in self.unacknowledged]
+
+
+def check_range(node: MemoryNodeId, capacity: int, items: NodeItems) -> None:
+    """Raise OutOfRange if an item names bytes that the memory node does not have."""
+    end = 0
+    for compare in items.compares:
+        end = max(end, compare.address + len(compare.expected))
+    for read in items.reads:
+        end = max(end, read.address + read.length)
+    for write in items.writes:
+        end = max(end, write.address + len(write.data))
+    if end > capacity:
+        raise OutOfRange(f"memory node {node} has {capacity} bytes; an item ends at {end}")
+
+
+def result_of(call: Call, votes: Mapping[MemoryNodeId, Voted]) -> Result:
+    """The result that these votes amount to; some compare failed, or all are OK."""
+    minitransaction = call.minitransaction
+    failed = [
+        _failed_compare(minitransaction, node, position, found)
+        for node, voted in votes.items()
+        for position, found in voted.failed
+    ]
+    failed.sort(key=lambda each: each.index)
+    reads: list[bytes] = []
+    if all(len(voted.reads) == len(_reads(minitransaction, n)) for n, voted in votes.items()):
+        reads = [votes[node].reads[position] for node, position in minitransaction.read_places]
+    return Result(not failed, reads, failed, call.attempts)
+
+
+def _reads(minitransaction: Minitransaction[Any], node: MemoryNodeId) -> Collection[object]:
+    return minitransaction.items[node].reads
+
+
+def _failed_compare(
+    minitransaction: Minitransaction[Any], node: MemoryNodeId, position: int, found: bytes
+) -> FailedCompare:
+    item = minitransaction.items[node].compares[position]
+    index = minitransaction.compare_places.index((node, position))
+    return FailedCompare(index, node, item.address, item.expected, found)
+
+
+def _requests(
+    minitransaction: Minitransaction[Any], tid: Tid
+) -> tuple[dict[MemoryNodeId, Request], bool]:
+    """Figure 4, lines 2-4: what each participant is asked, and whether nothing is written."""
+    by_node = minitransaction.items
+    on_failure = minitransaction.reads_on_failure
+    if len(by_node) == 1:
+        [(node, items)] = by_node.items()
+        request = ExecCommit(
+            tid.counter, tid.epoch, items.compares, items.reads, items.writes, on_failure
+        )
+        return {node: request}, not items.writes
+    participants = sorted(by_node)
+    read_only = minitransaction.read_only
+    return {
+        node: ExecPrepare(
+            tid, participants, items.compares, items.reads, items.writes, on_failure, read_only
+        )
+        for node, items in by_node.items()
+    }, read_only

@@ -1,0 +1,62 @@
+"""What a machine asks of whoever drives it, in the order in which it must happen.
+
+A participant returns Log, LogLazily, Send and SendOnceStable; the coordinators and the manager,
+which keep no log, return SendTo and Finished, ReplyTo and StoreDirectory.
+
+The one law: a ``Send`` may leave only when every ``Log`` before it is on stable storage.  A driver
+may do many steps before it syncs, and then sync once for all of them (group commit); it must not
+reorder.  ``LogLazily`` is stable when convenient; a ``SendOnceStable`` waits for that, too.
+"""
+
+import msgspec
+
+from sinfonia.addresses import MemoryNodeId
+from sinfonia.protocol.messages import Directory, Reply, Request
+from sinfonia.protocol.records import Record
+
+
+class Log(msgspec.Struct, frozen=True, gc=False):
+    """Append ``record``; it must be stable before any Send that follows leaves."""
+
+    record: Record
+
+
+class LogLazily(msgspec.Struct, frozen=True, gc=False):
+    """Append ``record``; the next sync, or the end of a short delay, makes it stable."""
+
+    record: Record
+
+
+class Send(msgspec.Struct, frozen=True, gc=False):
+    """Reply to whoever sent the batch that is being handled."""
+
+    replies: list[Reply]
+
+
+class SendOnceStable(msgspec.Struct, frozen=True, gc=False):
+    """Reply once everything logged so far, lazily or not, is stable."""
+
+    replies: list[Reply]
+
+
+Effect = Log | LogLazily | Send | SendOnceStable
+
+
+class SendTo(msgspec.Struct, frozen=True, gc=False):
+    """Send ``request`` to a memory node, soon, together with whatever else goes there."""
+
+    node: MemoryNodeId
+    request: Request
+
+
+class StoreDirectory(msgspec.Struct, frozen=True, gc=False):
+    """Make ``directory`` stable in the configuration store before anything that follows."""
+
+    directory: Directory
+
+
+class ReplyTo(msgspec.Struct, frozen=True, gc=False):
+    """Answer whoever asked the manager over ``route``."""
+
+    route: bytes
+    reply: Reply

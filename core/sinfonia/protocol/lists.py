@@ -1,0 +1,76 @@
+"""What a participant keeps of a minitransaction from its vote until everybody knows the outcome.
+
+Figure 5 of the paper, by the names used here:
+
+===============  ==================================================================================
+redo-log         ``storage.redo_log``: records.OnePhase, Prepared, Decided, ...
+in-doubt         ``Participant.in_doubt``: voted OK, outcome unknown, all locks held
+decided          ``Participant.decided``: committed, and some participant may still have to ask
+forced-abort     the BAD_FORCED answers in ``sessions``
+all-log-tids     in-doubt, decided and the OK answers in ``sessions`` together
+===============  ==================================================================================
+
+The paper keeps a committed tid in the log until every participant has applied it (section 4.7), so
+a dead participant pins everybody's log.  Here the log is cut at each checkpoint, which carries
+these lists instead, and a dead participant pins only the few tids it was part of.
+"""
+
+import msgspec
+
+from sinfonia.addresses import MemoryNodeId
+from sinfonia.protocol.messages import Tid, Unsettled, Vote, Voted
+from sinfonia.protocol.records import LockRange, Prepared
+
+# Beyond this many undecided minitransactions a node votes BAD_LOAD.
+IN_DOUBT_MAX = 16 * 1024
+
+# Committed tids that wait to be forgotten, beyond which a node prepares no more: some participant
+# or client has been away for very long, and memory must not grow without end.
+DECIDED_MAX = 256 * 1024
+
+# How many unsettled tids one probe reports; the next probe reports the rest.
+PROBE_TIDS_MAX = 1024
+
+
+class InDoubt(msgspec.Struct, frozen=True):
+    """A minitransaction that was voted OK, with all that recovery may need.
+
+    ``since`` is when the vote was given, in the node's monotonic seconds; minus infinity for one
+    that was found in the log, which is always old enough to be asked about.
+    """
+
+    prepared: Prepared
+    since: float
+
+    @property
+    def voted(self) -> Voted:
+        return ok_vote(self.prepared)
+
+    @property
+    def unsettled(self) -> Unsettled:
+        return Unsettled(self.prepared.tid, self.prepared.participants)
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """A committed minitransaction that somebody may still ask about."""
+
+    tid: Tid
+    participants: list[MemoryNodeId]
+    voted: Voted
+    since: float
+
+    @property
+    def unsettled(self) -> Unsettled:
+        return Unsettled(self.tid, self.participants)
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """The locks of a read-only minitransaction, which let go by themselves at ``until``."""
+
+    ranges: list[LockRange]
+    until: float
+
+
+def ok_vote(prepared: Prepared) -> Voted:
+    """The OK vote that ``prepared`` recorded."""
+    return Voted(prepared.tid.counter, Vote.OK, prepared.reads)

@@ -1,0 +1,100 @@
+"""What the redo log holds: every step of a participant that a restart must find again.
+
+A record never needs another node to be understood, and replaying records in log order on the state
+they were appended to gives the state they led to.  ``floor`` is the client's when the record was
+made: replay forgets what the client had already finished with.
+
+``reads`` keeps what was answered, because a client that lost the reply sends the same tid again
+and must get the same answer, and by then the bytes may have changed.
+"""
+
+import msgspec
+
+from sinfonia.addresses import MemoryNodeId
+from sinfonia.minitransaction import WriteItem
+from sinfonia.protocol.messages import Counter, Tid, Uint64, Voted
+
+
+class LockRange(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A byte range [start, end) that a minitransaction holds, exclusively or shared."""
+
+    start: int
+    end: int
+    exclusive: bool
+
+
+class OnePhase(msgspec.Struct, array_like=True, tag=1, frozen=True, gc=False):
+    """A minitransaction with one participant: in the log means committed (section 4.8)."""
+
+    client: Uint64
+    epoch: Counter
+    counter: Counter
+    floor: Counter
+    writes: list[WriteItem]
+    reads: list[bytes] = []
+
+
+class Prepared(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False):
+    """An OK vote (Figure 4, line 20).  ``ranges`` are all its locks, so that a restart holds them
+    until the outcome is known."""
+
+    tid: Tid
+    floor: Counter
+    participants: list[MemoryNodeId]
+    writes: list[WriteItem]
+    ranges: list[LockRange]
+    reads: list[bytes] = []
+
+
+class Decided(msgspec.Struct, array_like=True, tag=3, frozen=True, gc=False):
+    """The outcome of a Prepared (Figure 4, line 28); the writes are applied at this point."""
+
+    tid: Tid
+    action: bool
+
+
+class ForcedAbort(msgspec.Struct, array_like=True, tag=4, frozen=True, gc=False):
+    """A promise to a recovery coordinator never to vote OK on ``tid`` (section 4.4)."""
+
+    tid: Tid
+
+
+class Forgotten(msgspec.Struct, array_like=True, tag=5, frozen=True, gc=False):
+    """All participants have applied these (section 4.7)."""
+
+    tids: list[Tid]
+
+
+class EpochAdvanced(msgspec.Struct, array_like=True, tag=6, frozen=True, gc=False):
+    """The epoch is now ``epoch``; what is two behind is stale."""
+
+    epoch: Counter
+
+
+Record = OnePhase | Prepared | Decided | ForcedAbort | Forgotten | EpochAdvanced
+
+
+class SessionState(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a checkpoint keeps of one client: the answers it may still ask for again."""
+
+    client: Uint64
+    epoch: Counter
+    floor: Counter
+    outcomes: list[Voted]
+
+
+class DecidedState(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a checkpoint keeps of a committed tid that not all participants have forgotten."""
+
+    tid: Tid
+    participants: list[MemoryNodeId]
+    voted: Voted
+
+
+class ParticipantState(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """All that a participant knows besides memory itself, at one point of the log."""
+
+    epoch: Counter = 0
+    sessions: list[SessionState] = []
+    in_doubt: list[Prepared] = []
+    decided: list[DecidedState] = []

@@ -1,0 +1,128 @@
+"""EXEC&PREPARE is at most once: a tid that was answered is answered the same again.
+
+A client that lost a reply sends the same tid again, so a memory node remembers what it answered to
+every minitransaction that writes (one that only reads may run twice: nobody can tell).  That memory
+stays small because every batch carries the client's *floor*, the lowest counter whose outcome it
+does not know yet: answers below the floor are forgotten, and requests below it refused.
+
+What is remembered, and where it survives:
+
+- OK votes are in the redo log, and so are promises to abort (forced-abort, Figure 5).
+- Other negative votes are only here, in memory.  A restart forgets them, and a second copy of the
+  request could then be voted OK after the client was told "no".  That is why a batch names the
+  *incarnation* of the memory node it was meant for, why a restarted node refuses older ones, and
+  why a client that has sent anything to a new incarnation ignores replies of the old one.
+
+A session, forced-aborts and all, goes when its client's epoch is stale (section 4.7): tids that
+old are voted BAD_EPOCH whether or not they are remembered.
+"""
+
+from collections.abc import Iterator
+
+from sinfonia.protocol.messages import Tid, Vote, Voted
+from sinfonia.protocol.records import SessionState
+
+# A client has at most this many minitransactions in flight at one memory node; what is beyond it
+# is voted BAD_LOAD.  It bounds what one client can make a node remember.
+OUTCOMES_PER_SESSION_MAX = 64 * 1024
+
+# Clients that one memory node remembers.  An empty session takes some 500 bytes.
+SESSIONS_MAX = 64 * 1024
+
+# Tids this many epochs behind are stale.
+EPOCHS_STALE = 2
+
+
+class Session:
+    """What one client may still ask about."""
+
+    __slots__ = ("client", "epoch", "floor", "outcomes")
+
+    def __init__(self, client: int, epoch: int) -> None:
+        self.client = client
+        self.epoch = epoch
+        self.floor = 0
+        # By counter; OK answers to one-phase minitransactions and every negative vote.
+        self.outcomes: dict[int, Voted] = {}
+
+    def raise_floor(self, floor: int) -> None:
+        """The client knows every outcome below ``floor``."""
+        if floor <= self.floor:
+            return
+        outcomes = self.outcomes
+        if floor - self.floor <= len(outcomes):
+            for counter in range(self.floor, floor):
+                outcomes.pop(counter, None)
+        elif outcomes:
+            self.outcomes = {c: voted for c, voted in outcomes.items() if c >= floor}
+        self.floor = floor
+
+    @property
+    def full(self) -> bool:
+        """Whether a further answer would not be remembered, so that none may be given."""
+        return len(self.outcomes) >= OUTCOMES_PER_SESSION_MAX
+
+
+class Sessions:
+    """The sessions of all clients of one memory node."""
+
+    def __init__(self) -> None:
+        self._by_client: dict[int, Session] = {}
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._by_client.values())
+
+    def __len__(self) -> int:
+        return len(self._by_client)
+
+    def get(self, client: int) -> Session | None:
+        """The session of ``client``, if it has one."""
+        return self._by_client.get(client)
+
+    def of(self, client: int, epoch: int) -> Session | None:
+        """The session of ``client``, made if need be; None if there are too many already."""
+        session = self._by_client.get(client)
+        if session is None:
+            if len(self._by_client) >= SESSIONS_MAX:
+                return None
+            session = self._by_client[client] = Session(client, epoch)
+        return session
+
+    def outcome(self, tid: Tid) -> Voted | None:
+        """What was answered to ``tid``, if that is still remembered."""
+        session = self._by_client.get(tid.client)
+        return None if session is None else session.outcomes.get(tid.counter)
+
+    def force_abort(self, tid: Tid) -> None:
+        """From now on ``tid`` is voted BAD_FORCED.  No limit: a promise must be kept."""
+        session = self._by_client.get(tid.client)
+        if session is None:
+            session = self._by_client[tid.client] = Session(tid.client, tid.epoch)
+        session.outcomes[tid.counter] = Voted(tid.counter, Vote.BAD_FORCED)
+
+    def drop_stale(self, epoch: int) -> None:
+        """Forget clients from which nothing was heard for EPOCHS_STALE epochs."""
+        oldest = epoch - EPOCHS_STALE
+        for client in [c for c, s in self._by_client.items() if s.epoch <= oldest]:
+            del self._by_client[client]
+
+    def state(self) -> list[SessionState]:
+        """What a checkpoint keeps: answers that must outlive a restart."""
+        kept = []
+        for session in self:
+            durable = [
+                voted
+                for voted in session.outcomes.values()
+                if voted.vote is Vote.OK or voted.vote is Vote.BAD_FORCED
+            ]
+            if durable:
+                kept.append(SessionState(session.client, session.epoch, session.floor, durable))
+        return kept
+
+    def restore(self, states: list[SessionState]) -> None:
+        """Take over what a checkpoint kept."""
+        for state in states:
+            session = Session(state.client, state.epoch)
+            session.floor = state.floor
+            session.outcomes = {voted.counter: voted for voted in state.outcomes}
+            self._by_client[state.client] = session

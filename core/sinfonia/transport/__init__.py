@@ -1,0 +1,1 @@
+"""Messages over ZeroMQ: `codec` makes bytes of them, `zeromq` sets the sockets up."""
