@@ -10,7 +10,6 @@ refused where it was built.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -52,18 +51,21 @@ class WriteItem(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class NodeItems:
-    """The projection of a minitransaction on one memory node (the paper's pi_q)."""
+    """The projection of a minitransaction on one memory node (the paper's pi_q).
 
-    __slots__ = ("compares", "reads", "writes")
+    ``end`` is the end of the item that reaches furthest.
+    """
+
+    __slots__ = ("compares", "end", "reads", "writes")
 
     def __init__(self) -> None:
         self.compares: list[CompareItem] = []
         self.reads: list[ReadItem] = []
         self.writes: list[WriteItem] = []
+        self.end = 0
 
 
-@dataclass(frozen=True, slots=True)
-class FailedCompare:
+class FailedCompare(msgspec.Struct, frozen=True, gc=False):
     """A compare item that did not match.
 
     ``index`` is the position of the item among the compare items, in order of addition;
@@ -77,8 +79,7 @@ class FailedCompare:
     found: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True, gc=False):
     """What became of a minitransaction whose outcome is known.
 
     ``reads`` holds the bytes of the read items in order of addition, if it committed (or if
@@ -100,22 +101,33 @@ class Executor(Protocol[ResultT_co]):
     ) -> ResultT_co: ...
 
 
-@dataclass(slots=True)
 class Minitransaction(Generic[ResultT_co]):
     """Compare, read and write items, to be executed atomically (Figure 2 of the paper).
 
     Items that overlap are well defined: reads and compares see memory before any write of this
-    minitransaction, and of two writes to the same byte the one added later wins.
+    minitransaction, and of two writes to the same byte the one added later wins.  It may be
+    executed again and again; each time is a minitransaction of its own.
     """
 
-    executor: Executor[ResultT_co]
-    reads_on_failure: bool = False
-    items: dict[MemoryNodeId, NodeItems] = field(default_factory=dict)
-    # For each read and compare item, in order of addition: (node, position among that node's).
-    read_places: list[tuple[MemoryNodeId, int]] = field(default_factory=list)
-    compare_places: list[tuple[MemoryNodeId, int]] = field(default_factory=list)
-    item_count: int = 0
-    byte_count: int = 0
+    __slots__ = (
+        "byte_count",
+        "compare_places",
+        "executor",
+        "item_count",
+        "items",
+        "read_places",
+        "reads_on_failure",
+    )
+
+    def __init__(self, executor: Executor[ResultT_co], reads_on_failure: bool = False) -> None:
+        self.executor = executor
+        self.reads_on_failure = reads_on_failure
+        self.items: dict[MemoryNodeId, NodeItems] = {}
+        # For each read and compare item, in order of addition: (node, position among that node's).
+        self.read_places: list[tuple[MemoryNodeId, int]] = []
+        self.compare_places: list[tuple[MemoryNodeId, int]] = []
+        self.item_count = 0
+        self.byte_count = 0
 
     def compare(self, node: int, address: int, expected: bytes) -> int:
         """Commit only if the bytes at ``address`` of ``node`` equal ``expected``.
@@ -161,12 +173,15 @@ class Minitransaction(Generic[ResultT_co]):
             raise LimitExceeded(f"a minitransaction has at most {ITEMS_MAX} items")
         if self.byte_count + length > BYTES_MAX:
             raise LimitExceeded(f"the items of a minitransaction have at most {BYTES_MAX} bytes")
-        if address < 0 or length < 0 or address + length > ADDRESS_MAX:
-            raise OutOfRange(f"[{address}, {address + length}) is not a range of addresses")
+        end = address + length
+        if address < 0 or length < 0 or end > ADDRESS_MAX:
+            raise OutOfRange(f"[{address}, {end}) is not a range of addresses")
         self.item_count += 1
         self.byte_count += length
         key = MemoryNodeId(node)
         items = self.items.get(key)
         if items is None:
             items = self.items[key] = NodeItems()
+        if end > items.end:
+            items.end = end
         return items

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
+import anyio.lowlevel
 import zmq
 
 from sinfonia.addresses import MemoryNodeId
@@ -26,6 +27,9 @@ from sinfonia.protocol.recovery import Outcome
 
 # A caller that names no timeout waits out a restart of a memory node.
 DEFAULT_TIMEOUT = 30.0
+
+# A pipeline sends after so many, and when it must wait.
+SEND_TOGETHER = 64
 
 # How often ``outcome`` looks whether the outcome has been found.
 OUTCOME_EVERY = 0.01
@@ -128,11 +132,15 @@ class Cluster:
         first error is raised then.
         """
         window = _Window(in_flight)
-        calls = []
+        calls: list[Call] = []
         for minitransaction in minitransactions:
             if window.full:
-                self._to_send.set()
+                self._flush_now()
                 await window.has_room()
+            elif len(calls) % SEND_TOGETHER == 0:
+                # The memory nodes should not idle while the rest is being prepared.
+                self._flush_now()
+                await anyio.lowlevel.checkpoint()
             now = time.monotonic()
             deadline = now + (timeout or DEFAULT_TIMEOUT)
             call = self._wire.submit(minitransaction, now=now, deadline=deadline)
@@ -181,6 +189,10 @@ class Cluster:
 
     # --- tasks ---------------------------------------------------------------------------------
 
+    def _flush_now(self) -> None:
+        self._wire.flush(time.monotonic())
+        self._wake_callers()
+
     async def _receive(self, node: MemoryNodeId, socket: "zmq.Socket[bytes]") -> None:
         descriptor = socket.get(zmq.FD)
         assert isinstance(descriptor, int)
@@ -195,8 +207,7 @@ class Cluster:
         while True:
             await self._to_send.wait()
             self._to_send = anyio.Event()
-            self._wire.flush(time.monotonic())
-            self._wake_callers()
+            self._flush_now()
 
     async def _mind_the_time(self) -> None:
         while True:

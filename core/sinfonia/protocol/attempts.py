@@ -4,11 +4,13 @@ The coordinator's values, and how votes become a result.
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Self
+
+import msgspec
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.errors import OutOfRange, SinfoniaError
-from sinfonia.minitransaction import FailedCompare, Minitransaction, NodeItems, Result
+from sinfonia.errors import SinfoniaError
+from sinfonia.minitransaction import FailedCompare, Minitransaction, Result
 from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.messages import Commit, ExecCommit, ExecPrepare, Request, Tid, Vote, Voted
 
@@ -16,36 +18,44 @@ from sinfonia.protocol.messages import Commit, ExecCommit, ExecPrepare, Request,
 CLOCK_DRIFT_MARGIN = 0.1
 
 
-class Call:
+class Call(msgspec.Struct, gc=False):
     """One minitransaction being executed, under as many tids as it takes.
 
     ``result`` or ``error`` is set when it is over; ``waiter`` is the driver's, whatever it waits
     with.  ``deadline`` is in the driver's monotonic seconds.
+
+    The garbage collector need not look at calls and attempts: they form no cycles, and there are
+    thousands of them at a time.
     """
 
-    __slots__ = ("attempts", "deadline", "error", "minitransaction", "result", "waiter")
-
-    def __init__(self, minitransaction: Minitransaction[Any], deadline: float) -> None:
-        self.minitransaction = minitransaction
-        self.deadline = deadline
-        self.attempts = 0
-        self.result: Result | None = None
-        self.error: SinfoniaError | None = None
-        self.waiter: Any = None
+    minitransaction: Minitransaction[Any]
+    deadline: float
+    attempts: int = 0
+    result: Result | None = None
+    error: SinfoniaError | None = None
+    waiter: Any = None
 
 
-class Attempt:
-    """A call under one tid.  ``call`` is None once its caller was told that nobody knows."""
+class Attempt(msgspec.Struct, gc=False):
+    """A call under one tid.
 
-    __slots__ = ("call", "read_only", "requests", "resent", "sent_at", "tid", "votes")
+    ``requests`` says what each participant was asked; ``call`` is None once its caller was told
+    that nobody knows.
+    """
 
-    def __init__(self, call: Call, tid: Tid, now: float) -> None:
-        self.call: Call | None = call
-        self.tid = tid
-        self.votes: dict[MemoryNodeId, Voted] = {}
-        self.sent_at = now
-        self.resent = False
-        self.requests, self.read_only = _requests(call.minitransaction, tid)
+    call: Call | None
+    tid: Tid
+    sent_at: float
+    requests: dict[MemoryNodeId, Request]
+    read_only: bool
+    votes: dict[MemoryNodeId, Voted] = {}
+    resent: bool = False
+
+    @classmethod
+    def begin(cls, call: Call, tid: Tid, now: float) -> Self:
+        """The attempt to execute ``call`` under ``tid``."""
+        requests, read_only = _requests(call.minitransaction, tid)
+        return cls(call, tid, now, requests, read_only)
 
     @property
     def refused(self) -> bool:
@@ -79,19 +89,6 @@ class Committing:
         """COMMIT to everybody who has not acknowledged it."""
         commit = Commit(self.tid, self.action)
         return [SendTo(node, commit) for node in self.unacknowledged]
-
-
-def check_range(node: MemoryNodeId, capacity: int, items: NodeItems) -> None:
-    """Raise OutOfRange if an item names bytes that the memory node does not have."""
-    end = 0
-    for compare in items.compares:
-        end = max(end, compare.address + len(compare.expected))
-    for read in items.reads:
-        end = max(end, read.address + read.length)
-    for write in items.writes:
-        end = max(end, write.address + len(write.data))
-    if end > capacity:
-        raise OutOfRange(f"memory node {node} has {capacity} bytes; an item ends at {end}")
 
 
 def result_of(call: Call, votes: Mapping[MemoryNodeId, Voted]) -> Result:

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import Contended, OutcomeUnknown, OutOfRange, SinfoniaError, TimedOut
 from sinfonia.minitransaction import Minitransaction, Result
-from sinfonia.protocol.attempts import Attempt, Call, Committing, check_range, result_of
+from sinfonia.protocol.attempts import Attempt, Call, Committing, result_of
 from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
@@ -148,11 +148,8 @@ class Coordinator:
         Raises OutOfRange (definite) if an item names bytes that no memory node has.
         """
         for node, items in minitransaction.items.items():
-            capacity = self.capacities.get(node)
-            if capacity is None:
-                known = ", ".join(map(str, sorted(self.capacities)))
-                raise OutOfRange(f"there is no memory node {node}; the cluster has {known}")
-            check_range(node, capacity, items)
+            if items.end > self.capacities.get(node, -1):
+                raise self._out_of_range(node, items.end)
         call = Call(minitransaction, deadline)
         if not minitransaction.items:
             self._finish(call, Result(committed=True))
@@ -166,11 +163,18 @@ class Coordinator:
             return Outcome.FORGOTTEN
         return known
 
+    def _out_of_range(self, node: MemoryNodeId, end: int) -> OutOfRange:
+        capacity = self.capacities.get(node)
+        if capacity is None:
+            known = ", ".join(map(str, sorted(self.capacities)))
+            return OutOfRange(f"there is no memory node {node}; the cluster has {known}")
+        return OutOfRange(f"memory node {node} has {capacity} bytes; an item ends at {end}")
+
     def _attempt(self, call: Call, now: float) -> list[SendTo]:
         call.attempts += 1
         counter = self._next_counter
         self._next_counter = counter + 1
-        attempt = Attempt(call, Tid(self.epoch, self.client, counter), now)
+        attempt = Attempt.begin(call, Tid(self.epoch, self.client, counter), now)
         sends = []
         for node, request in attempt.requests.items():
             self._waiting[node][counter] = attempt

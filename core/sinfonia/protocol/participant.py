@@ -32,7 +32,7 @@ from typing import Protocol
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import ProtocolError
-from sinfonia.minitransaction import ReadItem, WriteItem
+from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol import records
 from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable
 from sinfonia.protocol.lists import (
@@ -201,8 +201,6 @@ class Participant:
                 return known
         if request.epoch <= self.epoch - EPOCHS_STALE:
             return self._count(Voted(counter, Vote.BAD_EPOCH))
-        if not self._in_range(request):
-            return self._count(Voted(counter, Vote.BAD_RANGE))
         if len(self.locks) and self._locked(request):
             voted = Voted(counter, Vote.BAD_LOCK)
         else:
@@ -256,9 +254,7 @@ class Participant:
         # Locks come first: comparing bytes we have not locked would be comparing a moving target.
         tid = request.tid
         ranges = lock_ranges(request.compares, request.reads, request.writes)
-        if not self._in_range(request):
-            voted = Voted(tid.counter, Vote.BAD_RANGE)
-        elif not self.locks.try_acquire(ranges):
+        if not self.locks.try_acquire(ranges):
             voted = Voted(tid.counter, Vote.BAD_LOCK)
         else:
             voted = self._compare_and_read(tid.counter, request)
@@ -282,8 +278,6 @@ class Participant:
         if held is not None:
             self.locks.release(held.ranges)
         ranges = lock_ranges(request.compares, request.reads, ())
-        if not self._in_range(request):
-            return Voted(tid.counter, Vote.BAD_RANGE)
         if not self.locks.try_acquire(ranges):
             return Voted(tid.counter, Vote.BAD_LOCK)
         voted = self._compare_and_read(tid.counter, request)
@@ -365,17 +359,6 @@ class Participant:
             return self._count(Voted(counter, Vote.BAD_LOAD))
         return None
 
-    def _in_range(self, request: ExecCommit | ExecPrepare) -> bool:
-        # Decoding has refused negative numbers.
-        capacity = self._capacity
-        for compare in request.compares:
-            if compare.address + len(compare.expected) > capacity:
-                return False
-        for read in request.reads:
-            if read.address + read.length > capacity:
-                return False
-        return all(write.address + len(write.data) <= capacity for write in request.writes)
-
     def _locked(self, request: ExecCommit) -> bool:
         """Whether an item meets a lock.  One phase takes and drops its locks in this very step, so
         that asking is as good as locking."""
@@ -395,20 +378,30 @@ class Participant:
         )
 
     def _compare_and_read(self, counter: int, request: ExecCommit | ExecPrepare) -> Voted:
-        memory = self._bytes
+        """The vote of a participant that has, or needs, the locks."""
+        memory, capacity = self._bytes, self._capacity
         failed: list[tuple[int, bytes]] = []
         for position, item in enumerate(request.compares):
-            found = memory[item.address : item.address + len(item.expected)]
-            if found != item.expected:
+            end = item.address + len(item.expected)
+            found = memory[item.address : end]
+            if found != item.expected or end > capacity:
                 failed.append((position, found))
-        if not failed:
-            return Voted(counter, OK, self._read(request.reads) if request.reads else NONE)
-        reads = self._read(request.reads) if request.reads_on_failure else NONE
-        return Voted(counter, Vote.BAD_CMP, reads, failed)
-
-    def _read(self, items: Sequence[ReadItem]) -> list[bytes]:
-        memory = self._bytes
-        return [memory[item.address : item.address + item.length] for item in items]
+                if end > capacity:
+                    return Voted(counter, Vote.BAD_RANGE)
+        reads = NONE
+        if request.reads and (not failed or request.reads_on_failure):
+            reads = []
+            for read in request.reads:
+                end = read.address + read.length
+                if end > capacity:
+                    return Voted(counter, Vote.BAD_RANGE)
+                reads.append(memory[read.address : end])
+        for write in request.writes:
+            if write.address + len(write.data) > capacity:
+                return Voted(counter, Vote.BAD_RANGE)
+        if failed:
+            return Voted(counter, Vote.BAD_CMP, reads, failed)
+        return Voted(counter, OK, reads)
 
     def _apply(self, writes: Sequence[WriteItem]) -> None:
         for item in writes:
