@@ -60,7 +60,7 @@ class Wire:
             requests, self._outbox[node] = self._outbox[node], []
             batch = self.coordinator.envelope(node, requests)
             if not try_send(self.sockets[node], [encode(batch)]):
-                self.coordinator.on_unsent(node)
+                self.coordinator.on_unsent(node, now)
             self.drain(node, now)
 
     def drain(self, node: MemoryNodeId, now: float) -> None:

@@ -29,6 +29,7 @@ from sinfonia.protocol.messages import (
     Requests,
     Status,
     Vote,
+    starts_of,
 )
 from sinfonia.protocol.participant import Participant
 from sinfonia.storage.address_space import AddressSpace
@@ -157,6 +158,8 @@ class MemoryNode:
         """The manager has answered.  Raises StorageError if this memory node may not serve."""
         if self.state is not State.STARTING:
             return
+        if starts_of(message.incarnation) != self._owner.incarnation:
+            return  # a late answer to a former life
         if message.refusal:
             raise StorageError(message.refusal)
         self.participant.incarnation = message.incarnation

@@ -3,7 +3,7 @@
 The coordinator's values, and how votes become a result.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 import msgspec
@@ -92,7 +92,8 @@ class Committing:
 
 
 def result_of(call: Call, votes: Mapping[MemoryNodeId, Voted]) -> Result:
-    """The result that these votes amount to; some compare failed, or all are OK."""
+    """The result that these votes amount to: all are OK, or some compare failed and then some
+    may be missing."""
     minitransaction = call.minitransaction
     failed = [
         _failed_compare(minitransaction, node, position, found)
@@ -101,13 +102,12 @@ def result_of(call: Call, votes: Mapping[MemoryNodeId, Voted]) -> Result:
     ]
     failed.sort(key=lambda each: each.index)
     reads: list[bytes] = []
-    if all(len(voted.reads) == len(_reads(minitransaction, n)) for n, voted in votes.items()):
+    if all(
+        node in votes and len(votes[node].reads) == len(items.reads)
+        for node, items in minitransaction.items.items()
+    ):
         reads = [votes[node].reads[position] for node, position in minitransaction.read_places]
     return Result(not failed, reads, failed, call.attempts)
-
-
-def _reads(minitransaction: Minitransaction[Any], node: MemoryNodeId) -> Collection[object]:
-    return minitransaction.items[node].reads
 
 
 def _failed_compare(

@@ -21,6 +21,7 @@ say they are good for, counted from the sending, less a margin for clocks that r
 """
 
 import heapq
+import math
 from collections.abc import Iterable
 from itertools import count
 from typing import Any, Protocol
@@ -52,7 +53,7 @@ from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
 # a duplicate that the memory node answers from its session.
 RESEND_AFTER = 0.25
 
-# A memory node that said it cannot serve yet is asked again so soon.
+# A memory node that could not take what it was asked, or be reached, is asked again so soon.
 NOT_SERVING_RETRY = 0.05
 
 # How often unanswered requests and deadlines are looked at; a deadline is kept to within this.
@@ -103,7 +104,8 @@ class Coordinator:
         self._outcomes: dict[Tid, Outcome] = {}
         self._backing_off: list[tuple[float, int, Call]] = []
         self._order = count()
-        self._not_serving: set[MemoryNodeId] = set()
+        # When to ask a memory node again that could not take what it was asked.
+        self._ask_again_at: dict[MemoryNodeId, float] = {}
         self._next_tick = 0.0
         self.on_directory(directory)
 
@@ -208,13 +210,13 @@ class Coordinator:
         waiting = self._waiting[node]
         for reply in batch.replies:
             if type(reply) is not Voted:
-                sends += self._on_rare_reply(node, reply)
+                sends += self._on_rare_reply(node, reply, now)
                 continue
             attempt = waiting.get(reply.counter)
             if attempt is None:
                 continue
             if reply.vote is Vote.BAD_LOAD:
-                self._not_serving.add(node)
+                self._ask_again_at.setdefault(node, now + NOT_SERVING_RETRY)
                 continue
             del waiting[reply.counter]
             if attempt.call is None:
@@ -227,7 +229,7 @@ class Coordinator:
                     sends += self._decide(attempt, attempt.call, now)
         return sends
 
-    def _on_rare_reply(self, node: MemoryNodeId, reply: Reply) -> list[SendTo]:
+    def _on_rare_reply(self, node: MemoryNodeId, reply: Reply, now: float) -> list[SendTo]:
         if isinstance(reply, CommitAck):
             return self._on_commit_ack(node, reply.tid)
         if isinstance(reply, Resolved) and reply.tid in self._resolving:
@@ -236,14 +238,14 @@ class Coordinator:
             self._note_outcome(resolver)
             return sends
         if isinstance(reply, NotServing):
-            self._not_serving.add(node)
+            self._ask_again_at.setdefault(node, now + NOT_SERVING_RETRY)
         elif isinstance(reply, Directory):
             self.on_directory(reply)
         return []
 
-    def on_unsent(self, node: MemoryNodeId) -> None:
+    def on_unsent(self, node: MemoryNodeId, now: float) -> None:
         """There is no connection to ``node``: what was to be sent there is lost, try again soon."""
-        self._not_serving.add(node)
+        self._ask_again_at.setdefault(node, now + NOT_SERVING_RETRY)
 
     def on_tick(self, now: float) -> list[SendTo]:
         """Time has passed: retry, resend, give up."""
@@ -258,9 +260,11 @@ class Coordinator:
         if now < self._next_tick:
             return sends
         self._next_tick = now + TICK
-        not_serving, self._not_serving = self._not_serving, set()
         for node, waiting in self._waiting.items():
-            patience = NOT_SERVING_RETRY if node in not_serving else RESEND_AFTER
+            patience = RESEND_AFTER
+            if self._ask_again_at.get(node, math.inf) <= now:
+                del self._ask_again_at[node]
+                patience = 0.0
             for attempt in list(waiting.values()):
                 sends += self._look_at(attempt, now, patience)
         for committing in self._committing.values():

@@ -18,6 +18,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol.effects import ReplyTo, SendTo, StoreDirectory
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
+    STARTS_BITS,
     CommitAck,
     Directory,
     MemoryNodeEntry,
@@ -33,15 +34,12 @@ from sinfonia.protocol.messages import (
     Resolved,
     Tid,
     Unsettled,
+    starts_of,
 )
 from sinfonia.protocol.recovery import RecoveryCoordinator
 
 # Recoveries under way; what is beyond waits for a later probe.
 RECOVERIES_MAX = 16 * 1024
-
-# The low half of an incarnation counts the starts of one data directory, the high half the data
-# directories that have been this memory node; so it grows whatever happens.
-STARTS_BITS = 32
 
 # Modes whose memory does not outlive the process.
 VOLATILE_MODES = frozenset({"RAM"})
@@ -101,7 +99,8 @@ class Manager:
         entry = self.entry(request.node)
         refusal = _refusal(entry, request)
         if refusal:
-            return [ReplyTo(route, Registered(0, self.directory.epoch, self.directory, refusal))]
+            refused = Registered(request.incarnation, self.directory.epoch, self.directory, refusal)
+            return [ReplyTo(route, refused)]
         incarnation = _incarnation(entry, request)
         registered = MemoryNodeEntry(
             request.node,
@@ -224,12 +223,12 @@ def _refusal(entry: MemoryNodeEntry | None, request: Register) -> str:
             f"memory node {node} is known with another data directory (identity {entry.identity}, "
             f"this one is {request.identity}); start it with that one, or {again}"
         )
-    if request.mode in VOLATILE_MODES and request.incarnation > _starts(entry):
+    if request.mode in VOLATILE_MODES and request.incarnation > starts_of(entry.incarnation):
         return (
             f"memory node {node} keeps its data in memory ({request.mode}) and has restarted, so "
             f"its data is gone; {again}"
         )
-    if request.incarnation < _starts(entry):
+    if request.incarnation < starts_of(entry.incarnation):
         return f"memory node {node} has been started again since; this process is out of date"
     return ""
 
@@ -241,7 +240,3 @@ def _incarnation(entry: MemoryNodeEntry | None, request: Register) -> int:
     if not entry.identity:
         directories += 1
     return directories << STARTS_BITS | request.incarnation
-
-
-def _starts(entry: MemoryNodeEntry) -> int:
-    return entry.incarnation & (1 << STARTS_BITS) - 1

@@ -28,6 +28,16 @@ Counter = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Uint64 = Annotated[int, msgspec.Meta(ge=0)]  # MessagePack has nothing larger than 2**64 - 1
 
 
+# The low half of an incarnation counts the starts of one data directory, the high half the data
+# directories that have been this memory node; so it grows whatever happens.
+STARTS_BITS = 32
+
+
+def starts_of(incarnation: int) -> int:
+    """How often the data directory was started by then."""
+    return incarnation & (1 << STARTS_BITS) - 1
+
+
 class Tid(msgspec.Struct, array_like=True, frozen=True, gc=False, order=True):
     """Identity of a minitransaction attempt: unique for ever, aged by ``epoch``."""
 

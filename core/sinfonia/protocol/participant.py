@@ -427,19 +427,14 @@ class Participant:
             self._apply(prepared.writes)
             self.decided[tid] = Decided(tid, prepared.participants, ok_vote(prepared), self._now)
         else:
-            session = self.sessions.get(tid.client)
-            if session is not None and tid.counter >= session.floor:
-                session.outcomes[tid.counter] = Voted(tid.counter, Vote.BAD_FORCED)
+            self.sessions.force_abort(tid)
         self.locks.release(prepared.ranges)
 
     def _forget(self, tids: Sequence[Tid]) -> None:
         # The participants know; the client may not yet, if it was the manager that finished its
         # minitransaction, and then it will send the same tid again.
         for tid in tids:
-            decided = self.decided.pop(tid)
-            session = self.sessions.get(tid.client)
-            if session is not None and tid.counter >= session.floor:
-                session.outcomes[tid.counter] = decided.voted
+            self.sessions.remember(tid, self.decided.pop(tid).voted)
 
     def _advance_epoch(self, epoch: int) -> None:
         self.epoch = epoch

@@ -93,12 +93,21 @@ class Sessions:
         session = self._by_client.get(tid.client)
         return None if session is None else session.outcomes.get(tid.counter)
 
-    def force_abort(self, tid: Tid) -> None:
-        """From now on ``tid`` is voted BAD_FORCED.  No limit: a promise must be kept."""
+    def remember(self, tid: Tid, voted: Voted) -> None:
+        """Answer ``voted`` to ``tid`` from now on, unless its client has finished with it.
+
+        There is no limit here: a minitransaction that was voted on, or promised to abort, may not
+        be executed afresh because its session was lost in a restart.
+        """
         session = self._by_client.get(tid.client)
         if session is None:
             session = self._by_client[tid.client] = Session(tid.client, tid.epoch)
-        session.outcomes[tid.counter] = Voted(tid.counter, Vote.BAD_FORCED)
+        if tid.counter >= session.floor:
+            session.outcomes[tid.counter] = voted
+
+    def force_abort(self, tid: Tid) -> None:
+        """From now on ``tid`` is voted BAD_FORCED."""
+        self.remember(tid, Voted(tid.counter, Vote.BAD_FORCED))
 
     def drop_stale(self, epoch: int) -> None:
         """Forget clients from which nothing was heard for EPOCHS_STALE epochs."""

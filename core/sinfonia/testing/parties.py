@@ -1,0 +1,175 @@
+"""The parties of a protocol test: participants on plain bytes, and requests in few words.
+
+A ``Party`` is a participant whose effects are carried out at once and whose log can be cut.
+"""
+
+from collections.abc import Sequence
+
+from sinfonia.addresses import MemoryNodeId
+from sinfonia.minitransaction import CompareItem, ReadItem, WriteItem
+from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable
+from sinfonia.protocol.messages import (
+    PROTOCOL_VERSION,
+    Answer,
+    Commit,
+    CommitAck,
+    ExecCommit,
+    ExecPrepare,
+    Reply,
+    Request,
+    Requests,
+    Resolve,
+    Resolved,
+    Status,
+    Tid,
+    Voted,
+)
+from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.records import Record
+
+CLIENT = 7
+CAPACITY = 1024
+
+
+class PlainMemory:
+    """Memory on a bytearray."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self.capacity = capacity
+        self._cells = bytearray(capacity)
+
+    @property
+    def memory(self) -> "PlainMemory":
+        return self
+
+    def __getitem__(self, key: slice, /) -> bytes:
+        return bytes(self._cells[key])
+
+    def write(self, address: int, data: bytes) -> None:
+        self._cells[address : address + len(data)] = data
+
+
+class Party:
+    """A participant, what it logged, and a short way to talk to it."""
+
+    def __init__(
+        self, node: int = 0, *, logged: bool = True, incarnation: int = 1, serving: bool = True
+    ) -> None:
+        self.node = MemoryNodeId(node)
+        self.memory = PlainMemory()
+        self.log: list[Record] = []
+        self.now = 0.0
+        self.participant = Participant(
+            node=self.node,
+            incarnation=incarnation,
+            memory=self.memory,
+            logged=logged,
+            read_lease=1.0,
+            status=lambda: Status(node, "serving", {}),
+        )
+        self.participant.serving = serving
+
+    def effects(
+        self, *requests: Request, client: int = CLIENT, floor: int = 0, incarnation: int = 0
+    ) -> list[Effect]:
+        """Deliver one batch."""
+        incarnation = incarnation or self.participant.incarnation
+        batch = Requests(PROTOCOL_VERSION, client, incarnation, floor, list(requests))
+        effects = self.participant.on_requests(batch, self.now)
+        self.log += [effect.record for effect in effects if isinstance(effect, Log | LogLazily)]
+        return effects
+
+    def replies(
+        self, *requests: Request, client: int = CLIENT, floor: int = 0, incarnation: int = 0
+    ) -> list[Reply]:
+        """Deliver one batch; what comes back, in order."""
+        found: list[Reply] = []
+        for effect in self.effects(*requests, client=client, floor=floor, incarnation=incarnation):
+            if isinstance(effect, Send | SendOnceStable):
+                found += effect.replies
+        return found
+
+    def vote(
+        self, request: ExecCommit | ExecPrepare, *, client: int = CLIENT, floor: int = 0
+    ) -> Voted:
+        """Deliver one request that is voted on."""
+        [reply] = self.replies(request, client=client, floor=floor)
+        assert isinstance(reply, Voted)
+        return reply
+
+    def resolve(self, request_tid: Tid, participants: Sequence[int]) -> Answer:
+        """What it answers a recovery coordinator."""
+        asked = Resolve(request_tid, [MemoryNodeId(node) for node in participants])
+        [reply] = self.replies(asked, client=99)
+        assert isinstance(reply, Resolved)
+        return reply.answer
+
+    def commit(self, committed: Tid, *, action: bool = True) -> None:
+        """Deliver COMMIT, from whoever, and see it acknowledged."""
+        assert self.replies(Commit(committed, action), client=99) == [CommitAck(committed)]
+
+    def restarted(self, *, stable: int | None = None) -> "Party":
+        """The next life of this memory node; only the first ``stable`` records survived."""
+        reborn = Party(self.node, incarnation=self.participant.incarnation + 1)
+        reborn.log = self.log[:stable]
+        for record in reborn.log:
+            reborn.participant.replay(record)
+        reborn.now = self.now
+        return reborn
+
+    def read(self, address: int, length: int) -> bytes:
+        """What is in memory, whatever is locked."""
+        return self.memory[address : address + length]
+
+    def check(self) -> None:
+        """Invariants, and that nothing is locked."""
+        self.participant.check_invariants()
+        assert not len(self.participant.locks), "locks were left"
+
+
+def tid(counter: int, *, client: int = CLIENT, epoch: int = 0) -> Tid:
+    """A tid of the usual client."""
+    return Tid(epoch, client, counter)
+
+
+def one_phase(
+    counter: int,
+    *,
+    compare: Sequence[tuple[int, bytes]] = (),
+    read: Sequence[tuple[int, int]] = (),
+    write: Sequence[tuple[int, bytes]] = (),
+    reads_on_failure: bool = False,
+    epoch: int = 0,
+) -> ExecCommit:
+    """A minitransaction with one participant."""
+    return ExecCommit(
+        counter,
+        epoch,
+        [CompareItem(*item) for item in compare],
+        [ReadItem(*item) for item in read],
+        [WriteItem(*item) for item in write],
+        reads_on_failure,
+    )
+
+
+def prepare(
+    counter: int,
+    *,
+    nodes: Sequence[int] = (0, 1),
+    compare: Sequence[tuple[int, bytes]] = (),
+    read: Sequence[tuple[int, int]] = (),
+    write: Sequence[tuple[int, bytes]] = (),
+    read_only: bool = False,
+    client: int = CLIENT,
+    epoch: int = 0,
+) -> ExecPrepare:
+    """EXEC&PREPARE of the usual client."""
+    return ExecPrepare(
+        tid(counter, client=client, epoch=epoch),
+        [MemoryNodeId(node) for node in nodes],
+        [CompareItem(*item) for item in compare],
+        [ReadItem(*item) for item in read],
+        [WriteItem(*item) for item in write],
+        False,
+        read_only,
+    )
