@@ -1,0 +1,288 @@
+"""A disk in memory that does what real disks do when the power fails.
+
+What was synced survives a crash.  Of what was written since, each sector survives in any of the
+versions it had, whatever the order of writing; each change of a name happened or not; the size of a
+file may be that of any moment in between.  A sync that fails leaves the worst case that kernels
+have: the writes stay visible, but nothing will ever bring them to the disk.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from random import Random
+
+from sinfonia.storage.files import SECTOR_BYTES, Buffer
+
+# The granularity in which data_extents tells data from holes, as on real file systems.
+_EXTENT_BYTES = 4096
+_ZEROS = bytes(_EXTENT_BYTES)
+
+
+class PowerLost(Exception):
+    """The power failed at the operation that ``lose_power_at`` chose; ``crash`` comes next."""
+
+
+class _Inode:
+    """A file: ``content`` is what a reader sees, ``stable`` what a crash leaves at least.
+
+    Both may be shorter than the file; the rest is zeros.  A pending change is (offset, data) for a
+    write and (size, None) for a change of size.
+    """
+
+    __slots__ = ("allocated", "content", "pending", "size", "stable", "stable_size")
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+        self.size = 0
+        self.allocated = 0
+        self.stable = bytearray()
+        self.stable_size = 0
+        self.pending: list[tuple[int, bytes | None]] = []
+
+    def sync(self) -> None:
+        for offset, data in self.pending:
+            if data is None:
+                self._resize_stable(offset)
+            else:
+                self._write_stable(offset, data)
+        self.pending.clear()
+
+    def crash(self, rng: Random) -> None:
+        """Keep of the pending changes what happens to have reached the disk."""
+        # How many of the pending changes each sector has seen; None stands for the size.
+        seen: dict[int | None, int] = {}
+        changes = len(self.pending)
+        for index, (offset, data) in enumerate(self.pending):
+            if data is None:
+                if index < seen.setdefault(None, rng.randint(0, changes)):
+                    self._resize_stable(offset)
+                continue
+            end = offset + len(data)
+            for sector in range(offset // SECTOR_BYTES, -(-end // SECTOR_BYTES)):
+                if index < seen.setdefault(sector, rng.randint(0, changes)):
+                    start = max(sector * SECTOR_BYTES, offset)
+                    stop = min((sector + 1) * SECTOR_BYTES, end)
+                    self._write_stable(start, data[start - offset : stop - offset])
+        self.pending.clear()
+
+    def forget_cache(self) -> None:
+        """See only what is stable."""
+        self.content = bytearray(self.stable)
+        self.size = self.stable_size
+
+    def write(self, offset: int, data: bytes) -> None:
+        _put(self.content, offset, data)
+        self.size = max(self.size, offset + len(data))
+        self.pending.append((offset, data))
+
+    def resize(self, size: int) -> None:
+        del self.content[size:]
+        self.size = size
+        self.allocated = min(self.allocated, size)
+        self.pending.append((size, None))
+
+    def _write_stable(self, offset: int, data: bytes) -> None:
+        _put(self.stable, offset, data)
+        self.stable_size = max(self.stable_size, offset + len(data))
+
+    def _resize_stable(self, size: int) -> None:
+        del self.stable[size:]
+        self.stable_size = size
+
+
+class VirtualFile:
+    """A file of a ``VirtualDisk``, open."""
+
+    __slots__ = ("_disk", "_inode")
+
+    def __init__(self, disk: "VirtualDisk", inode: _Inode) -> None:
+        self._disk = disk
+        self._inode = inode
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        inode = self._inode
+        length = max(0, min(length, inode.size - offset))
+        return bytes(inode.content[offset : offset + length]).ljust(length, b"\0")
+
+    def write_at(self, offset: int, data: Buffer) -> None:
+        self._disk.operate()
+        inode = self._inode
+        if self._disk.full and offset + len(data) > max(inode.allocated, len(inode.content)):
+            raise _os_error(errno.ENOSPC)
+        inode.write(offset, bytes(data))
+
+    def sync(self) -> None:
+        self._disk.operate()
+        if self._disk.fail_sync:
+            self._disk.fail_sync = False
+            self._inode.crash(self._disk.rng)
+            raise _os_error(errno.EIO)
+        self._inode.sync()
+
+    def size(self) -> int:
+        return self._inode.size
+
+    def truncate(self, size: int) -> None:
+        self._disk.operate()
+        self._inode.resize(size)
+
+    def allocate(self, size: int) -> None:
+        self._disk.operate()
+        inode = self._inode
+        if size > inode.allocated:
+            if self._disk.full:
+                raise _os_error(errno.ENOSPC)
+            if size > inode.size:
+                inode.resize(size)
+            inode.allocated = size
+
+    def data_extents(self) -> list[tuple[int, int]]:
+        content, size = self._inode.content, self._inode.size
+        extents: list[tuple[int, int]] = []
+        for start in range(0, len(content), _EXTENT_BYTES):
+            # A page of zeros counts as a hole, which is what a caller may never rely on.
+            page = content[start : start + _EXTENT_BYTES]
+            if page != _ZEROS[: len(page)]:
+                end = min(start + _EXTENT_BYTES, size)
+                if extents and extents[-1][1] == start:
+                    extents[-1] = (extents[-1][0], end)
+                else:
+                    extents.append((start, end))
+        return extents
+
+    def close(self) -> None:
+        pass
+
+
+class _LazyJob:
+    """Background work that takes place when somebody asks whether it is done."""
+
+    __slots__ = ("_done", "_work")
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._done = False
+
+    def done(self) -> bool:
+        if not self._done:
+            self._work()
+            self._done = True
+        return True
+
+    def abandon(self) -> None:
+        self._done = True
+
+
+class VirtualDisk:
+    """``Files`` in memory, with faults.  All chance comes from ``rng``.
+
+    Set ``fail_sync`` to let the next sync of a file fail with EIO, ``full`` to let everything that
+    needs more space fail with ENOSPC, ``lose_power_at`` to raise PowerLost instead of carrying out
+    the operation of that number (``operations`` counts them).
+    """
+
+    def __init__(self, rng: Random) -> None:
+        self.rng = rng
+        self.fail_sync = False
+        self.full = False
+        self.lose_power_at: int | None = None
+        self.operations = 0
+        self._names: dict[str, _Inode] = {}
+        self._stable_names: dict[str, _Inode] = {}
+        # Each an atomic change: what each name means afterwards, None for nothing.
+        self._pending_names: list[dict[str, _Inode | None]] = []
+
+    def crash(self) -> None:
+        """The power fails and comes back; files that were open must be opened anew."""
+        for change in self._pending_names:
+            if self.rng.random() < 0.5:
+                _rename(self._stable_names, change)
+        self._pending_names.clear()
+        survivors: dict[str, _Inode] = {}
+        for name in sorted(self._stable_names):
+            inode = self._stable_names[name]
+            inode.crash(self.rng)
+            inode.forget_cache()
+            survivors[name] = inode
+        self._stable_names = survivors
+        self._names = dict(survivors)
+        self.fail_sync = False
+        self.lose_power_at = None
+
+    def corrupt(self, name: str, offset: int) -> None:
+        """Flip a bit of the byte at ``offset``, on the disk as in the cache."""
+        inode = self._names[name]
+        for content in (inode.content, inode.stable):
+            _put(content, offset, bytes([(content[offset] if offset < len(content) else 0) ^ 1]))
+
+    def operate(self) -> None:
+        """Count an operation that changes the disk, or lose power instead."""
+        if self.operations == self.lose_power_at:
+            raise PowerLost
+        self.operations += 1
+
+    def open(self, name: str, *, create: bool = False) -> VirtualFile:
+        inode = self._names.get(name)
+        if inode is None:
+            if not create:
+                raise _os_error(errno.ENOENT, name)
+            self.operate()
+            if self.full:
+                raise _os_error(errno.ENOSPC, name)
+            inode = _Inode()
+            self._change_names({name: inode})
+        return VirtualFile(self, inode)
+
+    def exists(self, name: str) -> bool:
+        return name in self._names
+
+    def names(self) -> list[str]:
+        return sorted(self._names)
+
+    def rename(self, old: str, new: str) -> None:
+        self.operate()
+        if old not in self._names:
+            raise _os_error(errno.ENOENT, old)
+        self._change_names({old: None, new: self._names[old]})
+
+    def remove(self, name: str) -> None:
+        self.operate()
+        if name not in self._names:
+            raise _os_error(errno.ENOENT, name)
+        self._change_names({name: None})
+
+    def sync_directory(self) -> None:
+        self.operate()
+        self._stable_names = dict(self._names)
+        self._pending_names.clear()
+
+    def in_background(self, work: Callable[[], None]) -> _LazyJob:
+        return _LazyJob(work)
+
+    def check_invariants(self) -> None:
+        """What was synced is what is seen, where nothing is pending."""
+        for inode in self._names.values():
+            assert len(inode.content) <= inode.size
+            assert len(inode.stable) <= inode.stable_size
+
+    def _change_names(self, change: dict[str, _Inode | None]) -> None:
+        _rename(self._names, change)
+        self._pending_names.append(change)
+
+
+def _rename(names: dict[str, _Inode], change: dict[str, _Inode | None]) -> None:
+    for name, inode in change.items():
+        if inode is None:
+            names.pop(name, None)
+        else:
+            names[name] = inode
+
+
+def _put(content: bytearray, offset: int, data: bytes) -> None:
+    if offset > len(content):
+        content.extend(bytes(offset - len(content)))
+    content[offset : offset + len(data)] = data
+
+
+def _os_error(number: int, name: str = "") -> OSError:
+    return OSError(number, os.strerror(number), name)

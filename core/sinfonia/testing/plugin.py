@@ -1,0 +1,1 @@
+"""Fixtures that all rooms share; loaded by pytest through `-p sinfonia.testing.plugin`."""
