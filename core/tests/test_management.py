@@ -35,7 +35,7 @@ def registration(
     *, node: int = 0, mode: str = "LOG", identity: str = "mine", starts: int = 1
 ) -> Register:
     return Register(
-        MemoryNodeId(node), f"tcp://h{node}:1", 1024, mode, identity, starts, starts > 1
+        MemoryNodeId(node), f"tcp://h{node}:1", 1024, mode, identity, starts, mode == "RAM"
     )
 
 
@@ -97,7 +97,7 @@ def test_a_memory_node_that_kept_its_data_in_memory_may_not_come_back_empty() ->
     office.register(registration(mode="RAM"))
     office.restart()
     answer = office.register(registration(mode="RAM", starts=2))
-    assert "its data is gone" in answer.refusal
+    assert "without its data" in answer.refusal
     assert "sinfonia recreate 0" in answer.refusal
 
 

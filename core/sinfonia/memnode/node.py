@@ -104,12 +104,7 @@ class MemoryNode:
         self._settled_by = now
         self._storage: StableStorage | None = None
         if settings.mode == "LOG":
-            self._storage = open_stable_storage(
-                files,
-                identity=self._owner.identity,
-                capacity=settings.capacity,
-                segment_bytes=settings.log_segment_bytes,
-            )
+            self._storage = _open_storage(files, settings, self._owner.identity)
             self.space = self._storage.space
         else:
             self.space = AddressSpace(settings.capacity)
@@ -151,7 +146,7 @@ class MemoryNode:
             settings.mode,
             owner.identity,
             owner.incarnation,
-            owner.restarted,
+            self._storage is None or self._storage.founded,
         )
 
     def on_registered(self, message: Registered, now: float) -> None:
@@ -234,7 +229,9 @@ class MemoryNode:
 
     def next_wakeup(self) -> float | None:
         """When ``tick`` and ``flush`` must be called next; None: not before a batch comes."""
-        if self._checkpoint is not None or self.state is State.SETTLING:
+        if self.state is State.SETTLING:
+            return 0.0
+        if self._checkpoint is not None and not self._checkpoint.waiting:
             return 0.0
         return self._held_since + LAZY_SYNC_MAX if self._held else None
 
@@ -299,3 +296,15 @@ class MemoryNode:
         assert not self._must_sync, "flush was not called"
         if self._storage is not None:
             self._storage.log.check_invariants()
+
+
+def _open_storage(files: Files, settings: MemoryNodeSettings, identity: str) -> StableStorage:
+    try:
+        return open_stable_storage(
+            files,
+            identity=identity,
+            capacity=settings.capacity,
+            segment_bytes=settings.log_segment_bytes,
+        )
+    except OSError as error:
+        raise StorageError(f"cannot open the data directory: {error.strerror}") from error

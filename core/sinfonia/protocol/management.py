@@ -41,9 +41,6 @@ from sinfonia.protocol.recovery import RecoveryCoordinator
 # Recoveries under way; what is beyond waits for a later probe.
 RECOVERIES_MAX = 16 * 1024
 
-# Modes whose memory does not outlive the process.
-VOLATILE_MODES = frozenset({"RAM"})
-
 ManagerEffect = SendTo | StoreDirectory | ReplyTo
 
 
@@ -223,11 +220,8 @@ def _refusal(entry: MemoryNodeEntry | None, request: Register) -> str:
             f"memory node {node} is known with another data directory (identity {entry.identity}, "
             f"this one is {request.identity}); start it with that one, or {again}"
         )
-    if request.mode in VOLATILE_MODES and request.incarnation > starts_of(entry.incarnation):
-        return (
-            f"memory node {node} keeps its data in memory ({request.mode}) and has restarted, so "
-            f"its data is gone; {again}"
-        )
+    if request.empty and request.incarnation > starts_of(entry.incarnation):
+        return f"memory node {node} ({request.mode}) has restarted without its data; {again}"
     if request.incarnation < starts_of(entry.incarnation):
         return f"memory node {node} has been started again since; this process is out of date"
     return ""

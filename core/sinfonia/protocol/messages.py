@@ -143,7 +143,7 @@ class Register(msgspec.Struct, array_like=True, tag=20, frozen=True, gc=False):
     mode: str
     identity: str
     incarnation: Uint64
-    restarted: bool  # this identity has lived before, so it must bring its data along
+    empty: bool  # it holds nothing from a former life
 
 
 class Recreate(msgspec.Struct, array_like=True, tag=22, frozen=True, gc=False):
