@@ -467,3 +467,26 @@ def test_a_failed_compare_is_reported_though_another_vote_is_missing() -> None:
     assert [failed.found for failed in call.result.failed_compares] == [b"\0"]
     assert call.result.reads == []
     world.check()
+
+
+def test_a_vote_that_comes_after_the_deadline_is_not_lost_to_recovery() -> None:
+    """Found by simulation (seed 557): with the vote in hand the floor rose, the participant forgot
+    the tid that the manager had committed meanwhile, and then answered ABORT."""
+    world = World()
+    world.begin(*WRITE_BOTH, timeout=0.2)
+    world.deliver()
+    world.receive(of=[0])
+    world.pass_time(0.25)
+    late_votes, world.coming_back = world.coming_back, []
+    resolving, world.on_the_way = world.on_the_way, []
+    for party in world.parties.values():
+        party.commit(tid(1))
+        party.effects(Forget([tid(1)]), client=99)
+    world.coming_back = late_votes
+    world.receive()
+    world.begin(("write", 1, 8, b"z"))
+    world.deliver()
+    world.on_the_way += resolving
+    world.settle()
+    assert world.coordinator.outcome(tid(1)) is Outcome.COMMITTED
+    world.check()

@@ -33,6 +33,7 @@ from sinfonia.protocol.attempts import Attempt, Call, Committing, result_of
 from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
+    Answer,
     Commit,
     CommitAck,
     Directory,
@@ -220,7 +221,7 @@ class Coordinator:
                 continue
             del waiting[reply.counter]
             if attempt.call is None:
-                self._on_late_vote(attempt, reply)
+                sends += self._on_late_vote(node, attempt, reply)
             elif len(attempt.requests) == 1:
                 sends += self._on_one_phase_vote(attempt, attempt.call, node, reply, now)
             else:
@@ -343,12 +344,17 @@ class Coordinator:
         self._note_outcome(resolver)
         return sends
 
-    def _on_late_vote(self, attempt: Attempt, voted: Voted) -> None:
-        """The caller has gone, but may come back to ask; one vote is all of a one-phase outcome."""
-        if len(attempt.requests) == 1 and attempt.tid in self._resolving:
-            del self._resolving[attempt.tid]
-            committed = voted.vote is Vote.OK
-            self._outcomes[attempt.tid] = Outcome.COMMITTED if committed else Outcome.ABORTED
+    def _on_late_vote(self, node: MemoryNodeId, attempt: Attempt, voted: Voted) -> list[SendTo]:
+        """The caller has gone, but the vote is what recovery wants to know.
+
+        It must not be lost: with it in hand the floor rises, and then the participant may forget.
+        """
+        resolver = self._resolving.get(attempt.tid)
+        if resolver is None or voted.vote in (Vote.BAD_FLOOR, Vote.BAD_EPOCH):
+            return []
+        sends = resolver.on_answer(node, Answer.OK if voted.vote is Vote.OK else Answer.ABORT)
+        self._note_outcome(resolver)
+        return sends
 
     def _note_outcome(self, resolver: RecoveryCoordinator) -> None:
         if resolver.outcome is None:

@@ -62,7 +62,8 @@ class RecoveryCoordinator:
         """A participant has answered Resolve."""
         if self.outcome is not None or node not in self.participants:
             return []
-        self._answers[node] = answer
+        # The first answer stands: a participant may have forgotten what it answered at first.
+        self._answers.setdefault(node, answer)
         self.outcome = self._decide()
         if self.outcome is None or len(self.participants) == 1:
             return []
