@@ -13,7 +13,7 @@ from sinfonia.protocol.messages import (
     Request,
     Requests,
 )
-from sinfonia.transport.codec import decode_replies, encode
+from sinfonia.transport.codec import decode_replies, encode_requests
 from sinfonia.transport.zeromq import connect_dealer, drain, try_send
 
 DEFAULT_PORT = 7000
@@ -40,7 +40,7 @@ class Inquiry:
     def __init__(self, endpoint: str, question: Request, answer: type[Reply]) -> None:
         self._endpoint = endpoint
         self._answer = answer
-        self._batch = encode(Requests(PROTOCOL_VERSION, 0, 0, 0, [question]))
+        self._batch = encode_requests(Requests(PROTOCOL_VERSION, 0, 0, 0, [question]))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = connect_dealer(self._context, normalise_endpoint(endpoint))
         self._ask_at = 0.0
@@ -49,7 +49,7 @@ class Inquiry:
         """The answer, if it has come; ask (again) if it is time to."""
         for frames in drain(self._socket):
             try:
-                batch = decode_replies(frames[-1])
+                batch = decode_replies(frames)
             except ProtocolError as error:
                 raise Unreachable(
                     f"{self._endpoint} answers, but is no process of this cluster: {error}"
@@ -57,7 +57,7 @@ class Inquiry:
             for reply in batch.replies:
                 if isinstance(reply, self._answer):
                     return reply
-        if now >= self._ask_at and try_send(self._socket, [self._batch]):
+        if now >= self._ask_at and try_send(self._socket, self._batch):
             self._ask_at = now + ASK_AGAIN
         return None
 

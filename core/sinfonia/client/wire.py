@@ -22,7 +22,7 @@ from sinfonia.protocol.coordinator import Coordinator
 from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.messages import Directory, Request, Tid
 from sinfonia.protocol.recovery import Outcome
-from sinfonia.transport.codec import decode_replies, encode
+from sinfonia.transport.codec import DETACH_BYTES_MIN, decode_replies, encode_requests
 from sinfonia.transport.zeromq import connect_dealer, drain, try_send
 
 
@@ -45,11 +45,15 @@ class Wire:
             node: connect_dealer(self._context, info.endpoint) for node, info in self.nodes.items()
         }
         self._outbox: dict[MemoryNodeId, list[Request]] = {node: [] for node in self.nodes}
+        # Nodes for which the outbox holds large payloads (what is sent again goes in one piece).
+        self._large: set[MemoryNodeId] = set()
         self._to_flush: set[MemoryNodeId] = set()
 
     def submit(self, minitransaction: Minitransaction[Any], *, now: float, deadline: float) -> Call:
         """Put a minitransaction into the outboxes.  Raises InvalidMinitransaction (definite)."""
         call, sends = self.coordinator.begin(minitransaction, now=now, deadline=deadline)
+        if minitransaction.byte_count >= DETACH_BYTES_MIN:
+            self._large.update(minitransaction.items)
         self._put(sends)
         return call
 
@@ -59,7 +63,9 @@ class Wire:
             node = self._to_flush.pop()
             requests, self._outbox[node] = self._outbox[node], []
             batch = self.coordinator.envelope(node, requests)
-            if not try_send(self.sockets[node], [encode(batch)]):
+            frames = encode_requests(batch, large=node in self._large)
+            self._large.discard(node)
+            if not try_send(self.sockets[node], frames):
                 self.coordinator.on_unsent(node, now)
             self.drain(node, now)
 
@@ -68,7 +74,7 @@ class Wire:
         on_replies = self.coordinator.on_replies
         for frames in drain(self.sockets[node]):
             try:
-                batch = decode_replies(frames[-1])
+                batch = decode_replies(frames)
             except ProtocolError:
                 continue  # whatever it was, it answers nothing; what is asked will be asked again
             sends = on_replies(node, batch, now)

@@ -30,7 +30,12 @@ from sinfonia.protocol.messages import (
 )
 from sinfonia.storage.data_directory import DirectoryLock
 from sinfonia.storage.files import OsFiles
-from sinfonia.transport.codec import decode_replies, decode_requests, encode
+from sinfonia.transport.codec import (
+    decode_replies,
+    decode_requests,
+    encode_replies,
+    encode_requests,
+)
 from sinfonia.transport.zeromq import bind_router, connect_dealer, drain, try_send
 
 log = logging.getLogger(__name__)
@@ -92,18 +97,17 @@ class ManagerServer:
     def _wake_up(self, now: float) -> None:
         for frames in drain(self._router):
             try:
-                route, frame = frames
-                for request in decode_requests(frame).requests:
-                    self._carry_out(self._answer(route, request))
-            except (ProtocolError, ValueError) as error:
+                for request in decode_requests(frames[1:]).requests:
+                    self._carry_out(self._answer(frames[0], request))
+            except ProtocolError as error:
                 log.warning("malformed frames=%d error=%s", len(frames), error)
         for node, (_, socket) in self._nodes.items():
             for frames in drain(socket):
-                self._carry_out(self.manager.on_replies(node, decode_replies(frames[-1]), now))
+                self._carry_out(self.manager.on_replies(node, decode_replies(frames), now))
         self._carry_out(self.manager.on_tick(now))
         outbox, self._outbox = self._outbox, {}
         for node, requests in outbox.items():
-            try_send(self._socket(node), [encode(self.manager.envelope(node, requests))])
+            try_send(self._socket(node), encode_requests(self.manager.envelope(node, requests)))
 
     def _answer(self, route: bytes, request: Request) -> list[ManagerEffect]:
         if isinstance(request, Register):
@@ -125,7 +129,7 @@ class ManagerServer:
             elif isinstance(effect, ReplyTo):
                 epoch = self.manager.directory.epoch
                 replies = Replies(PROTOCOL_VERSION, MANAGER, 0, epoch, [effect.reply])
-                try_send(self._router, [effect.route, encode(replies)])
+                try_send(self._router, [effect.route, *encode_replies(replies)])
             else:
                 assert isinstance(effect, SendTo)
                 self._outbox.setdefault(effect.node, []).append(effect.request)

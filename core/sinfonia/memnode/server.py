@@ -19,7 +19,12 @@ from sinfonia.memnode.node import MemoryNode, MemoryNodeSettings, State
 from sinfonia.protocol.messages import PROTOCOL_VERSION, Registered, Requests
 from sinfonia.storage.data_directory import DirectoryLock
 from sinfonia.storage.files import OsFiles
-from sinfonia.transport.codec import decode_replies, decode_requests, encode
+from sinfonia.transport.codec import (
+    decode_replies,
+    decode_requests,
+    encode_replies,
+    encode_requests,
+)
 from sinfonia.transport.zeromq import bind_router, connect_dealer, drain, try_send
 
 log = logging.getLogger(__name__)
@@ -101,7 +106,7 @@ class MemoryNodeServer:
         for frames in drain(self._router):
             self._receive(frames, now)
         for route, replies in node.flush(now):
-            if not try_send(self._router, [route, encode(replies)]):
+            if not try_send(self._router, [route, *encode_replies(replies)]):
                 self._undelivered += 1
         state = node.state
         if state is State.STARTING:
@@ -112,18 +117,17 @@ class MemoryNodeServer:
 
     def _receive(self, frames: list[bytes], now: float) -> None:
         try:
-            route, frame = frames
-            self.node.receive(route, decode_requests(frame), now)
-        except (ProtocolError, ValueError) as error:
+            self.node.receive(frames[0], decode_requests(frames[1:]), now)
+        except ProtocolError as error:
             # The sender's mistake, and so the sender's loss: it gets no reply.
             log.warning("malformed frames=%d error=%s", len(frames), error)
 
     def _register(self, now: float) -> None:
         for frames in drain(self._manager):
-            for reply in decode_replies(frames[-1]).replies:
+            for reply in decode_replies(frames).replies:
                 if isinstance(reply, Registered):
                     self.node.on_registered(reply, now)
         if self.node.state is State.STARTING and now >= self._register_at:
             self._register_at = now + REGISTER_EVERY
             batch = Requests(PROTOCOL_VERSION, 0, 0, 0, [self.node.registration()])
-            try_send(self._manager, [encode(batch)])
+            try_send(self._manager, encode_requests(batch))

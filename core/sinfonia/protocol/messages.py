@@ -167,13 +167,17 @@ Request = (
 
 
 class Requests(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A batch from one client to one memory node, or to the manager (``incarnation`` 0)."""
+    """A batch from one client to one memory node, or to the manager (``incarnation`` 0).
+
+    ``detached`` is the codec's: (request, write item) of each payload that has its own frame.
+    """
 
     version: int
     client: Uint64
     incarnation: Uint64
     floor: Counter
     requests: list[Request]
+    detached: list[tuple[int, int]] = []
 
 
 # --- replies -----------------------------------------------------------------------------------
@@ -290,7 +294,8 @@ Reply = (
 class Replies(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A batch from one memory node, or the MANAGER, to one client.
 
-    ``epoch`` is piggybacked (section 4.7).
+    ``epoch`` is piggybacked (section 4.7); ``detached`` is the codec's: (reply, read item) of each
+    payload that has its own frame.
     """
 
     version: int
@@ -298,3 +303,4 @@ class Replies(msgspec.Struct, array_like=True, frozen=True, gc=False):
     incarnation: Uint64
     epoch: Counter
     replies: list[Reply]
+    detached: list[tuple[int, int]] = []

@@ -24,6 +24,9 @@ HEARTBEAT_TIMEOUT_MS = 4_000
 RECONNECT_MS = 20
 RECONNECT_MAX_MS = 500
 
+# A batch without detached payloads has at most an address and a header.
+SMALL_FRAMES = 2
+
 # What one wake-up takes from a socket before it answers: bounds the latency of the first.
 DRAIN_MAX = 512
 
@@ -75,7 +78,8 @@ def drain(socket: "zmq.Socket[bytes]") -> Iterator[list[bytes]]:
 def try_send(socket: "zmq.Socket[bytes]", frames: list[bytes]) -> bool:
     """Send without waiting; False if the peer is gone or does not read, so that it is lost."""
     try:
-        socket.send_multipart(frames, zmq.NOBLOCK)
+        # Small frames are copied all the same (pyzmq's copy_threshold); large ones are not.
+        socket.send_multipart(frames, zmq.NOBLOCK, copy=len(frames) <= SMALL_FRAMES)
     except zmq.Again:
         return False
     except zmq.ZMQError as error:
