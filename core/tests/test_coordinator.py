@@ -21,6 +21,7 @@ from sinfonia.protocol.messages import (
     Forget,
     MemoryNodeEntry,
     NotServing,
+    Probe,
     Replies,
     Request,
     Requests,
@@ -490,3 +491,19 @@ def test_a_vote_that_comes_after_the_deadline_is_not_lost_to_recovery() -> None:
     world.settle()
     assert world.coordinator.outcome(tid(1)) is Outcome.COMMITTED
     world.check()
+
+
+def test_a_stale_epoch_says_nothing_of_the_copy_that_came_before_it() -> None:
+    """Found by simulation (seed 100527): the manager had committed the first copy, its sessions
+    were dropped with the epoch, and the client executed the minitransaction a second time."""
+    world = World()
+    call = world.begin(*WRITE_BOTH)
+    world.deliver()
+    world.lose_everything()
+    for party in world.parties.values():
+        party.commit(tid(1))
+        party.effects(Forget([tid(1)]), Probe(2, 9.0, 9.0), client=99)
+    world.pass_time(RESEND_AFTER + TICK)
+    world.settle()
+    assert isinstance(call.error, OutcomeUnknown)
+    assert call.attempts == 1

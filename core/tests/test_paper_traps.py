@@ -7,6 +7,7 @@ from sinfonia.protocol.messages import (
     CommitAck,
     Forget,
     NotServing,
+    Probe,
     Vote,
     Voted,
     WrongIncarnation,
@@ -282,3 +283,16 @@ def test_a_session_lost_in_a_restart_does_not_let_its_minitransaction_run_twice(
     reborn.effects(Forget([tid(1)]), client=99)
     assert reborn.vote(request) == first
     reborn.check()
+
+
+def test_a_promise_to_abort_lasts_until_its_epoch_is_stale() -> None:
+    """Found by simulation (seed 100527): it went with the session of a client last heard before."""
+    party = Party()
+    party.vote(one_phase(1, write=[(8, b"x")], epoch=0))
+    party.participant.epoch = 1
+    late = prepare(2, write=[(0, b"x")], epoch=1)
+    assert party.resolve(late.tid, [0, 1]) is Answer.ABORT
+    party.effects(Probe(2, 9.0, 9.0), client=99)
+    assert party.vote(late).vote is Vote.BAD_FORCED
+    party.effects(Probe(3, 9.0, 9.0), client=99)
+    assert party.vote(late).vote is Vote.BAD_EPOCH

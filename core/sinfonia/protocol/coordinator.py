@@ -70,6 +70,9 @@ BACKOFF_MAX = 0.1
 ABANDONED_MAX = 1024
 OUTCOMES_MAX = 4096
 
+# Votes that do not say whether an earlier copy of the request was executed.
+FORGOTTEN_VOTES = frozenset({Vote.BAD_FLOOR, Vote.BAD_EPOCH})
+
 
 class Random(Protocol):
     """The part of random.Random that a coordinator needs."""
@@ -295,6 +298,7 @@ class Coordinator:
         elif vote is Vote.BAD_RANGE:
             self._fail(call, _out_of_range())
         elif attempt.resent and not attempt.read_only:
+            assert vote in FORGOTTEN_VOTES
             self._fail(call, _too_late(attempt.tid))
         else:
             return self._attempt(call, now)  # a stale epoch; the batch brought the current one
@@ -315,7 +319,7 @@ class Coordinator:
             self._finish(call, result_of(call, votes))
         elif Vote.BAD_RANGE in bad:
             self._fail(call, _out_of_range())
-        elif Vote.BAD_FLOOR in bad:
+        elif bad & FORGOTTEN_VOTES and attempt.resent and not attempt.read_only:
             self._fail(call, _too_late(attempt.tid))
         else:
             self._back_off(call, now)
@@ -350,7 +354,7 @@ class Coordinator:
         It must not be lost: with it in hand the floor rises, and then the participant may forget.
         """
         resolver = self._resolving.get(attempt.tid)
-        if resolver is None or voted.vote in (Vote.BAD_FLOOR, Vote.BAD_EPOCH):
+        if resolver is None or voted.vote in FORGOTTEN_VOTES:
             return []
         sends = resolver.on_answer(node, Answer.OK if voted.vote is Vote.OK else Answer.ABORT)
         self._note_outcome(resolver)

@@ -102,6 +102,8 @@ class Sessions:
         session = self._by_client.get(tid.client)
         if session is None:
             session = self._by_client[tid.client] = Session(tid.client, tid.epoch)
+        # It must last until the tid is stale, however long ago the client was heard.
+        session.epoch = max(session.epoch, tid.epoch)
         if tid.counter >= session.floor:
             session.outcomes[tid.counter] = voted
 
