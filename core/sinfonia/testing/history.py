@@ -1,0 +1,144 @@
+"""A history is what clients saw, and nothing else.
+
+A checker that looked inside the system it judges would share its mistakes; so an operation holds
+only what its client asked, when, and what it was told.  ``invoked_at`` and ``returned_at`` are
+moments of one clock that all clients share (the simulator counts its steps), and two operations
+are ordered in real time only if one returned before the other was invoked.
+"""
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import NamedTuple
+
+from sinfonia.addresses import MemoryNodeId
+
+BYTES_SHOWN_MAX = 64
+
+
+class Outcome(Enum):
+    """What a client knows about one of its minitransactions."""
+
+    COMMITTED = "committed"
+    FAILED = "failed"  # some compare item did not match, and nothing happened
+    NOT_EXECUTED = "not executed"  # a definite error: it did not happen and never will
+    UNKNOWN = "unknown"  # it may happen at any moment after its invocation, or never
+
+
+class Located(NamedTuple):
+    """Bytes at a place: what a compare item expects or a write item puts there."""
+
+    node: MemoryNodeId
+    address: int
+    data: bytes
+
+
+class Extent(NamedTuple):
+    """The place of a read item."""
+
+    node: MemoryNodeId
+    address: int
+    length: int
+
+
+class Found(NamedTuple):
+    """The compare item at ``position`` did not match: ``data`` was there instead."""
+
+    position: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One minitransaction as its client saw it.
+
+    ``values`` are the bytes of ``reads``, in order; a failed operation has them only if it asked
+    for reads on failure.  An operation that never returned has no ``returned_at``.
+    """
+
+    number: int
+    process: str
+    invoked_at: int
+    returned_at: int | None
+    outcome: Outcome
+    compares: tuple[Located, ...] = ()
+    reads: tuple[Extent, ...] = ()
+    writes: tuple[Located, ...] = ()
+    values: tuple[bytes, ...] = ()
+    failed: tuple[Found, ...] = ()
+
+    def weakened(self) -> "Operation":
+        """The same operation with nothing known of it that its client saw in the reply."""
+        outcome = Outcome.NOT_EXECUTED if self.outcome is Outcome.FAILED else Outcome.UNKNOWN
+        return replace(self, returned_at=None, outcome=outcome, values=(), failed=())
+
+    def __str__(self) -> str:
+        end = "" if self.returned_at is None else self.returned_at
+        parts = [f"#{self.number} {self.process} [{self.invoked_at}..{end}] {self.outcome.value}:"]
+        parts += [f"compare {_place(*each)}" for each in self.compares]
+        for index, extent in enumerate(self.reads):
+            value = self.values[index] if self.values else None
+            parts.append(f"read {_place(extent.node, extent.address, value)}")
+        parts += [f"write {_place(*each)}" for each in self.writes]
+        for index, data in self.failed:
+            node, address, _ = self.compares[index]
+            parts.append(f"found {_place(node, address, data)}")
+        return " ".join(parts)
+
+
+class HistoryRecorder:
+    """Collects the operations of a run; ``moment`` counts invocations and returns."""
+
+    def __init__(self) -> None:
+        self.moment = 0
+        self.operations: list[Operation] = []
+
+    def invoke(
+        self,
+        process: str,
+        *,
+        compares: tuple[Located, ...] = (),
+        reads: tuple[Extent, ...] = (),
+        writes: tuple[Located, ...] = (),
+    ) -> int:
+        """Note an invocation; returns the operation's number.  Its outcome is unknown so far."""
+        number = len(self.operations)
+        self.moment += 1
+        self.operations.append(
+            Operation(number, process, self.moment, None, Outcome.UNKNOWN, compares, reads, writes)
+        )
+        return number
+
+    def complete(
+        self,
+        number: int,
+        outcome: Outcome,
+        *,
+        values: tuple[bytes, ...] = (),
+        failed: tuple[Found, ...] = (),
+    ) -> None:
+        """Note what the client of operation ``number`` was told."""
+        operation = self.operations[number]
+        assert operation.returned_at is None, f"{operation} returned twice"
+        self.moment += 1
+        self.operations[number] = replace(
+            operation, returned_at=self.moment, outcome=outcome, values=values, failed=failed
+        )
+
+    def resolve(self, number: int) -> None:
+        """The client asked later, and was told that operation ``number`` committed.
+
+        What it read is not known, so that its read items say nothing.
+        """
+        operation = self.operations[number]
+        assert operation.returned_at is None, f"{operation} returned twice"
+        self.moment += 1
+        self.operations[number] = replace(
+            operation, returned_at=self.moment, outcome=Outcome.COMMITTED, reads=()
+        )
+
+
+def _place(node: int, address: int, data: bytes | None) -> str:
+    if data is None:
+        return f"{node}:{address}=?"
+    more = f"...({len(data)} bytes)" if len(data) > BYTES_SHOWN_MAX else ""
+    return f"{node}:{address}={data[:BYTES_SHOWN_MAX].hex()}{more}"

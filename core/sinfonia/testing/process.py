@@ -1,0 +1,114 @@
+"""A simulated process: it may be killed between any two steps, and be paused for any time.
+
+What a process asked to happen later dies with it; while it is paused, everything waits, and then
+comes all at once while the clock has gone on.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sinfonia.testing.clock import Clock
+from sinfonia.testing.disk import PowerLost
+from sinfonia.testing.network import Network
+from sinfonia.testing.profile import Profile
+from sinfonia.testing.scheduler import Scheduler
+
+
+class Killed(BaseException):
+    """The process dies in the middle of a step; like the real thing, no handler may stop it."""
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What the processes of one simulation share.  ``events`` counts what happened to them."""
+
+    scheduler: Scheduler
+    network: Network[Any]
+    profile: Profile
+    events: Counter[str] = field(default_factory=Counter)
+
+
+class Process:
+    """A name on the network, a clock, and lives that are numbered."""
+
+    def __init__(self, surroundings: Surroundings, name: str, rng: random.Random) -> None:
+        self.surroundings = surroundings
+        self.name = name
+        self.rng = rng
+        self.clock = Clock.random(rng)
+        self.life = 0
+        self.alive = False
+        self.paused = False
+        self._held: list[tuple[int, Callable[..., None], tuple[Any, ...]]] = []
+
+    @property
+    def now(self) -> float:
+        """What this process's clock shows."""
+        return self.clock.read(self.surroundings.scheduler.now)
+
+    def begin_life(self) -> None:
+        """From now on messages arrive."""
+        assert not self.alive
+        self.life += 1
+        self.alive = True
+        self.surroundings.network.attach(self.name, self._on_message)
+
+    def kill(self) -> None:
+        """Drop everything that is not on a disk."""
+        if not self.alive:
+            return
+        self.surroundings.scheduler.note(self.name, "dies")
+        self.alive = False
+        self.paused = False
+        self._held.clear()
+        self.surroundings.network.detach(self.name)
+        self.on_killed()
+
+    def pause(self) -> None:
+        """Stop taking steps."""
+        self.surroundings.scheduler.note(self.name, "stands still")
+        self.paused = True
+
+    def resume(self) -> None:
+        """Take all the steps that had to wait."""
+        if not self.paused:
+            return
+        self.surroundings.scheduler.note(self.name, "goes on")
+        self.paused = False
+        held, self._held = self._held, []
+        # As a driver does: first what has come, then what the clock says.
+        held.sort(key=lambda step: step[1] != self.on_message)
+        for life, callback, arguments in held:
+            self._step(life, callback, arguments)
+
+    def later(self, delay: float, callback: Callable[..., None], *arguments: Any) -> None:
+        """Call ``callback`` in ``delay`` seconds, if this life lasts that long."""
+        self.surroundings.scheduler.after(delay, self._step, self.life, callback, arguments)
+
+    def send(self, destination: str, message: Any) -> None:
+        """Put a message on the network."""
+        self.surroundings.network.send(self.name, destination, message)
+
+    def on_message(self, source: str, message: Any) -> None:
+        """A message has arrived."""
+        raise NotImplementedError
+
+    def on_killed(self) -> None:
+        """The process is dead; see to what outlives it."""
+
+    def _on_message(self, source: str, message: Any) -> None:
+        self._step(self.life, self.on_message, (source, message))
+
+    def _step(self, life: int, callback: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        if not self.alive or life != self.life:
+            return
+        if self.paused:
+            self._held.append((life, callback, arguments))
+            return
+        try:
+            callback(*arguments)
+        except (Killed, PowerLost):
+            self.kill()

@@ -1,0 +1,213 @@
+"""The search behind the checker: put operations in one order, one after another, or give up.
+
+The search of Wing and Gong with Lowe's memory of what has been tried, for minitransactions:
+
+* Memory is cut into *cells* at the borders of all items, so that items may overlap freely, and a
+  (cell, bytes) pair is numbered as a *token*.  A state is a tuple of tokens, one per cell.
+* A step needs tokens (what its compares expected and its reads returned) and sets tokens.
+* A step may come next only if no other step that is still to be placed returned before it began.
+* A step that sets nothing is placed as soon as it may come next and finds what it needs: whatever
+  order comes after, moving it to here changes nothing for anybody else.
+* A token that a definite step still needs may be overwritten only if someone can set it again.
+* A set of placed steps and the state it led to is never explored twice.
+
+A definite step must be placed; a possible one (unknown outcome) may be, and only where it makes a
+difference: before the next definite step something must *meet* it, in a cell that one of the two
+sets.  If nothing does, it may as well come after that definite step, or not at all.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+INFINITY = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One operation, or the part of a failed one that one memory node answered.
+
+    ``needs`` and ``sets`` are (cell, token) pairs.
+    """
+
+    number: int
+    invoked_at: int
+    returned_at: int
+    needs: tuple[tuple[int, int], ...]
+    sets: tuple[tuple[int, int], ...]
+
+    @property
+    def definite(self) -> bool:
+        return self.returned_at < INFINITY
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A point of the search: ``placed`` steps led here, and ``choices`` are still to be tried."""
+
+    placed: int
+    choices: Iterator[int]
+
+
+@dataclass(slots=True)
+class Search:
+    """One search over ``steps``, which must come with the definite ones first, by invocation.
+
+    ``best`` is the longest sequence of steps that was reached.
+    """
+
+    steps: Sequence[Step]
+    definite: int
+    state: list[int]
+    tokens: int
+    steps_max: int
+    mask: int = 0
+    unmet: int = 0  # the possible steps placed last that nothing has met yet
+    trail: list[tuple[int, int, list[tuple[int, int]]]] = field(default_factory=list)
+    meets: list[int] = field(default_factory=list)
+    observers: list[int] = field(default_factory=list)
+    writers: list[int] = field(default_factory=list)
+    best: list[int] = field(default_factory=list)
+
+    def run(self) -> bool | None:
+        """Whether there is an order; None if ``steps_max`` was not enough to find out."""
+        self._count_uses()
+        self._find_meetings()
+        seen: set[tuple[int, int, tuple[int, ...]]] = set()
+        self._place_readers()
+        frames = [_Frame(0, iter(self.choices()))]
+        tried = 0
+        while frames:
+            if self._complete():
+                return True
+            choice = next(frames[-1].choices, None)
+            if choice is None:
+                self._undo(frames.pop().placed)
+                continue
+            tried += 1
+            if tried > self.steps_max:
+                return None
+            before = len(self.trail)
+            if self._place(choice) and self._place_readers():
+                key = (self.mask, self.unmet, tuple(self.state))
+                if key not in seen:
+                    seen.add(key)
+                    frames.append(_Frame(before, iter(self.choices())))
+                    continue
+            self._undo(before)
+        return False
+
+    def eligible(self) -> list[int]:
+        """The steps not yet placed that real time allows to come next, by their returns."""
+        definite: list[int] = []
+        bound = INFINITY
+        # The lowest bit that is not set is the first step not yet placed.
+        index = (~self.mask & (self.mask + 1)).bit_length() - 1
+        while index < self.definite:
+            if not self.mask >> index & 1:
+                step = self.steps[index]
+                if step.invoked_at > bound:
+                    break
+                bound = min(bound, step.returned_at)
+                definite.append(index)
+            index += 1
+        definite.sort(key=lambda each: self.steps[each].returned_at)
+        possible = [
+            each
+            for each in range(self.definite, len(self.steps))
+            if not self.mask >> each & 1 and self.steps[each].invoked_at <= bound
+        ]
+        return definite + possible
+
+    def choices(self) -> list[int]:
+        """The eligible steps that find what they need."""
+        state = self.state
+        return [
+            index
+            for index in self.eligible()
+            if all(state[cell] == token for cell, token in self.steps[index].needs)
+        ]
+
+    def _count_uses(self) -> None:
+        self.observers = [0] * self.tokens
+        self.writers = [0] * self.tokens
+        for step in self.steps:
+            for _, token in step.sets:
+                self.writers[token] += 1
+            if step.definite:
+                for _, token in step.needs:
+                    self.observers[token] += 1
+
+    def _find_meetings(self) -> None:
+        """For each step, as bits, the possible steps that it meets."""
+        needs = [_cells(step.needs) for step in self.steps]
+        sets = [_cells(step.sets) for step in self.steps]
+        self.meets = [0] * len(self.steps)
+        for possible in range(self.definite, len(self.steps)):
+            needed, changed = needs[possible], sets[possible]
+            for index in range(len(self.steps)):
+                if changed & (needs[index] | sets[index]) or needed & sets[index]:
+                    self.meets[index] |= 1 << possible
+
+    def _complete(self) -> bool:
+        everything = (1 << self.definite) - 1
+        return self.mask & everything == everything
+
+    def _place_readers(self) -> bool:
+        """Place what may come next and sets nothing; False as ``_place`` says it."""
+        possible = True
+        progress = True
+        while progress:
+            progress = False
+            for index in self.choices():
+                if index < self.definite and not self.steps[index].sets:
+                    possible = self._place(index) and possible
+                    progress = True
+        if len(self.trail) > len(self.best):
+            self.best = [index for index, _, _ in self.trail]
+        return possible
+
+    def _place(self, index: int) -> bool:
+        """Put a step next; False if that cannot lead to an order, or to none that is new."""
+        step = self.steps[index]
+        state, observers, writers = self.state, self.observers, self.writers
+        if index < self.definite:
+            for _, token in step.needs:
+                observers[token] -= 1
+        possible = True
+        old = []
+        for cell, token in step.sets:
+            writers[token] -= 1
+            overwritten = state[cell]
+            old.append((cell, overwritten))
+            state[cell] = token
+            if overwritten != token and observers[overwritten] and not writers[overwritten]:
+                possible = False
+        self.mask |= 1 << index
+        self.trail.append((index, self.unmet, old))
+        self.unmet &= ~self.meets[index]
+        if index >= self.definite:
+            self.unmet |= 1 << index
+        elif self.unmet:
+            possible = False
+        return possible
+
+    def _undo(self, placed: int) -> None:
+        while len(self.trail) > placed:
+            index, self.unmet, old = self.trail.pop()
+            step = self.steps[index]
+            self.mask ^= 1 << index
+            for cell, token in old:
+                self.state[cell] = token
+            for _, token in step.sets:
+                self.writers[token] += 1
+            if index < self.definite:
+                for _, token in step.needs:
+                    self.observers[token] += 1
+
+
+def _cells(pairs: Sequence[tuple[int, int]]) -> int:
+    """The cells of (cell, token) pairs, as bits."""
+    bits = 0
+    for cell, _ in pairs:
+        bits |= 1 << cell
+    return bits

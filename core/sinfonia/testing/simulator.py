@@ -1,0 +1,254 @@
+"""A whole cluster in one thread and virtual time: one seed decides everything that happens.
+
+The machines are the real ones, down to the bytes of the redo log; only clocks, disks and the
+network are played.  A run has three acts:
+
+1. clients work while faults strike (faults.py, at the rates of the seed's profile);
+2. everything is mended and must come to rest within a bounded time, with nothing left over;
+3. all memory nodes lose their power at once, come back, and a fresh client reads everything.
+
+Then the history of all clients, the last reads included, must be strictly serializable.
+"""
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from sinfonia.addresses import MemoryNodeId
+from sinfonia.minitransaction import Minitransaction
+from sinfonia.protocol.messages import Directory, MemoryNodeEntry
+from sinfonia.testing.faults import Faults
+from sinfonia.testing.history import HistoryRecorder, Outcome
+from sinfonia.testing.invariants import NotAtRest, check_at_rest, check_bounds
+from sinfonia.testing.network import Network, Traffic, Weather
+from sinfonia.testing.process import Surroundings
+from sinfonia.testing.profile import Profile, random_profile, targeted_profile
+from sinfonia.testing.scheduler import Scheduler
+from sinfonia.testing.serializability import Serializability, check
+from sinfonia.testing.simulated_client import SimulatedClient
+from sinfonia.testing.simulated_manager import SimulatedManager
+from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
+from sinfonia.testing.transcript import words
+from sinfonia.testing.wire import Message, through_the_wire
+from sinfonia.testing.workload import (
+    CAPACITY,
+    HOT_BYTES,
+    HOT_START,
+    WIDE_BYTES,
+    WIDE_START,
+    Workload,
+)
+
+# Virtual seconds.  The work of a run is done in ten or twenty; one that takes longer is stuck.
+WORK_S_MAX = 120.0
+REST_S_MAX = 30.0
+LAST_READ_TIMEOUT_S = 10.0
+
+LOOPS_MAX = 3
+
+# Every death may leave LOOPS_MAX minitransactions of which nobody says what became of them; with
+# many more the history would say little, and take long to check.
+CLIENT_DEATHS_MAX = 8
+TRACE_EVENTS = 60
+
+
+class SimulationFailure(Exception):
+    """A rule was broken; the message says which, and what happened before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What happened in one run that ended well."""
+
+    seed: int
+    profile: Profile
+    outcomes: Counter[Outcome]
+    events: Counter[str]
+    traffic: Traffic
+    virtual_s: float
+
+
+class Simulation:
+    """One cluster, one seed, one run."""
+
+    def __init__(self, seed: int, profile: str = "") -> None:
+        """``profile`` is the name of a targeted one; without it the seed draws any."""
+        self.seed = seed
+        self._profile_name = profile
+        chance = self._chance("profile")
+        self.profile = targeted_profile(profile, chance) if profile else random_profile(chance)
+        self.scheduler = Scheduler()
+        self.recorder = HistoryRecorder()
+        network: Network[Message] = Network(
+            self.scheduler, self._chance("network"), self.profile.weather
+        )
+        if self.profile.wire:
+            network.wire = through_the_wire
+        self.surroundings = Surroundings(self.scheduler, network, self.profile)
+        ids = [MemoryNodeId(number) for number in range(self.profile.memory_nodes)]
+        self.workload = Workload(
+            self._chance("workload"),
+            ids,
+            words_per_node=self.profile.words_per_node,
+            kinds=self.profile.kinds,
+        )
+        self.nodes = [
+            SimulatedMemoryNode(self.surroundings, node, self._chance(f"node {node}"))
+            for node in ids
+        ]
+        self.manager = SimulatedManager(self.surroundings, self._chance("manager"))
+        self.clients: list[SimulatedClient] = []
+        self._clients_made = 0
+        self._left_to_do = self.profile.minitransactions
+
+    def run(self) -> Report:
+        """Play all three acts; raises SimulationFailure."""
+        try:
+            self._work()
+            self._come_to_rest()
+            self._read_everything()
+            self._lose_power()
+            self._read_everything()
+            self._judge()
+        except Exception as error:  # whatever a machine raises is a finding, and needs its seed
+            raise SimulationFailure(self._explain(error)) from error
+        outcomes = Counter(each.outcome for each in self.recorder.operations)
+        surroundings = self.surroundings
+        return Report(
+            self.seed,
+            self.profile,
+            outcomes,
+            surroundings.events,
+            surroundings.network.traffic,
+            self.scheduler.now,
+        )
+
+    # --- act one -------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        self.manager.start()
+        for node in self.nodes:
+            node.start()
+        for _ in range(self.profile.clients):
+            self._add_client()
+        faults = Faults(
+            self.surroundings,
+            seed=self.seed,
+            nodes=self.nodes,
+            manager=self.manager,
+            clients=self.clients,
+        )
+        done = self.scheduler.run(until=WORK_S_MAX, stop=self._nothing_left_to_do)
+        for client in self.clients:
+            client.mortal = False
+        faults.stop()
+        self.surroundings.network.weather = Weather()
+        assert done, f"the work was not done in {WORK_S_MAX} s"
+
+    def _nothing_left_to_do(self) -> bool:
+        return self._left_to_do <= 0 and not any(
+            client.unfinished for client in self.clients if client.alive
+        )
+
+    def _next_work(self) -> bool:
+        self._left_to_do -= 1
+        return self._left_to_do >= 0
+
+    def _add_client(self) -> SimulatedClient:
+        name = f"client{self._clients_made}"
+        self._clients_made += 1
+        client = SimulatedClient(
+            self.surroundings,
+            name,
+            self._chance(name),
+            directory=self._directory(),
+            workload=self.workload,
+            recorder=self.recorder,
+            next_work=self._next_work,
+            on_death=self._on_client_death,
+        )
+        client.mortal = self.surroundings.events["clients killed"] < CLIENT_DEATHS_MAX
+        # The list is shared with the faults, which also strike who comes later.
+        self.clients.append(client)
+        client.start(client.rng.randint(1, LOOPS_MAX))
+        return client
+
+    def _on_client_death(self) -> None:
+        if self._left_to_do > 0:
+            self.scheduler.after(0.0, self._add_client)
+        if self.surroundings.events["clients killed"] >= CLIENT_DEATHS_MAX:
+            for client in self.clients:
+                client.mortal = False
+
+    def _directory(self) -> Directory:
+        """A map as old as can be: it knows where the memory nodes are, and no incarnation."""
+        entries = [
+            MemoryNodeEntry(node.node_id, node.name, CAPACITY, node.mode, "", 0)
+            for node in self.nodes
+        ]
+        return Directory(0, 0, "simulated", entries)
+
+    # --- acts two and three --------------------------------------------------------------------
+
+    def _come_to_rest(self) -> None:
+        """Everything comes back and settles, by itself."""
+        until = self.scheduler.now + REST_S_MAX
+        while True:
+            try:
+                check_at_rest(self.nodes, self.manager, self.clients)
+            except NotAtRest as unrest:
+                assert self.scheduler.now < until, f"no rest after {REST_S_MAX} s: {unrest}"
+            else:
+                break
+            self.scheduler.run(until=self.scheduler.now + 0.25, stop=lambda: False)
+        check_bounds(self.nodes, self._clients_made)
+
+    def _lose_power(self) -> None:
+        """After this the memory nodes know only what is on their disks."""
+        if not self.profile.logged:
+            return
+        before = [node.contents() for node in self.nodes]
+        for node in self.nodes:
+            node.kill()
+        self._come_to_rest()
+        for node, contents in zip(self.nodes, before, strict=True):
+            assert node.contents() == contents, f"{node.name} came back with other contents"
+
+    def _read_everything(self) -> None:
+        client = self._add_client()
+        client.mortal = False
+        number = client.execute(self._fill_last_read, timeout=LAST_READ_TIMEOUT_S)
+        self.scheduler.run(
+            until=self.scheduler.now + 2 * LAST_READ_TIMEOUT_S,
+            stop=lambda: not client.unfinished,
+        )
+        operation = self.recorder.operations[number]
+        assert operation.outcome is Outcome.COMMITTED, f"cannot read at rest: {operation}"
+
+    def _fill_last_read(self, minitransaction: Minitransaction[Any]) -> None:
+        for node in self.nodes:
+            minitransaction.read(node.node_id, HOT_START, HOT_BYTES)
+            minitransaction.read(node.node_id, WIDE_START, WIDE_BYTES)
+
+    def _judge(self) -> None:
+        verdict = check(self.recorder.operations)
+        assert verdict.result is Serializability.OK, verdict.explanation
+
+    # --- odds and ends -------------------------------------------------------------------------
+
+    def _chance(self, concern: str) -> random.Random:
+        """A generator of its own for each concern, so that one more draw here moves nothing there."""
+        return random.Random(f"{self.seed} {concern}")
+
+    def _explain(self, error: Exception) -> str:
+        trace = "\n".join(
+            f"{at:10.4f}  {words(event)}" for at, event in self.scheduler.trace(TRACE_EVENTS)
+        )
+        again = f"make sim RUNS=1 SEED={self.seed}"
+        if self._profile_name:
+            again += f" PROFILE={self._profile_name}"
+        return (
+            f"{type(error).__name__}: {error}\n\nthe last events:\n{trace}\n\n"
+            f"profile: {self.profile}\nreproduce with: {again}"
+        )
