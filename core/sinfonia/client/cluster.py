@@ -64,6 +64,7 @@ class Cluster:
         self._to_send = anyio.Event()
         self._timer = anyio.Event()
         self._sleeps_until = 0.0
+        self._executing = 0  # callers in ``execute``
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
@@ -114,8 +115,15 @@ class Cluster:
         wire = self._wire
         call = wire.submit(minitransaction, now=now, deadline=now + (timeout or DEFAULT_TIMEOUT))
         call.waiter = waiter = anyio.Event()
-        self._to_send.set()
-        await waiter.wait()
+        if self._executing:
+            self._to_send.set()  # others are about to send as well, perhaps in the same message
+        else:
+            self._flush_now()
+        self._executing += 1
+        try:
+            await waiter.wait()
+        finally:
+            self._executing -= 1
         return _result(call)
 
     async def execute_many(

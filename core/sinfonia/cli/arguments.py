@@ -1,0 +1,113 @@
+"""What users write on a command line, read in one place.
+
+A value is ``text:hello``, ``hex:00ff`` or ``file:PATH``; an address is ``NODE:OFFSET``, and a range
+``NODE:OFFSET+LENGTH``.  Whatever is not understood is refused with the form it should have.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from sinfonia.config import parse_size
+from sinfonia.errors import ConfigError
+
+CLUSTER_VARIABLE = "SINFONIA_CLUSTER"
+CLUSTER_DEFAULT = "./cluster"
+
+_ADDRESS = re.compile(r"(\d+):(\d+)")
+_RANGE = re.compile(r"(\d+):(\d+)\+(\d+)")
+
+
+class Place(NamedTuple):
+    """A byte of the cluster."""
+
+    node: int
+    address: int
+
+
+class Extent(NamedTuple):
+    """A range of bytes of one memory node."""
+
+    node: int
+    address: int
+    length: int
+
+
+class Datum(NamedTuple):
+    """Bytes and where they are, or shall be."""
+
+    node: int
+    address: int
+    data: bytes
+
+
+def parse_size_option(text: str) -> int:
+    """A number of bytes, with a unit or without.  Raises click.BadParameter."""
+    try:
+        return parse_size(text)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def parse_place(text: str) -> Place:
+    """``NODE:OFFSET``.  Raises click.BadParameter."""
+    match = _ADDRESS.fullmatch(text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not an address; write NODE:OFFSET, as 0:100")
+    return Place(int(match[1]), int(match[2]))
+
+
+def parse_extent(text: str) -> Extent:
+    """``NODE:OFFSET+LENGTH``.  Raises click.BadParameter."""
+    match = _RANGE.fullmatch(text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a range; write NODE:OFFSET+LENGTH, as 0:100+8")
+    return Extent(int(match[1]), int(match[2]), int(match[3]))
+
+
+def parse_value(text: str) -> bytes:
+    """``text:``, ``hex:`` or ``file:`` and what it is.  Raises click.BadParameter."""
+    kind, _, rest = text.partition(":")
+    if kind == "text":
+        return rest.encode("utf-8", "surrogateescape")
+    if kind == "hex":
+        try:
+            return bytes.fromhex(rest)
+        except ValueError as error:
+            raise click.BadParameter(f"{rest!r} is not hexadecimal; write hex:00ff") from error
+    if kind == "file":
+        try:
+            return Path(rest).read_bytes()
+        except OSError as error:
+            raise click.BadParameter(f"cannot read {rest}: {error.strerror}") from error
+    raise click.BadParameter(f"{text!r} is not a value; write text:hello, hex:00ff or file:PATH")
+
+
+def parse_datum(text: str) -> Datum:
+    """``NODE:OFFSET=VALUE``.  Raises click.BadParameter."""
+    place, equals, value = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} has no value; write NODE:OFFSET=VALUE, as 0:8=hex:00ff")
+    return Datum(*parse_place(place), parse_value(value))
+
+
+def printable(data: bytes) -> str:
+    """``data`` as ``parse_value`` reads it, as text if that is what it seems to be."""
+    text = data.decode("utf-8", "replace")
+    return f"text:{text}" if text.isprintable() and "\ufffd" not in text else f"hex:{data.hex()}"
+
+
+cluster_argument = click.argument("cluster", metavar="CLUSTER")
+cluster_or_default = click.argument(
+    "cluster", metavar="[CLUSTER]", envvar=CLUSTER_VARIABLE, default=CLUSTER_DEFAULT
+)
+directory_argument = click.argument(
+    "directory",
+    metavar="[DIR]",
+    envvar=CLUSTER_VARIABLE,
+    default=CLUSTER_DEFAULT,
+    type=click.Path(path_type=Path),
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")

@@ -1,0 +1,178 @@
+"""`sinfonia bench`: how fast this machine is, on a private cluster that is gone afterwards.
+
+Real processes on loopback and real files, so that the figures are those of a deployed cluster,
+except for its network.
+"""
+
+import gc
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from sinfonia.cli.arguments import json_option
+from sinfonia.cli.benchmark import (
+    BATCHES_IN_FLIGHT,
+    CAPACITY,
+    Figures,
+    measure_round_trips,
+    measure_throughput,
+    message_sizes,
+)
+from sinfonia.cli.echo import EchoClient
+from sinfonia.cli.local_cluster import LOOPBACK, LocalCluster, free_ports
+from sinfonia.cli.processes import end, spawn_detached
+from sinfonia.client.blocking import connect_blocking
+from sinfonia.memnode.node import MODES
+
+SINGLY_IN_FLIGHT = 64
+BATCHES = (16, 64)
+STOP_PATIENCE = 5.0
+
+
+@click.command()
+@click.option("--mode", "modes", type=click.Choice(MODES), multiple=True, help="[default: both]")
+@click.option(
+    "--memory-nodes",
+    "node_counts",
+    type=click.IntRange(1, 2),
+    multiple=True,
+    help="1: one phase; 2: two phases.  [default: both]",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=3.0,
+    show_default=True,
+    help="For each measurement.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["asyncio", "trio"]),
+    default="asyncio",
+    show_default=True,
+    help="What the concurrent clients run on.",
+)
+@click.option(
+    "--directory",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The disk to measure: where the redo logs go.  [default: the system's temporary one]",
+)
+@json_option
+def bench(
+    *,
+    modes: tuple[str, ...],
+    node_counts: tuple[int, ...],
+    seconds: float,
+    backend: str,
+    directory: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure minitransactions on this machine.
+
+    One at a time against a bare ZeroMQ echo of the same message sizes, in turns; 64 in flight, one
+    task each; and in batches, 16 of them under way.  On one memory node (one phase) and on two (two
+    phases), in mode RAM and LOG.
+
+    \b
+    With --json, one object a line: mode, memory_nodes, in_flight, batch,
+    minitransactions_per_s, p50_us, p99_us, echo_p50_us.  Latencies are those of
+    a whole batch where there are batches.
+    """
+    # As a long-lived application would: what is alive now stays, and needs no looking at.
+    gc.freeze()
+    table = Table(box=None, pad_edge=False)
+    for column in msgspec.structs.fields(Figures):
+        table.add_column(column.name, justify="right", no_wrap=True)
+    for mode in modes or MODES:
+        for memory_nodes in node_counts or (1, 2):
+            for figures in _measure(mode, memory_nodes, seconds, backend, directory):
+                if as_json:
+                    click.echo(msgspec.json.encode(figures))
+                    sys.stdout.flush()
+                else:
+                    click.echo(".", nl=False, err=True)
+                    table.add_row(*(f"{value}" for value in msgspec.structs.astuple(figures)))
+    if not as_json:
+        click.echo(err=True)
+        Console(width=max(100, Console().width)).print(table)
+
+
+def _measure(
+    mode: str, memory_nodes: int, seconds: float, backend: str, directory: Path | None
+) -> Iterator[Figures]:
+    with _private_cluster(mode, memory_nodes, directory) as cluster, _echo() as echo:
+        with connect_blocking(cluster.endpoint) as connection:
+            ours, theirs = measure_round_trips(
+                connection, echo, memory_nodes=memory_nodes, seconds=seconds
+            )
+        echo_p50_us = theirs.percentile_us(50)
+        yield Figures(
+            mode=mode,
+            memory_nodes=memory_nodes,
+            in_flight=1,
+            batch=1,
+            minitransactions_per_s=round(1 / ours.mean),
+            p50_us=ours.percentile_us(50),
+            p99_us=ours.percentile_us(99),
+            echo_p50_us=echo_p50_us,
+        )
+        shapes = [(SINGLY_IN_FLIGHT, 1), *((BATCHES_IN_FLIGHT * size, size) for size in BATCHES)]
+        for in_flight, batch in shapes:
+            rate, latencies = measure_throughput(
+                cluster.endpoint,
+                memory_nodes=memory_nodes,
+                in_flight=in_flight,
+                batch=batch,
+                seconds=seconds,
+                backend=backend,
+            )
+            yield Figures(
+                mode=mode,
+                memory_nodes=memory_nodes,
+                in_flight=in_flight,
+                batch=batch,
+                minitransactions_per_s=round(rate),
+                p50_us=latencies.percentile_us(50),
+                p99_us=latencies.percentile_us(99),
+                echo_p50_us=echo_p50_us,
+            )
+
+
+@contextmanager
+def _private_cluster(
+    mode: str, memory_nodes: int, directory: Path | None
+) -> Iterator[LocalCluster]:
+    with tempfile.TemporaryDirectory(prefix="sinfonia-bench-", dir=directory) as temporary:
+        cluster = LocalCluster.create(
+            Path(temporary) / "cluster",
+            memory_nodes=memory_nodes,
+            mode=mode,
+            capacity=CAPACITY,
+            ports=free_ports(memory_nodes + 1),
+        )
+        with cluster:
+            cluster.start()
+            yield cluster
+
+
+@contextmanager
+def _echo() -> Iterator[EchoClient]:
+    request_bytes, reply_bytes = message_sizes()
+    [port] = free_ports(1)
+    endpoint = f"tcp://{LOOPBACK}:{port}"
+    arguments = ["-m", "sinfonia.cli.echo", endpoint, str(reply_bytes)]
+    process = spawn_detached(arguments, log_file=Path(os.devnull))
+    client = EchoClient(endpoint, request_bytes)
+    try:
+        yield client
+    finally:
+        client.close()
+        end([process], patience=STOP_PATIENCE)

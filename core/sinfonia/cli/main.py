@@ -1,0 +1,74 @@
+"""A command does what it says and exits 0, or says in one line why not.
+
+Exit codes: 0 done; 1 it could not be done, and the message says what to do; 2 wrong usage; 3 a
+compare item did not match (`exec`); 4 the outcome is unknown (`exec`, `put`).
+"""
+
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+import click
+
+from sinfonia.cli.bench_commands import bench
+from sinfonia.cli.cluster_commands import down, recreate, status, up
+from sinfonia.cli.log_commands import log
+from sinfonia.cli.minitransaction_commands import execute, get, put
+from sinfonia.cli.process_commands import manager, memnode
+from sinfonia.errors import OutcomeUnknown, SinfoniaError
+
+
+class OutcomeUnknownFailure(click.ClickException):
+    """Neither done nor not done."""
+
+    exit_code = 4
+
+
+class PlainGroup(click.Group):
+    """Commands whose errors are one line each."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click has it
+        try:
+            return super().invoke(ctx)
+        except OutcomeUnknown as error:
+            raise OutcomeUnknownFailure(f"{error} (tid {error.tid})") from None
+        except SinfoniaError as error:
+            raise click.ClickException(str(error)) from None
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror or error}") from None
+
+
+@click.group(cls=PlainGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sinfonia-cluster")
+def main() -> None:
+    """Sinfonia: memory that many machines share, changed by minitransactions.
+
+    \b
+    A first look, on one machine:
+        sinfonia up demo                          # a manager and three memory nodes
+        sinfonia put demo 0:100 text:hello        # five bytes at address 100 of node 0
+        sinfonia exec demo --compare 0:100=text:hello --write 1:0=text:world
+        sinfonia get demo 1:0+5
+        sinfonia status demo
+        sinfonia down demo
+
+    CLUSTER is tcp://HOST:PORT of the manager or of any memory node, a directory made by
+    `sinfonia up`, or a cluster.toml.  DIR and an optional CLUSTER default to $SINFONIA_CLUSTER,
+    or else to ./cluster.
+    """
+    # `down` and service managers end a command with SIGTERM; let it clean up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+for command in (up, down, status, recreate, get, put, execute, log, bench, memnode, manager):
+    main.add_command(command)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

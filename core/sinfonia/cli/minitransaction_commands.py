@@ -1,0 +1,182 @@
+"""Minitransactions by hand, one per command.
+
+The exit code of `exec` is the outcome, for scripts: 0 committed, 3 a compare item did not match so
+that nothing happened, 4 unknown, 1 it definitely did not happen.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+
+import click
+
+from sinfonia.cli.arguments import (
+    Datum,
+    Extent,
+    Place,
+    cluster_argument,
+    json_option,
+    parse_datum,
+    parse_extent,
+    parse_place,
+    parse_value,
+    printable,
+)
+from sinfonia.client.blocking import BlockingCluster, connect_blocking
+from sinfonia.config import resolve_endpoint
+from sinfonia.errors import OutcomeUnknown
+from sinfonia.minitransaction import Result
+
+COMPARE_FAILED_EXIT_CODE = 3
+UNKNOWN_EXIT_CODE = 4
+
+timeout_option = click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="When to give up.",
+)
+
+
+@click.command()
+@cluster_argument
+@click.argument("extent", metavar="NODE:OFFSET+LENGTH", type=parse_extent)
+@click.option("--raw", is_flag=True, help="Print the bytes themselves, and nothing else.")
+@timeout_option
+def get(cluster: str, extent: Extent, *, raw: bool, timeout: float) -> None:
+    """Print the bytes at an address.
+
+    \b
+        sinfonia get demo 0:100+5
+    """
+    with _connected(cluster, timeout) as connection:
+        data = connection.read(*extent, timeout=timeout)
+    if raw:
+        sys.stdout.buffer.write(data)
+    else:
+        click.echo(printable(data))
+
+
+@click.command()
+@cluster_argument
+@click.argument("place", metavar="NODE:OFFSET", type=parse_place)
+@click.argument("value", metavar="VALUE", type=parse_value)
+@timeout_option
+def put(cluster: str, place: Place, value: bytes, *, timeout: float) -> None:
+    """Put bytes at an address.  VALUE is text:..., hex:... or file:PATH.
+
+    \b
+        sinfonia put demo 0:100 text:hello
+    """
+    with _connected(cluster, timeout) as connection:
+        connection.write(*place, value, timeout=timeout)
+
+
+@click.command(name="exec")
+@cluster_argument
+@click.option(
+    "--compare",
+    "compares",
+    multiple=True,
+    type=parse_datum,
+    metavar="NODE:OFFSET=VALUE",
+    help="Commit only if VALUE is there.",
+)
+@click.option(
+    "--read",
+    "reads",
+    multiple=True,
+    type=parse_extent,
+    metavar="NODE:OFFSET+LENGTH",
+    help="Return these bytes, as they were before.",
+)
+@click.option(
+    "--write",
+    "writes",
+    multiple=True,
+    type=parse_datum,
+    metavar="NODE:OFFSET=VALUE",
+    help="Put VALUE there.",
+)
+@timeout_option
+@json_option
+def execute(
+    cluster: str,
+    *,
+    compares: Sequence[Datum],
+    reads: Sequence[Extent],
+    writes: Sequence[Datum],
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Execute one minitransaction: compare items, read items and write items, atomically.
+
+    VALUE is text:..., hex:... or file:PATH.  Each option may be given many times.  If every compare
+    item matches, the read items are returned and the write items are applied, over any number of
+    memory nodes; else nothing happens, and the answer says what was found instead.
+
+    \b
+    Exit codes: 0 committed; 3 a compare item did not match; 4 the outcome is
+    unknown; 1 it did not happen, and the message says why.
+
+    \b
+        sinfonia exec demo --compare 0:100=text:hello --write 0:100=text:HELLO --read 1:0+8
+    """
+    with _connected(cluster, timeout) as connection:
+        minitransaction = connection.minitransaction()
+        for compare in compares:
+            minitransaction.compare(*compare)
+        for read in reads:
+            minitransaction.read(*read)
+        for write in writes:
+            minitransaction.write(*write)
+        try:
+            result = minitransaction.execute(timeout)
+        except OutcomeUnknown as error:
+            if not as_json:
+                raise
+            click.echo(json.dumps({"outcome": "unknown", "tid": str(error.tid)}))
+            click.get_current_context().exit(UNKNOWN_EXIT_CODE)
+    if as_json:
+        click.echo(json.dumps(_as_dict(result, reads)))
+    else:
+        _print_result(result, reads)
+    if not result.committed:
+        click.get_current_context().exit(COMPARE_FAILED_EXIT_CODE)
+
+
+def _connected(cluster: str, timeout: float) -> BlockingCluster:
+    return connect_blocking(resolve_endpoint(cluster), timeout=timeout)
+
+
+def _print_result(result: Result, reads: Sequence[Extent]) -> None:
+    click.echo("committed" if result.committed else "not committed: a compare item did not match")
+    for failed in result.failed_compares:
+        click.echo(
+            f"compare {failed.node}:{failed.address} expected {printable(failed.expected)}, "
+            f"found {printable(failed.found)}"
+        )
+    for extent, data in zip(reads, result.reads, strict=False):
+        click.echo(f"read {extent.node}:{extent.address}+{extent.length} = {printable(data)}")
+
+
+def _as_dict(result: Result, reads: Sequence[Extent]) -> dict[str, object]:
+    return {
+        "outcome": "committed" if result.committed else "compare_failed",
+        "attempts": result.attempts,
+        "reads": [
+            {"node": extent.node, "address": extent.address, "hex": data.hex()}
+            for extent, data in zip(reads, result.reads, strict=False)
+        ],
+        "failed_compares": [
+            {
+                "node": failed.node,
+                "address": failed.address,
+                "expected_hex": failed.expected.hex(),
+                "found_hex": failed.found.hex(),
+            }
+            for failed in result.failed_compares
+        ],
+    }

@@ -1,0 +1,255 @@
+"""The client of scripts and threads: the caller's own thread does the work, while it waits.
+
+There is no thread behind the scenes, so that one round trip costs little more than the network.
+ZeroMQ's sockets must not be shared between threads, so each thread that calls gets connections, and
+a coordinator, of its own; all end with ``close``.
+
+Between two calls of a thread nobody drives its coordinator.  That is safe: what a participant does
+not hear the manager finds out.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import zmq
+
+from sinfonia.addresses import MemoryNodeId
+from sinfonia.client.api import ClientStatistics, MemoryNodeInfo
+from sinfonia.client.seed import ask_for_directory
+from sinfonia.client.wire import Wire
+from sinfonia.errors import OutcomeUnknown
+from sinfonia.minitransaction import Minitransaction, Result
+from sinfonia.protocol.attempts import Call
+from sinfonia.protocol.messages import Directory, Tid
+from sinfonia.protocol.recovery import Outcome
+
+# As the async client: a caller that names no timeout waits out a restart of a memory node, and a
+# pipeline sends after so many.
+DEFAULT_TIMEOUT = 30.0
+SEND_TOGETHER = 64
+
+# Outcomes that are known should reach the participants; after this long the manager must see to it.
+CLOSE_PATIENCE = 0.25
+
+# The longest that a thread waits without looking at the time.
+WAIT_MAX = 0.1
+
+
+def connect_blocking(endpoint: str, *, timeout: float = 5.0) -> "BlockingCluster":
+    """Find the cluster that the process at ``endpoint`` belongs to; use it with ``with``.
+
+    ``endpoint`` (``tcp://host:port``) is the manager's or any memory node's; ``timeout`` in
+    seconds.  Raises Unreachable or ConfigError; both are definite.
+    """
+    return BlockingCluster(ask_for_directory(endpoint, timeout=timeout))
+
+
+class BlockingCluster:
+    """An open connection to a cluster, for any number of threads."""
+
+    def __init__(self, directory: Directory) -> None:
+        """Use ``connect_blocking``."""
+        self._directory = directory
+        self._nodes = {
+            entry.node: MemoryNodeInfo(entry.node, entry.endpoint, entry.capacity, entry.mode)
+            for entry in directory.nodes
+        }
+        self._own = threading.local()
+        self._all: list[_Connection] = []
+        self._guard = threading.Lock()
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def nodes(self) -> Mapping[MemoryNodeId, MemoryNodeInfo]:
+        """The memory nodes, by id."""
+        return self._nodes
+
+    @property
+    def statistics(self) -> ClientStatistics:
+        """Counts of all threads together."""
+        total = ClientStatistics()
+        with self._guard:
+            for connection in self._all:
+                counts = connection.wire.statistics
+                total.executed += counts.executed
+                total.retried += counts.retried
+                total.resent += counts.resent
+                total.unknown += counts.unknown
+        return total
+
+    def minitransaction(self, *, reads_on_failure: bool = False) -> Minitransaction[Result]:
+        """An empty minitransaction; with ``reads_on_failure`` a failed compare does not keep the
+        read items from being returned."""
+        return Minitransaction(self, reads_on_failure)
+
+    def execute(
+        self, minitransaction: Minitransaction[Any], *, timeout: float | None = None
+    ) -> Result:
+        """Execute and commit ``minitransaction``; ``timeout`` in seconds.
+
+        Busy locks are retried until the timeout.  Raises InvalidMinitransaction or NotExecuted
+        (definite: it did not happen) or OutcomeUnknown.
+        """
+        return self._connection().execute(minitransaction, timeout or DEFAULT_TIMEOUT)
+
+    def execute_many(
+        self,
+        minitransactions: Iterable[Minitransaction[Any]],
+        *,
+        timeout: float | None = None,
+        in_flight: int = 1024,
+    ) -> list[Result]:
+        """Execute independent minitransactions, at most ``in_flight`` at a time.
+
+        They are not ordered among each other; ``timeout`` (seconds) is for each.  Returns their
+        results in the order given.  If some fail, the others are executed all the same, and the
+        first error is raised then.
+        """
+        return self._connection().execute_many(
+            minitransactions, timeout or DEFAULT_TIMEOUT, in_flight
+        )
+
+    def read(self, node: int, address: int, length: int, *, timeout: float | None = None) -> bytes:
+        """The ``length`` bytes at ``address`` of ``node``; errors as ``execute``."""
+        minitransaction = self.minitransaction()
+        minitransaction.read(node, address, length)
+        return self.execute(minitransaction, timeout=timeout).reads[0]
+
+    def write(self, node: int, address: int, data: bytes, *, timeout: float | None = None) -> None:
+        """Put ``data`` at ``address`` of ``node``; errors as ``execute``."""
+        minitransaction = self.minitransaction()
+        minitransaction.write(node, address, data)
+        self.execute(minitransaction, timeout=timeout)
+
+    def outcome(self, tid: Tid, *, timeout: float | None = None) -> bool:
+        """Whether the minitransaction of an OutcomeUnknown happened; if not, it never will.
+
+        To be asked by the thread that got the OutcomeUnknown.  Raises OutcomeUnknown if that cannot
+        be found out within ``timeout`` seconds, or is too long ago.
+        """
+        return self._connection().outcome(tid, timeout or DEFAULT_TIMEOUT)
+
+    def close(self) -> None:
+        """Close the connections of all threads, none of which may be in a call."""
+        with self._guard:
+            self._closed = True
+            connections, self._all = self._all, []
+        for connection in connections:
+            connection.close()
+
+    def _connection(self) -> "_Connection":
+        connection: _Connection | None = getattr(self._own, "connection", None)
+        if connection is None or self._closed:
+            with self._guard:
+                if self._closed:
+                    raise RuntimeError("the cluster was closed")
+                connection = self._own.connection = _Connection(self._directory)
+                self._all.append(connection)
+        return connection
+
+
+class _Connection:
+    """The wire of one thread, driven while the thread waits."""
+
+    def __init__(self, directory: Directory) -> None:
+        self.wire = Wire(directory)
+        self._polled = [(socket, zmq.POLLIN) for socket in self.wire.sockets.values()]
+
+    def execute(self, minitransaction: Minitransaction[Any], timeout: float) -> Result:
+        now = time.monotonic()
+        call = self.wire.submit(minitransaction, now=now, deadline=now + timeout)
+        while not _is_over(call):
+            self._handle_next()
+        self.wire.take_finished()
+        return _result(call)
+
+    def execute_many(
+        self, minitransactions: Iterable[Minitransaction[Any]], timeout: float, in_flight: int
+    ) -> list[Result]:
+        pipeline = object()
+        calls: list[Call] = []
+        outstanding = 0
+        for minitransaction in minitransactions:
+            if outstanding >= in_flight:
+                # Half of the window is freed at once, so that one message refills it.
+                while outstanding > in_flight // 2:
+                    self._handle_next()
+                    outstanding -= self._finished_of(pipeline)
+            elif len(calls) % SEND_TOGETHER == 0:
+                self.wire.flush(time.monotonic())
+                outstanding -= self._finished_of(pipeline)
+            now = time.monotonic()
+            call = self.wire.submit(minitransaction, now=now, deadline=now + timeout)
+            call.waiter = pipeline
+            calls.append(call)
+            outstanding += 1
+        self.wire.flush(time.monotonic())
+        outstanding -= self._finished_of(pipeline)
+        while outstanding:
+            self._handle_next()
+            outstanding -= self._finished_of(pipeline)
+        return [_result(call) for call in calls]
+
+    def outcome(self, tid: Tid, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            outcome = self.wire.outcome(tid)
+            if outcome is Outcome.FORGOTTEN:
+                break
+            if outcome is not None:
+                return outcome is Outcome.COMMITTED
+            self._handle_next()
+        raise OutcomeUnknown(f"the outcome of {tid} cannot be found out", tid)
+
+    def close(self) -> None:
+        deadline = time.monotonic() + CLOSE_PATIENCE
+        self.wire.flush(time.monotonic())
+        while not self.wire.coordinator.idle and time.monotonic() < deadline:
+            self._handle_next()
+        self.wire.close()
+
+    def _handle_next(self) -> None:
+        """Send what is ready, wait until something has come or the time has, and handle it."""
+        wire = self.wire
+        now = time.monotonic()
+        wire.flush(now)
+        if wire.coordinator.finished:
+            return  # the flush has seen it come
+        wakeup = wire.coordinator.next_wakeup()
+        wait = WAIT_MAX if wakeup is None else min(WAIT_MAX, max(0.0, wakeup - now))
+        if zmq.zmq_poll(self._polled, round(wait * 1e3)):
+            now = time.monotonic()
+            for node in wire.sockets:
+                wire.drain(node, now)
+        else:
+            now = time.monotonic()
+        wire.tick(now)
+        wire.flush(now)
+
+    def _finished_of(self, pipeline: object) -> int:
+        return sum(call.waiter is pipeline for call in self.wire.take_finished())
+
+
+def _is_over(call: Call) -> bool:
+    return call.result is not None or call.error is not None
+
+
+def _result(call: Call) -> Result:
+    if call.error is not None:
+        raise call.error
+    assert call.result is not None
+    return call.result
