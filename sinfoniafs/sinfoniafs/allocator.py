@@ -1,0 +1,208 @@
+"""A block is used from the moment its owner is linked to it, and not a moment before.
+
+A session takes inodes and blocks from a memory node in bulk: one minitransaction turns the bytes
+of free ones in the map from FREE to *reserved by this session*.  The minitransaction that links a
+block from an inode, or an inode from a directory, also turns its byte from reserved to USED.  So a
+map's byte tells used from reserved at every moment without looking elsewhere, and what a killed
+mount held is found by the mark it left; nothing has to be searched for from the root.
+
+Only sessions that want the same free bytes at the same time disturb each other, and they start
+searching at places chosen at random.
+"""
+
+import random
+import re
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from typing import Final
+
+from sinfonia.addresses import Address, MemoryNodeId
+from sinfonia.client.api import ClusterApi
+from sinfoniafs.errors import NoSpace, SessionLost
+from sinfoniafs.layout import FREE, Layout, index_of, node_of, number, runs
+from sinfoniafs.session import Session
+from sinfoniafs.turns import Turns
+
+# How much of a map is read at a time in search of free bytes: 1 GiB worth of blocks.
+SCAN_SIZE: Final = 64 * 1024
+# A session takes few at first, so that a small volume is not swallowed by its mounts, and twice as
+# many each time until one reservation lasts for 16 MiB of blocks or 1024 new files.
+RESERVE_FIRST: Final = 64
+RESERVE_MAX: Final = 1024
+# ... but never more than this part of a memory node at once, unless it needs them now.
+RESERVE_PART: Final = 32
+# Compare and write one item for each run, well below the limit of a minitransaction.
+RUNS_MAX: Final = 1024
+
+_FREE_RUN: Final = re.compile(b"\\x00+")
+
+
+class Kind(Enum):
+    """What can be allocated."""
+
+    INODE = "inodes"
+    BLOCK = "blocks"
+
+
+class Pool:
+    """What this session holds in reserve of one kind on one memory node."""
+
+    def __init__(self, cursor: int) -> None:
+        self.held: list[tuple[int, int]] = []  # runs: (first number, count)
+        self.available = 0
+        self.cursor = cursor
+        self.reserve_next = RESERVE_FIRST
+
+    def add(self, first: int, count: int) -> None:
+        self.held.append((first, count))
+        self.available += count
+
+    def take(self, count: int) -> list[int]:
+        """Up to ``count`` numbers, as contiguous as they come."""
+        taken: list[int] = []
+        while self.held and len(taken) < count:
+            first, held = self.held.pop()
+            part = min(held, count - len(taken))
+            taken.extend(range(first, first + part))
+            if part < held:
+                self.held.append((first + part, held - part))
+        self.available -= len(taken)
+        return taken
+
+
+class Allocator:
+    """The reserve of one session over all memory nodes."""
+
+    def __init__(
+        self, cluster: ClusterApi, layout: Layout, session: Session, rng: random.Random
+    ) -> None:
+        self._cluster = cluster
+        self._layout = layout
+        self._session = session
+        self._turns = Turns()
+        self._ring = list(layout.nodes)
+        self._unknown: dict[Kind, list[int]] = {kind: [] for kind in Kind}
+        self._pools = {
+            (kind, node): Pool(rng.randrange(self._map_size(kind, node)))
+            for kind in Kind
+            for node in layout.nodes
+        }
+
+    async def take(self, kind: Kind, near: MemoryNodeId, count: int) -> list[int]:
+        """``count`` numbers out of the reserve, of memory node ``near`` as far as it has room.
+
+        They belong to the caller, who links, gives back or abandons them.  Raises NoSpace, taking
+        nothing.
+        """
+        pool = self._pools[kind, near]
+        if pool.available >= count:
+            return pool.take(count)
+        taken: list[int] = []
+        start = self._ring.index(near)
+        for node in self._ring[start:] + self._ring[:start]:
+            pool = self._pools[kind, node]
+            while len(taken) < count:
+                missing = count - len(taken)
+                if not pool.available and not await self._reserve(kind, node, missing):
+                    break
+                taken += pool.take(missing)
+            if len(taken) == count:
+                return taken
+        self.give_back(kind, taken)
+        raise NoSpace(f"no free {kind.value} left on any memory node")
+
+    def give_back(self, kind: Kind, numbers: Iterable[int]) -> None:
+        """Return to the reserve what was taken and not linked."""
+        for first, count in runs(numbers):
+            self._pools[kind, node_of(first)].add(first, count)
+
+    def abandon(self, kind: Kind, numbers: Iterable[int]) -> None:
+        """What was taken was linked or not, nobody knows: keep it out of use until ``leave``."""
+        self._unknown[kind].extend(numbers)
+
+    def in_reserve(self, kind: Kind) -> int:
+        """How many this session holds, and could still link."""
+        return sum(pool.available for (each, _), pool in self._pools.items() if each is kind)
+
+    async def leave(self) -> None:
+        """Free all that is in reserve."""
+        for (kind, node), pool in self._pools.items():
+            held = list(runs(pool.take(pool.available)))
+            for start in range(0, len(held), RUNS_MAX):
+                await self._change(
+                    kind, node, held[start : start + RUNS_MAX], self._session.reserved, FREE
+                )
+        for kind, numbers in self._unknown.items():
+            for each in numbers:
+                await self._change(kind, node_of(each), [(each, 1)], self._session.reserved, FREE)
+
+    async def _reserve(self, kind: Kind, node: MemoryNodeId, needed: int) -> bool:
+        """Fill a pool; False if the memory node has nothing free."""
+        pool = self._pools[kind, node]
+        async with self._turns.hold((kind, node)):
+            if pool.available:
+                return True
+            size = self._map_size(kind, node)
+            wanted = max(needed, min(pool.reserve_next, size // RESERVE_PART))
+            for start, length in _windows(size, pool.cursor):
+                address = self._map_address(kind, number(node, start)).offset
+                image = await self._cluster.read(node, address, length)
+                while found := _choose(image, wanted):
+                    chosen = [(number(node, start + first), count) for first, count in found]
+                    if await self._change(kind, node, chosen, FREE, self._session.reserved):
+                        self._fill(pool, chosen)
+                        return True
+                    image = await self._cluster.read(node, address, length)
+        return False
+
+    def _fill(self, pool: Pool, chosen: list[tuple[int, int]]) -> None:
+        for first, count in reversed(chosen):  # `Pool.take` begins with what came last
+            pool.add(first, count)
+        pool.cursor = index_of(chosen[-1][0])
+        pool.reserve_next = min(2 * pool.reserve_next, RESERVE_MAX)
+
+    async def _change(
+        self, kind: Kind, node: MemoryNodeId, chosen: list[tuple[int, int]], old: bytes, new: bytes
+    ) -> bool:
+        """Turn bytes of a map from ``old`` to ``new``; False if they were not all ``old``.
+
+        Raises SessionLost if this session was taken for dead.
+        """
+        change = self._cluster.minitransaction()
+        fence = self._session.fence(change, node)
+        for first, count in chosen:
+            _, address = self._map_address(kind, first)
+            change.compare(node, address, old * count)
+            change.write(node, address, new * count)
+        result = await self._cluster.execute(change)
+        if any(failed.index == fence for failed in result.failed_compares):
+            raise SessionLost("this mount was taken for dead: unmount it and mount again")
+        return result.committed
+
+    def _map_address(self, kind: Kind, first: int) -> Address:
+        of = self._layout.inode_map if kind is Kind.INODE else self._layout.block_map
+        return of(first)
+
+    def _map_size(self, kind: Kind, node: MemoryNodeId) -> int:
+        layout = self._layout.nodes[node]
+        return layout.inodes if kind is Kind.INODE else layout.blocks
+
+
+def _windows(size: int, cursor: int) -> Iterator[tuple[int, int]]:
+    """(start, length) of the parts of a map in which to search, from ``cursor`` round to it."""
+    for begin, end in ((cursor, size), (0, cursor)):
+        for start in range(begin, end, SCAN_SIZE):
+            yield start, min(SCAN_SIZE, end - start)
+
+
+def _choose(image: bytes, wanted: int) -> list[tuple[int, int]]:
+    """Runs of free bytes, (first, count): as many as wanted, or as there are."""
+    missing = wanted
+    chosen: list[tuple[int, int]] = []
+    for run in _FREE_RUN.finditer(image):
+        if not missing or len(chosen) == RUNS_MAX:
+            break
+        count = min(missing, run.end() - run.start())
+        chosen.append((run.start(), count))
+        missing -= count
+    return chosen

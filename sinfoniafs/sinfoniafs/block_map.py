@@ -1,0 +1,203 @@
+"""A file's block map is a radix tree of pointers; what was never written has none.
+
+The inode's area holds the 32 topmost pointers.  At height 0 they lead to the file's first 32
+blocks (512 KiB); at height *h* each leads to a tree of *h* levels of map nodes, blocks of 2048
+pointers each: 1 GiB at height 1, 2 TiB at height 2, and more than an offset can say at height 5.
+A pointer of 0 is a hole and reads as zeros.
+
+Bytes of a block beyond the file's size mean nothing: whoever makes a file longer writes zeros from
+its old size on.
+"""
+
+from array import array
+from typing import Final
+
+from sinfonia.addresses import MemoryNodeId
+from sinfoniafs.allocator import Kind
+from sinfoniafs.inode import POINTERS, Inode
+from sinfoniafs.layout import BLOCK_SIZE, BlockNumber, node_of
+from sinfoniafs.volume_attempt import Attempt
+
+FANOUT: Final = BLOCK_SIZE // 8
+
+
+def blocks_covered(height: int) -> int:
+    """How many blocks of a file a map of this height can hold."""
+    return int(POINTERS * FANOUT**height)
+
+
+class BlockMapEditor:
+    """The block map of one file, read and changed within one attempt."""
+
+    def __init__(self, attempt: Attempt, inode: Inode) -> None:
+        assert not inode.is_inline
+        self._attempt = attempt
+        self._inode = inode
+        self._near: MemoryNodeId = node_of(inode.number)
+        self._top = inode.pointers
+        self._height = inode.height
+        self._blocks = inode.blocks
+        self._nodes: dict[int, array[int]] = {}
+        # Changed positions of each changed node, (first, last); the inode's own under 0.
+        self._changed: dict[int, tuple[int, int]] = {}
+
+    @property
+    def inode(self) -> Inode:
+        """The inode with the map as it now is."""
+        return self._inode._replace(
+            height=self._height, blocks=self._blocks, area=self._top.tobytes()
+        )
+
+    async def get(self, first: int, count: int) -> list[int]:
+        """The pointers of ``count`` blocks of the file."""
+        if not self._height:
+            return (list(self._top[first : first + count]) + [0] * count)[:count]
+        pointers: list[int] = []
+        while len(pointers) < count:
+            index = first + len(pointers)
+            wanted = min(count - len(pointers), FANOUT - index % FANOUT)
+            lowest = await self._lowest(index)
+            at = index % FANOUT
+            pointers += [0] * wanted if lowest is None else lowest[at : at + wanted]
+        return pointers
+
+    async def put(self, index: int, block: int) -> None:
+        """Let a hole be filled by ``block``."""
+        while index >= blocks_covered(self._height):
+            await self._heighten()
+        self._blocks += 1
+        owner, node, height = 0, self._top, self._height
+        while True:
+            at = index // FANOUT**height if not owner else index // FANOUT**height % FANOUT
+            if not height:
+                self._set(owner, node, at, block)
+                return
+            below = node[at]
+            if not below:
+                below = await self._new_node()
+                self._set(owner, node, at, below)
+            owner, node = below, await self._node(below)
+            height -= 1
+
+    async def cut(self, keep: int, freed_max: int) -> int:
+        """Free the file's blocks from number ``keep`` on, or the last ``freed_max`` of them.
+
+        Returns how many blocks of the file, holes included, are left as they were.
+        """
+        span = FANOUT**self._height
+        mapped: list[int] = []
+        for at in reversed(range(POINTERS)):
+            await self._collect(
+                self._top[at],
+                self._height,
+                at * span,
+                keep=keep,
+                mapped=mapped,
+                limit=freed_max,
+            )
+        if len(mapped) == freed_max:
+            keep = max(keep, mapped[-1])
+        freed: list[int] = []
+        for at in range(keep // span, POINTERS):
+            if self._top[at]:
+                rest = await self._prune(self._top[at], self._height, at * span, keep, freed)
+                self._set(0, self._top, at, rest)
+        self._attempt.free_blocks(freed)
+        self._blocks -= len(freed)
+        return keep
+
+    def write(self) -> None:
+        """Write what was changed."""
+        for owner, (first, last) in self._changed.items():
+            if not owner:
+                data = self._top[first : last + 1].tobytes()
+                self._attempt.write_area(self._inode, first * 8, data)
+                continue
+            node = self._nodes[owner]
+            self._attempt.write_block(owner, first * 8, node[first : last + 1].tobytes())
+            self._attempt.put_map_node(self._inode, BlockNumber(owner), node)
+
+    def write_whole_area(self) -> None:
+        """Write all pointers of the inode's area, which held something else before."""
+        self._changed[0] = (0, POINTERS - 1)
+
+    async def _collect(
+        self, pointer: int, height: int, base: int, *, keep: int, mapped: list[int], limit: int
+    ) -> None:
+        """Append the numbers of blocks in use below ``pointer``, highest first."""
+        span = FANOUT**height
+        if not pointer or base + span <= keep or len(mapped) >= limit:
+            return
+        if not height:
+            mapped.append(base)
+            return
+        node = await self._node(pointer)
+        for at in reversed(range(FANOUT)):
+            if node[at]:
+                start = base + at * span // FANOUT
+                await self._collect(
+                    node[at], height - 1, start, keep=keep, mapped=mapped, limit=limit
+                )
+
+    async def _prune(
+        self, pointer: int, height: int, base: int, keep: int, freed: list[int]
+    ) -> int:
+        """Cut the tree of ``pointer``; returns what leads to the rest of it, 0 if none is left."""
+        if height:
+            span = FANOUT ** (height - 1)
+            node = await self._node(pointer)
+            for at in range(max(0, keep - base) // span, FANOUT):
+                if node[at]:
+                    rest = await self._prune(node[at], height - 1, base + at * span, keep, freed)
+                    if keep > base and rest != node[at]:
+                        self._set(pointer, node, at, rest)
+                        node = self._nodes[pointer]
+        if keep > base:
+            return pointer
+        freed.append(pointer)
+        return 0
+
+    async def _lowest(self, index: int) -> "array[int] | None":
+        """The lowest map node on the way to a block, None where there is a hole."""
+        pointer = self._top[at] if (at := index // FANOUT**self._height) < POINTERS else 0
+        for height in range(self._height, 0, -1):
+            if not pointer:
+                return None
+            node = await self._node(pointer)
+            if height == 1:
+                return node
+            pointer = node[index // FANOUT ** (height - 1) % FANOUT]
+        return None
+
+    async def _node(self, block: int) -> "array[int]":
+        node = self._nodes.get(block)
+        if node is None:
+            node = await self._attempt.map_node(self._inode, BlockNumber(block))
+            self._nodes[block] = node
+        return node
+
+    async def _new_node(self) -> int:
+        await self._attempt.provide(Kind.BLOCK, self._near, 1)
+        block = self._attempt.take(Kind.BLOCK)
+        self._nodes[block] = array("Q", bytes(BLOCK_SIZE))
+        self._changed[block] = (0, FANOUT - 1)
+        self._blocks += 1
+        return block
+
+    async def _heighten(self) -> None:
+        """Put a node between the inode and its pointers."""
+        if any(self._top):
+            block = await self._new_node()
+            self._nodes[block][:POINTERS] = self._top
+            self._top = array("Q", [block] + [0] * (POINTERS - 1))
+            self.write_whole_area()
+        self._height += 1
+
+    def _set(self, owner: int, node: "array[int]", at: int, pointer: int) -> None:
+        if owner and owner not in self._changed:
+            node = self._nodes[owner] = node[:]  # the cache keeps what was read
+        elif owner:
+            node = self._nodes[owner]
+        node[at] = pointer
+        first, last = self._changed.get(owner, (at, at))
+        self._changed[owner] = (min(first, at), max(last, at))

@@ -1,0 +1,126 @@
+"""fsck believes nothing: it reads every inode, directory and map, and counts for itself.
+
+It proves that every block and inode is used once, by something that can be reached from the root,
+and that the maps, link counts, sizes, block counts, parents and hash order say so too.  What it
+finds is exact on a quiet volume; mounts that change it meanwhile can make it report what was never
+there together.  Orphans and what sessions hold in reserve are no problems: they are counted, and
+with ``reclaim`` those of dead sessions are given back first.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import anyio
+
+from sinfonia.client.api import ClusterApi
+from sinfoniafs.fsck_directories import check_directories
+from sinfoniafs.fsck_inodes import check_inodes
+from sinfoniafs.fsck_maps import Maps
+from sinfoniafs.layout import SESSION_SIZE, SESSIONS_MAX, Layout, session_address
+from sinfoniafs.session import IDENTITY, SessionRecord, read_sessions
+from sinfoniafs.superblock import Superblock
+from sinfoniafs.volume import DEFAULT_NAME, Volume
+from sinfoniafs.volume_opening import read_superblocks
+from sinfoniafs.volume_reclaim import Reclaimed, reclaim_session
+
+Progress = Callable[[str, int, int], None]
+
+# How long a session's heartbeat must stand still before fsck takes it for dead: several beats.
+PATIENCE_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What fsck found.  ``reclaimed`` is what dead sessions held, if it was asked to reclaim."""
+
+    problems: list[str] = field(default_factory=list)
+    files: int = 0
+    directories: int = 0
+    bytes: int = 0
+    blocks_used: int = 0
+    orphans: int = 0
+    blocks_reserved: int = 0
+    inodes_reserved: int = 0
+    sessions: tuple[SessionRecord, ...] = ()
+    reclaimed: Reclaimed = field(default_factory=Reclaimed)
+
+    @property
+    def clean(self) -> bool:
+        """Whether the volume is sound; orphans and reserves do not count against it."""
+        return not self.problems
+
+
+def _silent(_what: str, _done: int, _of: int) -> None:
+    """The progress of a check that nobody watches."""
+
+
+async def check_volume(
+    cluster: ClusterApi,
+    *,
+    name: str = DEFAULT_NAME,
+    progress: Progress | None = None,
+    reclaim: bool = False,
+    patience_s: float = PATIENCE_S,
+) -> Report:
+    """Check the volume of that name; ``progress`` is told (what, done, of how many).
+
+    Raises FormatError if it cannot even be opened.
+    """
+    progress = progress or _silent
+    superblock, layout = await read_superblocks(cluster, name)
+    reclaimed = Reclaimed()
+    if reclaim:
+        reclaimed = await _reclaim(cluster, superblock, layout, patience_s)
+    problems: list[str] = []
+    sessions = await read_sessions(cluster, superblock)
+    slots = {session.slot for session in sessions}
+    maps = await Maps.read(cluster, layout, problems)
+    await _check_session_tables(cluster, superblock, sessions, maps)
+    maps.check_states(slots)
+    inodes = await check_inodes(cluster, layout, maps, slots, progress)
+    await check_directories(cluster, superblock, inodes, maps, progress)
+    maps.check_claims()
+    return Report(
+        problems=problems,
+        files=inodes.files,
+        directories=len(inodes.directories),
+        bytes=inodes.bytes,
+        blocks_used=maps.blocks_claimed,
+        orphans=inodes.orphans,
+        blocks_reserved=maps.blocks_reserved,
+        inodes_reserved=maps.inodes_reserved,
+        sessions=tuple(sessions),
+        reclaimed=reclaimed,
+    )
+
+
+async def _check_session_tables(
+    cluster: ClusterApi, superblock: Superblock, sessions: list[SessionRecord], maps: Maps
+) -> None:
+    """Check that all memory nodes know the sessions that the home node knows."""
+    expected = {session.slot: session.identity for session in sessions}
+    for node in superblock.nodes:
+        table = await cluster.read(node, session_address(0), SESSIONS_MAX * SESSION_SIZE)
+        for slot in range(SESSIONS_MAX):
+            (identity,) = IDENTITY.unpack_from(table, slot * SESSION_SIZE)
+            if identity != expected.get(slot, 0):
+                maps.report("session", f"memory node {node}: session slot {slot} is not as at home")
+
+
+async def _reclaim(
+    cluster: ClusterApi, superblock: Superblock, layout: Layout, patience_s: float
+) -> Reclaimed:
+    """Give back what is held by sessions whose heartbeat stands still for ``patience_s``."""
+    before = await read_sessions(cluster, superblock)
+    if before:
+        await anyio.sleep(patience_s)
+    dead = set(before) & set(await read_sessions(cluster, superblock))
+    total = Reclaimed()
+    for record in dead:
+        total += await reclaim_session(cluster, superblock, layout, record)
+    volume = await Volume.open(cluster, name=superblock.name, mountpoint="(fsck)")
+    try:
+        return total + Reclaimed(orphans=await volume.reap_orphans())
+    finally:
+        await volume.aclose()

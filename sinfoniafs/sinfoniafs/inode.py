@@ -1,0 +1,145 @@
+"""An inode is one slot of 512 bytes, and its first eight bytes vouch for the rest.
+
+*iversion* changes in every minitransaction that changes the slot, so that a cached inode is
+validated by comparing eight bytes (Figure 7 of the paper).  Two parts change on their own: the
+mtime and ctime of a *directory*, which every new entry sets and nobody relies on, and the
+*openers*, one bit for each session that may have the inode open, compared by those who need them.
+
+The last 256 bytes are the *area*: the contents of a small file or symbolic link, or the 32 topmost
+pointers of a block map.
+"""
+
+import stat
+import struct
+from array import array
+from typing import Final, NamedTuple
+
+from sinfoniafs.attributes import Attributes, InodeNumber
+from sinfoniafs.layout import BLOCK_SIZE
+
+_FIELDS: Final = struct.Struct("<QIIQIIIIIIQQQQ")
+_TIMES: Final = struct.Struct("<qqqq")
+_HEADER: Final = struct.Struct("<QIIQIIIIIIQQQQqqqq")
+
+IVERSION: Final = struct.Struct("<Q")
+NLINK: Final = struct.Struct("<I")
+NLINK_OFFSET: Final = 36
+TIMES_OFFSET: Final = _FIELDS.size
+MTIME_OFFSET: Final = TIMES_OFFSET + 8
+CTIME_OFFSET: Final = TIMES_OFFSET + 16
+HEADER_SIZE: Final = _HEADER.size
+OPENERS_OFFSET: Final = 160
+OPENERS_SIZE: Final = 32
+AREA_OFFSET: Final = 256
+AREA_SIZE: Final = 256
+POINTERS: Final = AREA_SIZE // 8
+
+# Flags.
+INLINE: Final = 1  # the contents are in the area, and ``size`` is their length
+
+LINKS_MAX: Final = 2**31  # no program counts further
+SIZE_MAX: Final = 2**63 - 1  # off_t
+
+_SECTORS_PER_BLOCK: Final = BLOCK_SIZE // 512
+INODE_AREA_EMPTY: Final = bytes(AREA_SIZE)
+
+
+class Inode(NamedTuple):
+    """A slot's contents, and the number it has.  ``kind`` is the S_IFMT part of st_mode; 0: free.
+
+    ``root`` and ``height`` are those of a directory's tree; a file's block map has only a height.
+    ``parent`` is the directory that holds a directory.  ``blocks`` counts blocks of the volume.
+    """
+
+    number: InodeNumber
+    iversion: int
+    generation: int
+    kind: int
+    root: int
+    height: int
+    flags: int
+    permissions: int
+    nlink: int
+    uid: int
+    gid: int
+    size: int
+    blocks: int
+    rdev: int
+    parent: int
+    atime: int
+    mtime: int
+    ctime: int
+    btime: int
+    openers: int = 0
+    area: bytes = INODE_AREA_EMPTY
+
+    @classmethod
+    def decode(cls, inode: InodeNumber, slot: bytes) -> "Inode":
+        """Read a whole slot; times, openers and area included."""
+        openers = int.from_bytes(slot[OPENERS_OFFSET : OPENERS_OFFSET + OPENERS_SIZE], "little")
+        return cls._make((inode, *_HEADER.unpack_from(slot), openers, slot[AREA_OFFSET:]))
+
+    @classmethod
+    def decode_header(cls, inode: InodeNumber, header: bytes) -> "Inode":
+        """Read the first HEADER_SIZE bytes: all that ``attributes`` needs."""
+        return cls._make((inode, *_HEADER.unpack_from(header), 0, INODE_AREA_EMPTY))
+
+    def encode(self) -> bytes:
+        """The whole slot."""
+        return self.encode_start() + bytes(AREA_OFFSET - OPENERS_OFFSET - OPENERS_SIZE) + self.area
+
+    def encode_start(self) -> bytes:
+        """The slot up to and with the openers."""
+        openers = self.openers.to_bytes(OPENERS_SIZE, "little")
+        return self.encode_header().ljust(OPENERS_OFFSET, b"\0") + openers
+
+    def encode_header(self) -> bytes:
+        return _HEADER.pack(*self[1:19])
+
+    def encode_fields(self) -> bytes:
+        """The header without the times."""
+        return _FIELDS.pack(*self[1:15])
+
+    def encode_times(self) -> bytes:
+        return _TIMES.pack(*self[15:19])
+
+    @property
+    def is_directory(self) -> bool:
+        return self.kind == stat.S_IFDIR
+
+    @property
+    def is_inline(self) -> bool:
+        return bool(self.flags & INLINE)
+
+    @property
+    def pointers(self) -> "array[int]":
+        """The topmost pointers of the block map, of a file that is not inline."""
+        return array("Q", self.area)
+
+    @property
+    def attributes(self) -> Attributes:
+        return Attributes(
+            self.number,
+            self.generation,
+            self.kind | self.permissions,
+            self.nlink,
+            self.uid,
+            self.gid,
+            self.rdev,
+            self.size,
+            self.blocks * _SECTORS_PER_BLOCK,
+            self.atime,
+            self.mtime,
+            self.ctime,
+            self.btime,
+        )
+
+
+def encode_time(nanoseconds: int) -> bytes:
+    """One of the four times."""
+    return nanoseconds.to_bytes(8, "little", signed=True)
+
+
+def opener_bit(slot: int) -> int:
+    """The bit that the session in ``slot`` has among an inode's openers."""
+    return 1 << slot

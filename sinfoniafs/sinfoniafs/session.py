@@ -1,0 +1,186 @@
+"""A session is one mount's life on the volume, and a fence against the dead.
+
+Every memory node has a session table.  A slot's first eight bytes are the session's identity,
+equal on all memory nodes; the home node's slot also tells who it is and counts heartbeats.  What
+a session holds (inodes and blocks in reserve, inodes open) is marked with its slot number where
+the thing itself is, so that it can be found and given back when the session dies.
+
+A session is taken for dead when its heartbeat stands still, never by a clock on another host.
+That may be wrong of a mount that was only paused; so reclaiming begins by setting the *fenced* bit
+in the identity on every memory node, and every minitransaction that uses a reservation compares
+the identity.  Whoever wakes up after that is told that he is dead, and harms nobody.
+"""
+
+import random
+import struct
+from dataclasses import dataclass, replace
+from typing import Final
+
+from sinfonia.addresses import MemoryNodeId
+from sinfonia.client.api import ClusterApi
+from sinfonia.minitransaction import Minitransaction
+from sinfoniafs.errors import FormatError, SessionLost
+from sinfoniafs.layout import RESERVED_FIRST, SESSION_SIZE, SESSIONS_MAX, session_address
+from sinfoniafs.superblock import Superblock
+
+FENCED: Final = 1 << 63
+IDENTITY: Final = struct.Struct("<Q")
+_RECORD: Final = struct.Struct("<QQqII64s128s")
+_HEARTBEAT_OFFSET: Final = 8
+_NO_SESSION: Final = IDENTITY.pack(0)
+# How often to try another slot when rivals register at the same time.
+_REGISTER_ATTEMPTS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A slot of the home node's session table; times are of the session's own clock."""
+
+    slot: int
+    identity: int
+    heartbeat: int
+    started_ns: int
+    pid: int
+    host: str
+    mountpoint: str
+
+    @property
+    def fenced(self) -> bool:
+        return bool(self.identity & FENCED)
+
+    def encode(self) -> bytes:
+        return _RECORD.pack(
+            self.identity,
+            self.heartbeat,
+            self.started_ns,
+            self.pid,
+            0,
+            self.host.encode()[:64],
+            self.mountpoint.encode()[:128],
+        ).ljust(SESSION_SIZE, b"\0")
+
+    @classmethod
+    def decode(cls, slot: int, image: bytes) -> "SessionRecord":
+        identity, heartbeat, started, pid, _, host, mountpoint = _RECORD.unpack_from(image)
+        return cls(
+            slot,
+            identity,
+            heartbeat,
+            started,
+            pid,
+            host.rstrip(b"\0").decode(errors="replace"),
+            mountpoint.rstrip(b"\0").decode(errors="replace"),
+        )
+
+
+class Session:
+    """This mount's own session.  Made by ``register``; ends by ``leave``."""
+
+    def __init__(self, cluster: ClusterApi, superblock: Superblock, record: SessionRecord) -> None:
+        self._cluster = cluster
+        self._superblock = superblock
+        self.record = record
+        self._identity = IDENTITY.pack(record.identity)
+        self._heartbeat = record.heartbeat
+        self.reserved = bytes([RESERVED_FIRST + record.slot])
+
+    @classmethod
+    async def register(
+        cls,
+        cluster: ClusterApi,
+        superblock: Superblock,
+        *,
+        rng: random.Random,
+        started_ns: int,
+        pid: int,
+        host: str,
+        mountpoint: str,
+    ) -> "Session":
+        """Take a free slot on all memory nodes.  Raises FormatError when there is none."""
+        for _ in range(_REGISTER_ATTEMPTS):
+            taken = {record.slot for record in await read_sessions(cluster, superblock)}
+            free = [slot for slot in range(SESSIONS_MAX) if slot not in taken]
+            if not free:
+                raise FormatError(
+                    f"all {SESSIONS_MAX} sessions of the volume are taken: unmount one, or run"
+                    " `sinfoniafs fsck --reclaim` if some of them died"
+                )
+            identity = rng.getrandbits(63) | 1
+            record = SessionRecord(rng.choice(free), identity, 1, started_ns, pid, host, mountpoint)
+            attempt = cluster.minitransaction()
+            for node in superblock.nodes:
+                attempt.compare(node, session_address(record.slot), _NO_SESSION)
+                full = node == superblock.home
+                data = record.encode() if full else IDENTITY.pack(identity)
+                attempt.write(node, session_address(record.slot), data)
+            if (await cluster.execute(attempt)).committed:
+                return cls(cluster, superblock, record)
+        raise FormatError("other mounts kept taking the session slots: try again")
+
+    @property
+    def slot(self) -> int:
+        return self.record.slot
+
+    def fence(self, minitransaction: Minitransaction[object], node: MemoryNodeId) -> int:
+        """Add the compare item that fails once this session is taken for dead."""
+        return minitransaction.compare(node, session_address(self.slot), self._identity)
+
+    async def beat(self) -> None:
+        """Show that this session lives.  Raises SessionLost if others have given it up."""
+        self._heartbeat += 1
+        address = session_address(self.slot)
+        beat = self._cluster.minitransaction()
+        self.fence(beat, self._superblock.home)
+        beat.write(
+            self._superblock.home, address + _HEARTBEAT_OFFSET, IDENTITY.pack(self._heartbeat)
+        )
+        if not (await self._cluster.execute(beat)).committed:
+            raise SessionLost("this mount was taken for dead: unmount it and mount again")
+
+    async def leave(self) -> None:
+        """Free the slot; the session must hold nothing any more."""
+        await free_slot(self._cluster, self._superblock, self.record)
+
+
+async def read_sessions(cluster: ClusterApi, superblock: Superblock) -> list[SessionRecord]:
+    """The records of all sessions, dead ones included."""
+    table = await cluster.read(superblock.home, session_address(0), SESSIONS_MAX * SESSION_SIZE)
+    return [
+        SessionRecord.decode(slot, table[slot * SESSION_SIZE : (slot + 1) * SESSION_SIZE])
+        for slot in range(SESSIONS_MAX)
+        if table[slot * SESSION_SIZE : slot * SESSION_SIZE + IDENTITY.size] != _NO_SESSION
+    ]
+
+
+async def fence_session(
+    cluster: ClusterApi, superblock: Superblock, record: SessionRecord
+) -> SessionRecord | None:
+    """Shut out a session whose heartbeat stood still at ``record``.
+
+    Returns the fenced record, or None if the session has moved since.
+    """
+    if record.fenced:
+        return record
+    fenced = replace(record, identity=record.identity | FENCED)
+    identity = IDENTITY.pack(fenced.identity)
+    attempt = cluster.minitransaction()
+    attempt.compare(
+        superblock.home,
+        session_address(record.slot),
+        IDENTITY.pack(record.identity) + IDENTITY.pack(record.heartbeat),
+    )
+    for node in superblock.nodes:
+        attempt.write(node, session_address(record.slot), identity)
+    if not (await cluster.execute(attempt)).committed:
+        return None
+    return fenced
+
+
+async def free_slot(cluster: ClusterApi, superblock: Superblock, record: SessionRecord) -> None:
+    """Free the slot of a session that holds nothing any more, unless somebody else did."""
+    attempt = cluster.minitransaction()
+    attempt.compare(superblock.home, session_address(record.slot), IDENTITY.pack(record.identity))
+    for node in superblock.nodes:
+        length = SESSION_SIZE if node == superblock.home else IDENTITY.size
+        attempt.write(node, session_address(record.slot), bytes(length))
+    await cluster.execute(attempt)

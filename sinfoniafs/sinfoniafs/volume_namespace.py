@@ -1,0 +1,347 @@
+"""Names: looking them up, making and removing them, reading directories.
+
+Every function here is one minitransaction when what it needs is cached.  It compares the iversion
+of the directory, the versions of the tree's nodes on the way to the name, and what it relied on of
+the inodes involved; so of two mounts that race for a name exactly one wins.
+"""
+
+import stat
+from typing import Final
+
+from sinfonia.addresses import MemoryNodeId
+from sinfoniafs.allocator import Kind
+from sinfoniafs.attributes import Attributes, DirectoryEntry, InodeNumber, Owner
+from sinfoniafs.directory import COOKIE_FIRST, NAME_MAX, Entry
+from sinfoniafs.errors import (
+    DirectoryNotEmpty,
+    EntryExists,
+    InvalidArgument,
+    IsADirectory,
+    NameTooLong,
+    NoSuchEntry,
+    NotADirectory,
+    PermissionDenied,
+    TooManyLinks,
+)
+from sinfoniafs.inode import (
+    HEADER_SIZE,
+    INLINE,
+    INODE_AREA_EMPTY,
+    LINKS_MAX,
+    Inode,
+    opener_bit,
+)
+from sinfoniafs.layout import INODE_SIZE, node_of
+from sinfoniafs.volume_attempt import Attempt
+from sinfoniafs.volume_data import PERMISSIONS, put
+from sinfoniafs.volume_lifetime import forget_open, lose_last_name, opened, reap
+from sinfoniafs.volume_state import VolumeState
+from sinfoniafs.volume_tree import Tree
+
+TARGET_MAX: Final = 4095  # of a symbolic link: PATH_MAX without its NUL
+ENTRIES_MAX: Final = 1024  # one minitransaction reads the inodes of that many entries
+KINDS: Final = frozenset(
+    {stat.S_IFREG, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFLNK}
+)
+
+
+async def lookup(state: VolumeState, parent: InodeNumber, name: bytes) -> Attributes:
+    """The attributes of what ``name`` leads to."""
+    _check_length(name)
+
+    async def body(attempt: Attempt) -> Inode:
+        directory = await directory_of(attempt, parent)
+        if name in {b".", b".."}:
+            number = InodeNumber(parent if name == b"." else directory.parent)
+        else:
+            entry = await Tree(attempt, parent, state.superblock.hash_key).find(name)
+            if entry is None:
+                raise NoSuchEntry("no such entry")
+            number = entry.inode
+        where = attempt.read_slot(number, INODE_SIZE)
+        return Inode.decode(number, (await attempt.commit()).reads[where])
+
+    inode = await state.run(body)
+    state.cache.inodes.put(inode.number, inode)
+    state.give_out(inode)
+    return inode.attributes
+
+
+async def create(
+    state: VolumeState,
+    parent: InodeNumber,
+    name: bytes,
+    *,
+    mode: int,
+    owner: Owner,
+    rdev: int = 0,
+    target: bytes = b"",
+    register: bool = False,
+) -> Attributes:
+    """Make an inode of any kind but a directory; ``register`` opens it at the same time."""
+    check_name(name)
+    kind = stat.S_IFMT(mode) or stat.S_IFREG
+    if kind not in KINDS:
+        raise InvalidArgument(f"{kind:#o} is not the kind of a file")
+    if len(target) > TARGET_MAX:
+        raise NameTooLong(f"the target of a symbolic link has at most {TARGET_MAX} bytes")
+
+    async def body(attempt: Attempt) -> Inode:
+        await _vacant(state, attempt, parent, name)
+        inode = await _new_inode(attempt, parent, kind, node_of(parent), mode=mode, owner=owner)
+        inode = inode._replace(rdev=rdev, flags=INLINE)
+        if register:
+            inode = inode._replace(openers=opener_bit(state.session.slot))
+        attempt.create(await put(attempt, inode, 0, target) if target else inode)
+        await Tree(attempt, parent, state.superblock.hash_key).insert(name, inode)
+        attempt.touch_directory(await attempt.inode(parent))
+        await attempt.commit()
+        return await attempt.inode(inode.number)
+
+    made = await state.run(body, parent)
+    state.give_out(made)
+    if register:
+        opened(state, made)
+    return made.attributes
+
+
+async def symlink(
+    state: VolumeState, parent: InodeNumber, name: bytes, target: bytes, *, owner: Owner
+) -> Attributes:
+    """Make a symbolic link, which lets everybody follow it."""
+    if not target:
+        raise NoSuchEntry("a symbolic link must lead somewhere")
+    mode = stat.S_IFLNK | 0o777
+    return await create(state, parent, name, mode=mode, owner=owner, target=target)
+
+
+async def mkdir(
+    state: VolumeState, parent: InodeNumber, name: bytes, *, mode: int, owner: Owner
+) -> Attributes:
+    """Make a directory, on a memory node whose turn it is."""
+    check_name(name)
+
+    async def body(attempt: Attempt) -> Inode:
+        directory = await _vacant(state, attempt, parent, name)
+        inherited = directory.permissions & stat.S_ISGID
+        inode = await _new_inode(
+            attempt, parent, stat.S_IFDIR, state.spread(), mode=mode | inherited, owner=owner
+        )
+        inode = inode._replace(nlink=2, parent=parent)
+        attempt.create(inode)
+        await Tree(attempt, parent, state.superblock.hash_key).insert(name, inode)
+        await change_links(attempt, parent, 1)
+        attempt.touch_directory(directory)
+        await attempt.commit()
+        return inode
+
+    made = await state.run(body, parent)
+    state.give_out(made)
+    return made.attributes
+
+
+async def link(
+    state: VolumeState, number: InodeNumber, parent: InodeNumber, name: bytes
+) -> Attributes:
+    """Give an inode one more name."""
+    check_name(name)
+
+    async def body(attempt: Attempt) -> Inode:
+        inode = await attempt.handle(number)
+        if inode.is_directory:
+            raise PermissionDenied("a directory has one name only")
+        if not inode.nlink:
+            raise NoSuchEntry("the file was removed")
+        if inode.nlink >= LINKS_MAX:
+            raise TooManyLinks(f"an inode has at most {LINKS_MAX} names")
+        directory = await _vacant(state, attempt, parent, name)
+        inode = inode._replace(nlink=inode.nlink + 1, ctime=attempt.now)
+        attempt.change(inode)
+        await Tree(attempt, parent, state.superblock.hash_key).insert(name, inode)
+        attempt.touch_directory(directory)
+        await attempt.commit()
+        return inode
+
+    linked = await state.run(body, parent, number)
+    state.give_out(linked)
+    return linked.attributes
+
+
+async def unlink(state: VolumeState, parent: InodeNumber, name: bytes) -> None:
+    """Remove a name, and the inode with it if that was the last and nobody has it open."""
+
+    async def body(attempt: Attempt) -> tuple[InodeNumber, bool]:
+        entry, inode = await _occupied(state, attempt, parent, name)
+        if inode.is_directory:
+            raise IsADirectory("a directory is removed by rmdir")
+        await Tree(attempt, parent, state.superblock.hash_key).remove(name)
+        must_reap = await lose_name(state, attempt, inode)
+        attempt.touch_directory(await attempt.inode(parent))
+        await attempt.commit()
+        return entry.inode, must_reap
+
+    await after_lost_name(state, *await state.run(body, parent))
+
+
+async def rmdir(state: VolumeState, parent: InodeNumber, name: bytes) -> None:
+    """Remove an empty directory."""
+    if name == b".":
+        raise InvalidArgument("a directory cannot be removed by the name '.'")
+    if name == b"..":
+        raise DirectoryNotEmpty("a directory's parent is not empty")
+
+    async def body(attempt: Attempt) -> tuple[InodeNumber, bool]:
+        entry, inode = await _occupied(state, attempt, parent, name)
+        await check_empty(state, attempt, inode)
+        await Tree(attempt, parent, state.superblock.hash_key).remove(name)
+        must_reap = await lose_last_name(state, attempt, inode)
+        await change_links(attempt, parent, -1)
+        attempt.touch_directory(await attempt.inode(parent))
+        await attempt.commit()
+        return entry.inode, must_reap
+
+    await after_lost_name(state, *await state.run(body, parent))
+
+
+async def read_directory(
+    state: VolumeState, number: InodeNumber, cookie: int, limit: int
+) -> list[DirectoryEntry]:
+    """Up to ``limit`` entries after ``cookie``, in order of their hashes; none at the end."""
+
+    async def body(attempt: Attempt) -> list[DirectoryEntry]:
+        directory = await attempt.handle(number)
+        if not directory.is_directory:
+            raise NotADirectory("not a directory")
+        entries = await _entries_after(
+            Tree(attempt, number, state.superblock.hash_key), cookie, min(limit, ENTRIES_MAX)
+        )
+        for entry in entries:
+            attempt.read_slot(entry.inode, HEADER_SIZE)
+        reads = (await attempt.commit()).reads
+        headers = map(Inode.decode_header, [each.inode for each in entries], reads)
+        return [
+            DirectoryEntry(each.name, each.inode, each.kind, each.position, inode.attributes)
+            for each, inode in zip(entries, headers, strict=True)
+        ]
+
+    return await state.run(body)
+
+
+# -- what rename needs, too
+
+
+def check_name(name: bytes) -> None:
+    """Refuse what cannot be the name of an entry."""
+    _check_length(name)
+    if not name or name in {b".", b".."} or b"/" in name or b"\0" in name:
+        raise InvalidArgument("not a name that an entry can have")
+
+
+async def directory_of(attempt: Attempt, number: InodeNumber) -> Inode:
+    """The directory in which a name is to be found or made."""
+    inode = await attempt.handle(number)
+    if not inode.is_directory:
+        raise NotADirectory("not a directory")
+    if not inode.nlink:
+        raise NoSuchEntry("the directory was removed")
+    return inode
+
+
+async def check_empty(state: VolumeState, attempt: Attempt, inode: Inode) -> None:
+    """Commit only if ``inode`` is a directory without entries."""
+    if not inode.is_directory:
+        raise NotADirectory("not a directory")
+    place = await Tree(attempt, inode.number, state.superblock.hash_key).descend(COOKIE_FIRST)
+    if place.path or (place.leaf is not None and place.leaf.entries):
+        raise DirectoryNotEmpty("the directory has entries")
+
+
+async def change_links(attempt: Attempt, number: InodeNumber, difference: int) -> None:
+    """Count the ".." of a directory that comes to, or goes from, directory ``number``."""
+    directory = await attempt.inode(number)
+    if directory.nlink + difference > LINKS_MAX:
+        raise TooManyLinks(f"a directory has at most {LINKS_MAX - 2} directories in it")
+    attempt.change(directory._replace(nlink=directory.nlink + difference))
+
+
+async def lose_name(state: VolumeState, attempt: Attempt, inode: Inode) -> bool:
+    """One name less for what is not a directory; True if ``reap`` must follow."""
+    if inode.nlink == 1:
+        return await lose_last_name(state, attempt, inode)
+    attempt.change(inode._replace(nlink=inode.nlink - 1, ctime=attempt.now))
+    return False
+
+
+async def after_lost_name(state: VolumeState, number: InodeNumber, must_reap: bool) -> None:
+    """What follows the minitransaction that took a name from an inode."""
+    if must_reap:
+        await reap(state, number)
+    elif state.cache.inodes.get(number) is None:
+        forget_open(state, number)
+
+
+async def _vacant(state: VolumeState, attempt: Attempt, parent: InodeNumber, name: bytes) -> Inode:
+    """The directory in which ``name`` is still to be had.  Raises EntryExists."""
+    directory = await directory_of(attempt, parent)
+    if await Tree(attempt, parent, state.superblock.hash_key).find(name) is not None:
+        raise EntryExists("the name is taken")
+    return directory
+
+
+async def _occupied(
+    state: VolumeState, attempt: Attempt, parent: InodeNumber, name: bytes
+) -> tuple[Entry, Inode]:
+    """The entry of ``name`` and its inode.  Raises NoSuchEntry."""
+    _check_length(name)
+    await directory_of(attempt, parent)
+    entry = await Tree(attempt, parent, state.superblock.hash_key).find(name)
+    if entry is None:
+        raise NoSuchEntry("no such entry")
+    return entry, await attempt.inode(entry.inode)
+
+
+async def _new_inode(
+    attempt: Attempt, parent: InodeNumber, kind: int, near: MemoryNodeId, *, mode: int, owner: Owner
+) -> Inode:
+    directory = await attempt.inode(parent)
+    await attempt.provide(Kind.INODE, near, 1)
+    now = attempt.now
+    return Inode(
+        number=InodeNumber(attempt.take(Kind.INODE)),
+        iversion=attempt.new_version(),
+        generation=attempt.new_version() & 0xFFFFFFFF,
+        kind=kind,
+        root=0,
+        height=0,
+        flags=0,
+        permissions=mode & PERMISSIONS,
+        nlink=1,
+        uid=owner.uid,
+        gid=directory.gid if directory.permissions & stat.S_ISGID else owner.gid,
+        size=0,
+        blocks=0,
+        rdev=0,
+        parent=0,
+        atime=now,
+        mtime=now,
+        ctime=now,
+        btime=now,
+        area=INODE_AREA_EMPTY,
+    )
+
+
+async def _entries_after(tree: Tree, cookie: int, limit: int) -> list[Entry]:
+    position = max(cookie + 1, COOKIE_FIRST)
+    while True:
+        place = await tree.descend(position)
+        if place.leaf is None:
+            return []
+        found = [each for each in place.leaf.in_order() if each.position >= position]
+        if found or place.following is None:
+            return found[:limit]
+        position = place.following
+
+
+def _check_length(name: bytes) -> None:
+    if len(name) > NAME_MAX:
+        raise NameTooLong(f"a name has at most {NAME_MAX} bytes")

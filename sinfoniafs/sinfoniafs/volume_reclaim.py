@@ -1,0 +1,171 @@
+"""What a dead session held is found by the marks it left, and given back.
+
+The order keeps every crash of the reclaimer harmless: fence the session on all memory nodes; free
+what its slot holds in reserve; unregister it from all inodes; free the slot.  A slot is free only
+when no mark of it is left, so that the next session in it finds none.  Orphans that nobody has
+open any more are freed last.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import anyio
+
+from sinfonia.addresses import MemoryNodeId
+from sinfonia.client.api import ClusterApi
+from sinfonia.minitransaction import ITEMS_MAX
+from sinfoniafs.attributes import InodeNumber
+from sinfoniafs.errors import StaleHandle
+from sinfoniafs.inode import OPENERS_OFFSET, opener_bit
+from sinfoniafs.layout import (
+    FREE,
+    INODE_MAP_ADDRESS,
+    ORPHAN,
+    RESERVED_FIRST,
+    USED,
+    Layout,
+    number,
+)
+from sinfoniafs.session import SessionRecord, fence_session, free_slot, read_sessions
+from sinfoniafs.superblock import Superblock
+from sinfoniafs.volume_lifetime import reap
+from sinfoniafs.volume_state import VolumeState
+
+T = TypeVar("T")
+
+# Fifteen heartbeats missed, with room for a pause that a loaded host may make.
+SILENCE_MAX_S: Final = 30.0
+# A part of a map is read at a time.
+PART_SIZE: Final = 256 * 1024
+# One minitransaction compares and writes this many places.
+PLACES_MAX: Final = ITEMS_MAX // 2 - 8
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaimed:
+    """What was given back."""
+
+    sessions: int = 0
+    blocks: int = 0
+    inodes: int = 0
+    orphans: int = 0
+
+    def __add__(self, other: "Reclaimed") -> "Reclaimed":
+        return Reclaimed(
+            self.sessions + other.sessions,
+            self.blocks + other.blocks,
+            self.inodes + other.inodes,
+            self.orphans + other.orphans,
+        )
+
+
+class SessionWatch:
+    """Looks whether other sessions' heartbeats go on, and reclaims what those that died held."""
+
+    def __init__(self, state: VolumeState) -> None:
+        self._state = state
+        self._seen: dict[tuple[int, int, int], float] = {}
+
+    async def look(self) -> None:
+        """Look once; to be called from time to time."""
+        state = self._state
+        now = anyio.current_time()
+        records = await read_sessions(state.cluster, state.superblock)
+        others = [record for record in records if record.slot != state.session.slot]
+        keys = [(record.slot, record.identity, record.heartbeat) for record in others]
+        self._seen = {key: self._seen.get(key, now) for key in keys}
+        for record, key in zip(others, keys, strict=True):
+            if now - self._seen[key] > SILENCE_MAX_S:
+                await reclaim_session(state.cluster, state.superblock, state.layout, record)
+                await reap_orphans(state)
+
+
+async def reclaim_session(
+    cluster: ClusterApi, superblock: Superblock, layout: Layout, record: SessionRecord
+) -> Reclaimed:
+    """Give back all that a dead session held; nothing if it turns out to be alive."""
+    fenced = await fence_session(cluster, superblock, record)
+    if fenced is None:
+        return Reclaimed()
+    mark = bytes([RESERVED_FIRST + record.slot])
+    blocks = inodes = 0
+    for node, each in layout.nodes.items():
+        inodes += await _free_marked(cluster, node, INODE_MAP_ADDRESS, each.inodes, mark)
+        blocks += await _free_marked(cluster, node, each.block_map_address, each.blocks, mark)
+    await _unregister(cluster, layout, record.slot)
+    await free_slot(cluster, superblock, fenced)
+    return Reclaimed(1, blocks, inodes)
+
+
+async def reap_orphans(state: VolumeState) -> int:
+    """Free all orphans that nobody has open; returns how many were freed."""
+    before = await find_inodes(state.cluster, state.layout, ORPHAN)
+    for inode in before:
+        with contextlib.suppress(StaleHandle):  # another mount was faster
+            await reap(state, inode)
+    return len(before) - len(await find_inodes(state.cluster, state.layout, ORPHAN))
+
+
+async def find_inodes(cluster: ClusterApi, layout: Layout, states: bytes) -> list[InodeNumber]:
+    """The inodes whose byte in the inode map is one of ``states``."""
+    pattern = re.compile(b"[" + re.escape(states) + b"]")
+    found: list[InodeNumber] = []
+    for node, each in layout.nodes.items():
+        for start in range(0, each.inodes, PART_SIZE):
+            length = min(PART_SIZE, each.inodes - start)
+            image = await cluster.read(node, INODE_MAP_ADDRESS + start, length)
+            indexes = (start + match.start() for match in pattern.finditer(image))
+            found += [InodeNumber(number(node, index)) for index in indexes]
+    return found
+
+
+async def _free_marked(
+    cluster: ClusterApi, node: MemoryNodeId, address: int, size: int, mark: bytes
+) -> int:
+    """Turn all bytes of a map that are ``mark`` to FREE; returns how many."""
+    marked = re.compile(re.escape(mark) + b"+")
+    freed = 0
+    for start in range(0, size, PART_SIZE):
+        image = await cluster.read(node, address + start, min(PART_SIZE, size - start))
+        for batch in _batches([match.span() for match in marked.finditer(image)]):
+            change = cluster.minitransaction()
+            for first, end in batch:
+                change.compare(node, address + start + first, mark * (end - first))
+                change.write(node, address + start + first, FREE * (end - first))
+                freed += end - first
+            # The session is fenced: nobody but another reclaimer changes its marks.
+            await cluster.execute(change)
+    return freed
+
+
+async def _unregister(cluster: ClusterApi, layout: Layout, slot: int) -> None:
+    """Remove a session from the openers of all inodes."""
+    places = [
+        (node, address + OPENERS_OFFSET + slot // 8)
+        for node, address in map(
+            layout.inode_slot, await find_inodes(cluster, layout, USED + ORPHAN)
+        )
+    ]
+    bit = opener_bit(slot % 8)
+    for batch in _batches(places):
+        while True:
+            looking = cluster.minitransaction()
+            for node, address in batch:
+                looking.read(node, address, 1)
+            reads = (await cluster.execute(looking)).reads
+            change = cluster.minitransaction()
+            for (node, address), (found,) in zip(batch, reads, strict=True):
+                if found & bit:
+                    change.compare(node, address, bytes([found]))
+                    change.write(node, address, bytes([found & ~bit]))
+            # A live session that shares the byte may have come in between: look again.
+            if (await cluster.execute(change)).committed:
+                break
+
+
+def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), PLACES_MAX):
+        yield items[start : start + PLACES_MAX]

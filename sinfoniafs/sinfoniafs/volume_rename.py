@@ -1,0 +1,150 @@
+"""Rename, in all its cases, is one minitransaction over both directories.
+
+A directory must not come to lie below itself.  Whoever moves one to another directory walks from
+there up to the root, and compares the iversion of every directory on the way; as moving a
+directory changes its iversion, two concurrent moves that would make a circle together cannot both
+commit.
+"""
+
+import stat
+from typing import Final
+
+from sinfoniafs.attributes import RENAME_EXCHANGE, RENAME_NOREPLACE, InodeNumber
+from sinfoniafs.errors import (
+    EntryExists,
+    InvalidArgument,
+    IsADirectory,
+    NoSuchEntry,
+    NotADirectory,
+)
+from sinfoniafs.inode import Inode
+from sinfoniafs.volume_attempt import Attempt
+from sinfoniafs.volume_lifetime import lose_last_name
+from sinfoniafs.volume_namespace import (
+    after_lost_name,
+    change_links,
+    check_empty,
+    check_name,
+    directory_of,
+    lose_name,
+)
+from sinfoniafs.volume_state import VolumeState
+from sinfoniafs.volume_tree import Tree
+
+# Each directory on the way up is a compare item; a minitransaction has 4096 items.
+DEPTH_MAX: Final = 3000
+
+
+class Rename:
+    """One rename, tried in one attempt."""
+
+    def __init__(
+        self,
+        state: VolumeState,
+        attempt: Attempt,
+        old: tuple[InodeNumber, bytes],
+        new: tuple[InodeNumber, bytes],
+    ) -> None:
+        self._state = state
+        self._attempt = attempt
+        self._old_parent, self._old_name = old
+        self._new_parent, self._new_name = new
+        key = state.superblock.hash_key
+        self._old_tree = Tree(attempt, self._old_parent, key)
+        self._new_tree = Tree(attempt, self._new_parent, key)
+        # The inode that lost its name to the one renamed, and whether it must be reaped.
+        self.replaced: tuple[InodeNumber, bool] | None = None
+
+    async def run(self, flags: int) -> None:
+        await directory_of(self._attempt, self._old_parent)
+        await directory_of(self._attempt, self._new_parent)
+        source = await self._old_tree.find(self._old_name)
+        if source is None:
+            raise NoSuchEntry("no such entry")
+        existing = await self._new_tree.find(self._new_name)
+        if existing is not None and flags & RENAME_NOREPLACE:
+            raise EntryExists("the name is taken")
+        if existing is None and flags & RENAME_EXCHANGE:
+            raise NoSuchEntry("there is nothing to exchange with")
+        if existing is not None and existing.inode == source.inode:
+            await self._attempt.commit()  # two names of one inode stay, says POSIX
+            return
+        moved = await self._attempt.inode(source.inode)
+        await self._check_no_circle(moved, self._new_parent)
+        if existing is None:
+            await self._new_tree.insert(self._new_name, moved)
+            await self._old_tree.remove(self._old_name)
+        elif flags & RENAME_EXCHANGE:
+            other = await self._attempt.inode(existing.inode)
+            await self._check_no_circle(other, self._old_parent)
+            await self._new_tree.retarget(self._new_name, moved)
+            await self._old_tree.retarget(self._old_name, other)
+            await self._settle(other, self._new_parent, self._old_parent)
+        else:
+            await self._replace(moved, await self._attempt.inode(existing.inode))
+            await self._old_tree.remove(self._old_name)
+        await self._settle(moved, self._old_parent, self._new_parent)
+        for parent in {self._old_parent, self._new_parent}:
+            self._attempt.touch_directory(await self._attempt.inode(parent))
+        await self._attempt.commit()
+
+    async def _replace(self, moved: Inode, victim: Inode) -> None:
+        """Let the new name, which leads to ``victim``, lead to ``moved``."""
+        if moved.is_directory and not victim.is_directory:
+            raise NotADirectory("a directory cannot take the place of a file")
+        if victim.is_directory and not moved.is_directory:
+            raise IsADirectory("a file cannot take the place of a directory")
+        if victim.is_directory:
+            await check_empty(self._state, self._attempt, victim)
+            await change_links(self._attempt, self._new_parent, -1)
+            must_reap = await lose_last_name(self._state, self._attempt, victim)
+        else:
+            must_reap = await lose_name(self._state, self._attempt, victim)
+        self.replaced = victim.number, must_reap
+        await self._new_tree.retarget(self._new_name, moved)
+
+    async def _settle(self, inode: Inode, source: InodeNumber, target: InodeNumber) -> None:
+        """Change what an inode, and the link counts, say about the directory it is in."""
+        attempt = self._attempt
+        if inode.is_directory and source != target:
+            await change_links(attempt, source, -1)
+            await change_links(attempt, target, 1)
+        # Read again: this inode may also be a directory whose entries or links were changed.
+        inode = await attempt.inode(inode.number)
+        parent = target if inode.is_directory else inode.parent
+        attempt.change(inode._replace(parent=parent, ctime=attempt.now))
+
+    async def _check_no_circle(self, moved: Inode, target: InodeNumber) -> None:
+        if moved.kind != stat.S_IFDIR or self._old_parent == self._new_parent:
+            return
+        above = target
+        for _ in range(DEPTH_MAX):
+            if above == moved.number:
+                raise InvalidArgument("a directory cannot be moved below itself")
+            if above == self._state.superblock.root:
+                return
+            above = InodeNumber((await self._attempt.inode(above)).parent)
+        raise InvalidArgument(f"a directory can be moved at most {DEPTH_MAX} levels deep")
+
+
+async def rename(
+    state: VolumeState,
+    old: tuple[InodeNumber, bytes],
+    new: tuple[InodeNumber, bytes],
+    *,
+    flags: int,
+) -> None:
+    """Rename ``old`` to ``new``, each a directory and a name in it."""
+    check_name(old[1])
+    check_name(new[1])
+    if flags not in {0, RENAME_NOREPLACE, RENAME_EXCHANGE}:
+        raise InvalidArgument(f"unknown or contradicting rename flags {flags:#x}")
+
+    async def body(attempt: Attempt) -> tuple[InodeNumber, bool] | None:
+        attempt_at_rename = Rename(state, attempt, old, new)
+        await attempt_at_rename.run(flags)
+        return attempt_at_rename.replaced
+
+    replaced = await state.run(body, old[0], new[0])
+    if replaced is not None:
+        await after_lost_name(state, *replaced)
