@@ -1,0 +1,178 @@
+"""Commands parse and print; what they do is done elsewhere, and what goes wrong is one line.
+
+Exit codes: 0 done; 1 it could not be done, and the message says what to do; 2 wrong usage;
+``fsck`` adds 4 for a volume with problems left in it, as fsck(8) has it.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+
+from sinfonia import connect
+from sinfonia.errors import SinfoniaError
+from sinfoniafs import mounts
+from sinfoniafs.cli_arguments import (
+    MountOptions,
+    Source,
+    parse_mount_options,
+)
+from sinfoniafs.cli_volume import fsck, info, mkfs
+from sinfoniafs.errors import FileSystemError, FormatError
+from sinfoniafs.mount import LOG_FORMAT, MountRequest, in_background, serve
+from sinfoniafs.mounts import MountError
+from sinfoniafs.volume import DEFAULT_NAME
+
+LOG_FILE_DEFAULT = Path("/var/log/sinfoniafs.log")
+
+# Errors that a user can cause or mend: their message is enough.
+USER_ERRORS = (MountError, FormatError, FileSystemError, SinfoniaError)
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn what a user can cause or mend into one line and exit code 1."""
+    try:
+        yield
+    except (*USER_ERRORS, ExceptionGroup) as error:
+        cause: BaseException = error
+        # Task groups wrap what was raised in them.
+        while isinstance(cause, BaseExceptionGroup):
+            cause = cause.exceptions[0]
+        if not isinstance(cause, USER_ERRORS):
+            raise
+        raise click.ClickException(str(cause)) from None
+
+
+class PlainGroup(click.Group):
+    """Commands whose errors are one line each."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click has it
+        with plain_errors():
+            return super().invoke(ctx)
+
+
+@click.group(cls=PlainGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sinfonia-cluster")
+def main() -> None:
+    """SinfoniaFS: a file system for many machines, on the memory nodes of a Sinfonia cluster.
+
+    \b
+    A first look, on one machine:
+        sinfonia up --directory /tmp/cluster
+        sinfoniafs mkfs /tmp/cluster
+        sinfoniafs mount /tmp/cluster /mnt/a
+        sinfoniafs mount /tmp/cluster /mnt/b      # what is written in a is there in b
+        sinfoniafs umount /mnt/a
+
+    CLUSTER is tcp://HOST:PORT of the manager, or the directory made by `sinfonia up`;
+    tcp://HOST:PORT/NAME names a volume other than "default".
+    """
+
+
+main.add_command(mkfs)
+main.add_command(info)
+main.add_command(fsck)
+
+
+@main.command()
+@click.argument("cluster", type=Source.parse)
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option("-o", "options", default="", metavar="OPT,...", help="Mount options, as in fstab.")
+@click.option("-f", "--foreground", is_flag=True, help="Do not go into the background.")
+@click.option("--name", help=f"The volume to mount (default: {DEFAULT_NAME}).")
+@click.option("--read-only", is_flag=True, help="The same as -o ro.")
+@click.option("--log-file", type=click.Path(path_type=Path), help=f"(default: {LOG_FILE_DEFAULT})")
+def mount(
+    cluster: Source,
+    mountpoint: Path,
+    options: str,
+    name: str | None,
+    log_file: Path | None,
+    *,
+    foreground: bool,
+    read_only: bool,
+) -> None:
+    """Mount a volume at the directory MOUNTPOINT.
+
+    Returns when the mount can be used; its process stays in the background until it is unmounted.
+    Any number of machines, or directories of one machine, may mount the same volume.  What is
+    written through one is seen by all others at once.
+
+    Writes return when the memory nodes have them: there is nothing to sync, and no data is lost
+    with this machine.  Exceptions are files changed through a shared writable mmap, which the
+    kernel writes back when msync or close asks for it.
+    """
+    parsed = parse_mount_options(options)
+    parsed.volume = name or parsed.volume
+    parsed.log_file = log_file or parsed.log_file
+    if read_only:
+        parsed.kernel.add("ro")
+    _mount(cluster, mountpoint, parsed, foreground=foreground)
+
+
+def _mount(source: Source, mountpoint: Path, options: MountOptions, *, foreground: bool) -> None:
+    mounts.check_mountpoint(mountpoint, nonempty=options.nonempty)
+    mounts.check_fuse_device()
+    kernel = set(options.kernel)
+    if os.geteuid() == 0 and "allow_root" not in kernel:
+        kernel.add("allow_other")  # what root mounts is for everyone, as permissions allow
+    request = MountRequest(
+        source=source.text,
+        volume=options.volume or source.volume or DEFAULT_NAME,
+        mountpoint=mountpoint.resolve(),
+        options=frozenset(kernel),
+    )
+
+    def run(on_serving: Callable[[], None]) -> None:
+        trio.run(_connect_and_serve, source, request, on_serving)
+
+    if not foreground:
+        in_background(run, log_file=options.log_file or LOG_FILE_DEFAULT)
+        return
+    logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, stream=sys.stderr)
+    run(lambda: click.echo(f"{request.source} is mounted at {mountpoint}; Ctrl-C unmounts it"))
+
+
+async def _connect_and_serve(
+    source: Source, request: MountRequest, on_serving: Callable[[], None]
+) -> None:
+    async with await connect(source.endpoint()) as cluster:
+        await serve(cluster, request, on_serving=on_serving)
+
+
+@main.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option("--lazy", is_flag=True, help="Detach it now, even in use; end when it is no longer.")
+@click.option("--force", is_flag=True, help="Fail what is waiting; also removes a dead mount.")
+def umount(mountpoint: Path, *, lazy: bool, force: bool) -> None:
+    """Unmount the volume at MOUNTPOINT and wait until it has given back what it held."""
+    mounts.unmount(mountpoint, lazy=lazy, force=force)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("source", type=Source.parse)
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option("-o", "options", multiple=True, metavar="OPT,...", help="Mount options.")
+@click.option("-t", "kind", expose_value=False, help="Ignored: there is one type.")
+@click.option("-s", "sloppy", is_flag=True, expose_value=False, help="Ignored.")
+@click.option("-n", "no_mtab", is_flag=True, expose_value=False, help="Ignored.")
+@click.option("-v", "verbose", is_flag=True, expose_value=False, help="Ignored.")
+@click.option("-f", "fake", is_flag=True, help="Check the arguments, mount nothing.")
+def mount_helper(source: Source, mountpoint: Path, options: tuple[str, ...], *, fake: bool) -> None:
+    """What mount(8) calls for `mount -t sinfoniafs CLUSTER[/VOLUME] MOUNTPOINT`.
+
+    \b
+    In /etc/fstab:
+        tcp://10.0.0.1:7000/default  /data  sinfoniafs  _netdev,nofail  0  0
+    """
+    with plain_errors():
+        parsed = parse_mount_options(",".join(options))
+        if not fake:
+            _mount(source, mountpoint, parsed, foreground=False)

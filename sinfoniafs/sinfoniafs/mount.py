@@ -1,0 +1,221 @@
+"""A mount is announced when it serves, and ends by giving everything back.
+
+``serve`` opens the volume, mounts it and answers the kernel until somebody unmounts it or asks
+the process to end (SIGTERM, SIGINT, SIGHUP); then it unmounts, and only then closes the volume:
+no request may meet a closed volume, and the space that the session had reserved goes back.
+
+``in_background`` puts that into a process of its own.  The parent leaves only when the kernel has
+made contact with the child, so that a script may use the mount on its next line; if it never
+comes to that, the parent says why, as if it had failed itself.
+"""
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from sinfonia.client.api import ClusterApi
+from sinfonia.errors import SinfoniaError
+from sinfoniafs import mounts
+from sinfoniafs.errors import FileSystemError, SessionLost
+from sinfoniafs.mounts import MountError
+from sinfoniafs.operations import VolumeOperations
+from sinfoniafs.volume import Volume
+
+log = logging.getLogger(__name__)
+
+# After a signal, requests under way may finish for this long; those that wait for a memory node
+# that is down are cut off then, and their callers get an error.
+REQUESTS_GRACE_SECONDS = 5.0
+# Giving back space and the session takes a few minitransactions; what an unreachable cluster
+# does not take back, fsck does.
+CLOSE_SECONDS_MAX = 10.0
+
+# malloc gives blocks above its mmap threshold fresh pages from the kernel, every time: a write of
+# 1 MiB then spends half its time on page faults.  32 MiB is the largest that glibc takes.
+M_MMAP_THRESHOLD = -3
+M_TRIM_THRESHOLD = -1
+LARGE_BUFFER_BYTES = 32 * 1024 * 1024
+
+LOG_FORMAT = "%(asctime)s %(levelname)s pid=%(process)d %(name)s %(message)s"
+
+
+@dataclass(frozen=True, slots=True)
+class MountRequest:
+    """What to mount, and where; ``options`` are for the kernel, as in ``mount -o``.
+
+    ``mountpoint`` is resolved: absolute and without symbolic links.
+    """
+
+    source: str
+    volume: str
+    mountpoint: Path
+    options: frozenset[str] = frozenset()
+
+
+async def serve(
+    cluster: ClusterApi, request: MountRequest, *, on_serving: Callable[[], None]
+) -> None:
+    """Mount ``request.volume`` and answer the kernel until the mount ends.
+
+    Raises MountError if the kernel refuses the mount, and FormatError if there is no such volume.
+    """
+    prefer_heap_for_large_buffers()
+    mountpoint = str(request.mountpoint)
+    volume = await Volume.open(cluster, name=request.volume, mountpoint=mountpoint)
+    try:
+        operations = VolumeOperations(volume, on_serving=on_serving)
+        with (
+            mounts.recorded(request.mountpoint, request.source, request.volume),
+            _mounted(operations, request),
+        ):
+            await _answer_until_the_end(volume)
+    finally:
+        # Shielded: also a mount that is told to end in a hurry gives back what it holds.
+        with trio.move_on_after(CLOSE_SECONDS_MAX, shield=True) as closing:
+            await volume.aclose()
+        if closing.cancelled_caught:
+            log.warning("session left behind: the cluster did not answer; fsck will reclaim it")
+
+
+async def _answer_until_the_end(volume: Volume) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_end_on_signal, nursery.cancel_scope)
+        nursery.start_soon(_keep_session, volume)
+        await pyfuse3.main()
+        nursery.cancel_scope.cancel()
+
+
+async def _keep_session(volume: Volume) -> None:
+    while True:
+        try:
+            await volume.keep_alive()
+        except SessionLost:
+            log.exception("ending: every request would fail from now on")
+            pyfuse3.terminate()
+            return
+        except (SinfoniaError, FileSystemError) as error:
+            log.warning("heartbeat failed=%s: %s", type(error).__name__, error)
+
+
+async def _end_on_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            log.info("ending on %s", signal.Signals(number).name)
+            pyfuse3.terminate()
+            scope.deadline = min(scope.deadline, trio.current_time() + REQUESTS_GRACE_SECONDS)
+
+
+@contextlib.contextmanager
+def _mounted(operations: VolumeOperations, request: MountRequest) -> Iterator[None]:
+    options = set(request.options) | {
+        "default_permissions",
+        "subtype=sinfoniafs",
+        f"fsname={request.source}",
+    }
+    with _captured_stderr() as complaint:
+        try:
+            pyfuse3.init(operations, str(request.mountpoint), options)
+        except RuntimeError as error:
+            raise MountError(
+                f"the kernel does not let this process mount at {request.mountpoint}:"
+                f" {complaint() or error}; mounting needs root, or CAP_SYS_ADMIN in a container"
+            ) from error
+    try:
+        yield
+    finally:
+        pyfuse3.close(unmount=True)
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Callable[[], str]]:
+    """Catch what libfuse writes to file descriptor 2: it has no other way to say what is wrong."""
+    saved = os.dup(2)
+    caught = os.memfd_create("stderr")
+    os.dup2(caught, 2)
+    try:
+        yield lambda: os.pread(caught, 4096, 0).decode(errors="replace").strip()
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(caught)
+
+
+def prefer_heap_for_large_buffers() -> None:
+    """Let malloc keep and reuse the memory of large writes (see LARGE_BUFFER_BYTES)."""
+    with contextlib.suppress(AttributeError):  # a C library without mallopt
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BUFFER_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, LARGE_BUFFER_BYTES)
+
+
+def in_background(run: Callable[[Callable[[], None]], None], *, log_file: Path) -> None:
+    """Call ``run(on_serving)`` in a process of its own and return when it serves.
+
+    ``run`` must call ``on_serving`` once.  Raises MountError with the child's own words if it
+    ends before that.
+    """
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _run_detached(run, writing, log_file)
+    os.close(writing)
+    try:
+        with open(reading, encoding="utf-8") as pipe:  # noqa: PTH123 - a descriptor
+            verdict = pipe.read()
+    except KeyboardInterrupt:
+        os.kill(child, signal.SIGTERM)
+        raise
+    if verdict != SERVING:
+        os.waitpid(child, 0)
+        raise MountError(verdict or f"the mount process ended unexpectedly: see {log_file}")
+
+
+# What the child tells its parent when all is well; anything else is an error message.
+SERVING = "serving"
+
+
+def _run_detached(run: Callable[[Callable[[], None]], None], report: int, log_file: Path) -> None:
+    """The life of the child process; never returns."""
+    os.setsid()
+    os.chdir("/")
+    _redirect_output(log_file)
+    logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, stream=sys.stderr, force=True)
+
+    status = 0
+    with open(report, "w", encoding="utf-8") as parent:
+
+        def tell_parent(verdict: str) -> None:
+            if not parent.closed:
+                parent.write(verdict)
+                parent.close()
+
+        try:
+            run(lambda: tell_parent(SERVING))
+        except Exception as error:  # the door of the process: report, log and end
+            status = 1
+            log.exception("the mount has ended")
+            tell_parent(f"{error}")
+        finally:
+            logging.shutdown()
+            os._exit(status)
+
+
+def _redirect_output(log_file: Path) -> None:
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    output = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    os.dup2(nothing, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(nothing)
+    os.close(output)

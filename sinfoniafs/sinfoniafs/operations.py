@@ -1,0 +1,389 @@
+"""The kernel caches nothing that another mount could change.
+
+This is the adapter between FUSE and the volume: it translates the kernel's requests into
+operations of ``Volume`` and their answers back, and decides nothing about files.  Names become
+inodes, inodes become attributes, errors become errno; what a file *is* stands in ``volume.py``.
+
+What is written through one mount must be seen through every other at once, so
+
+* attributes and directory entries are valid for 0 seconds: the kernel asks again each time;
+* ``keep_cache`` is off: an ``open`` finds an empty page cache;
+* a ``read`` of a file that was open already asks for the attributes first, and the kernel drops
+  the cached pages if the size or the modification time is another than it knew
+  (``FUSE_AUTO_INVAL_DATA``, which libfuse asks for).  So the page cache can serve ``mmap``, shared
+  ones too, which it could not for files opened with ``direct_io``;
+* files opened with ``O_APPEND`` bypass the page cache (``direct_io``): the place of an append is
+  found by the volume, in the minitransaction that writes, and the kernel's idea of it is ignored.
+
+``flush`` and ``access`` are missing on purpose.  A write has reached the memory nodes before
+``write`` returns, so that a close has nothing to add; and the kernel checks permissions itself
+(mount option ``default_permissions``).  The kernel stops asking after the first ENOSYS.
+"""
+
+# ruff: noqa: ARG002, PLR0917 - the signatures are those of pyfuse3.Operations
+
+import errno
+import functools
+import logging
+import os
+import stat
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, StatvfsData
+
+from sinfonia.errors import Contended, OutcomeUnknown, SinfoniaError, Unreachable
+from sinfoniafs.attributes import Attributes, Changes, InodeNumber, Owner
+from sinfoniafs.errors import EntryExists, FileSystemError, StaleHandle
+from sinfoniafs.volume import Volume
+
+log = logging.getLogger(__name__)
+
+# What programs take as the size of a good read or write (st_blksize).  It is what cp uses at the
+# least, and it amortizes the round trip; Python's open() allocates a buffer of this size.
+PREFERRED_IO_BYTES = 128 * 1024
+
+# Entries asked of the volume at a time.  The kernel's buffer (a page, or what the program gave to
+# getdents: 32 KiB from glibc) has room for about 25 or 200 entries with their attributes.
+DIRECTORY_ENTRIES_PER_READ = 64
+
+# Cookies of "." and "..", which the volume does not list; its own are larger.
+COOKIE_SELF = 1
+COOKIE_PARENT = 2
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Handler = Callable[Concatenate["VolumeOperations", P], Awaitable[T]]
+AnsweringHandler = Callable[Concatenate["VolumeOperations", P], Coroutine[Any, Any, T]]
+
+
+def errno_of(error: SinfoniaError) -> int:
+    """The errno for a minitransaction that failed: its deadline passed, or the cluster is ill.
+
+    Never EAGAIN, though it would say best that nothing happened: of a regular file, programs
+    take it for the end (Python's FileIO returns what it has) and would lose data silently.
+    """
+    if isinstance(error, Contended | OutcomeUnknown | Unreachable):
+        return errno.ETIMEDOUT
+    return errno.EIO
+
+
+def answering(handler: Handler[P, T]) -> AnsweringHandler[P, T]:
+    """Make ``handler`` raise nothing but ``FUSEError``, the only exception a mount survives."""
+
+    @functools.wraps(handler)
+    async def answer(self: "VolumeOperations", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(self, *args, **kwargs)
+        except FileSystemError as error:
+            raise FUSEError(error.errno) from error
+        except SinfoniaError as error:
+            log.warning("operation=%s failed=%s: %s", handler.__name__, type(error).__name__, error)
+            raise FUSEError(errno_of(error)) from error
+        except FUSEError:
+            raise
+        except Exception as error:  # the door of the process: one request fails, not the mount
+            log.exception("operation=%s failed unexpectedly", handler.__name__)
+            raise FUSEError(errno.EIO) from error
+
+    return answer
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """What a file handle stands for."""
+
+    inode: InodeNumber
+    append: bool
+
+
+class VolumeOperations(pyfuse3.Operations):
+    """The requests of one mount, answered by one volume.
+
+    ``on_serving`` is called once, when the kernel has made contact and requests are answered.
+    """
+
+    supports_dot_lookup = True
+
+    def __init__(self, volume: Volume, *, on_serving: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self.volume = volume
+        self.on_serving = on_serving
+        self.open_files: dict[int, OpenFile] = {}
+        self.open_directories: dict[int, InodeNumber] = {}
+        # How often each inode was given to the kernel, which gives it back with ``forget``.
+        self.lookups: Counter[InodeNumber] = Counter()
+        self._handles_given = 0
+
+    def init(self) -> None:
+        self.on_serving()
+
+    def check_invariants(self) -> None:
+        """Every handle was given by us, and to one thing."""
+        assert not self.open_files.keys() & self.open_directories.keys()
+        assert all(0 < handle <= self._handles_given for handle in self.open_files)
+        assert all(0 < handle <= self._handles_given for handle in self.open_directories)
+        assert all(count > 0 for count in self.lookups.values())
+
+    # Names.
+
+    @answering
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        return self._given(await self.volume.lookup(self._inode(parent_inode), name))
+
+    @answering
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        attributes = await self.volume.create(
+            self._inode(parent_inode), name, mode=mode, owner=Owner(ctx.uid, ctx.gid), rdev=rdev
+        )
+        return self._given(attributes)
+
+    @answering
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        attributes = await self.volume.mkdir(
+            self._inode(parent_inode), name, mode=mode, owner=Owner(ctx.uid, ctx.gid)
+        )
+        return self._given(attributes)
+
+    @answering
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        attributes = await self.volume.symlink(
+            self._inode(parent_inode), name, target, owner=Owner(ctx.uid, ctx.gid)
+        )
+        return self._given(attributes)
+
+    @answering
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        parent = self._inode(new_parent_inode)
+        return self._given(await self.volume.link(self._inode(inode), parent, new_name))
+
+    @answering
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        await self.volume.unlink(self._inode(parent_inode), name)
+
+    @answering
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        await self.volume.rmdir(self._inode(parent_inode), name)
+
+    @answering
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        old_parent, new_parent = self._inode(parent_inode_old), self._inode(parent_inode_new)
+        await self.volume.rename(old_parent, name_old, new_parent, name_new, flags=flags)
+
+    @answering
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        return await self.volume.readlink(self._inode(inode))
+
+    # Attributes.
+
+    @answering
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        return self._entry(await self.volume.getattr(self._inode(inode)))
+
+    @answering
+    async def setattr(
+        self,
+        inode: int,
+        attr: EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        changes = Changes(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
+        )
+        return self._entry(await self.volume.setattr(self._inode(inode), changes))
+
+    @answering
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        statistics = await self.volume.statistics()
+        answer = StatvfsData()
+        answer.f_bsize = answer.f_frsize = statistics.block_size
+        answer.f_blocks = statistics.blocks
+        answer.f_bfree = answer.f_bavail = statistics.blocks_free
+        answer.f_files = statistics.inodes
+        answer.f_ffree = answer.f_favail = statistics.inodes_free
+        answer.f_namemax = statistics.name_max
+        return answer
+
+    # Open files.
+
+    @answering
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        number = self._inode(inode)
+        await self.volume.open_file(number, truncate=bool(flags & os.O_TRUNC))
+        return self._file_info(number, flags)
+
+    @answering
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        try:
+            attributes = await self.volume.create(
+                self._inode(parent_inode),
+                name,
+                mode=mode | stat.S_IFREG,
+                owner=Owner(ctx.uid, ctx.gid),
+                register=True,
+            )
+        except EntryExists as error:
+            if flags & os.O_EXCL:
+                raise
+            # The kernel has just found the name missing, so another mount was faster.  ESTALE
+            # makes it look again and open what is there, with all its checks of permission.
+            raise FUSEError(errno.ESTALE) from error
+        return self._file_info(attributes.inode, flags), self._given(attributes)
+
+    @answering
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        return await self.volume.read(self.open_files[fh].inode, off, size)
+
+    @answering
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        file = self.open_files[fh]
+        if file.append:
+            await self.volume.append(file.inode, buf)
+            return len(buf)
+        return await self.volume.write(file.inode, off, buf)
+
+    @answering
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self.volume.fsync(self.open_files[fh].inode)
+
+    @answering
+    async def release(self, fh: int) -> None:
+        await self.volume.close_file(self.open_files.pop(fh).inode)
+
+    # Directories.
+
+    @answering
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        handle = self._next_handle()
+        self.open_directories[handle] = self._inode(inode)
+        return handle
+
+    @answering
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        # Attributes are those of this very request and none are kept for the next: the kernel
+        # takes them for the truth, and an old size would cut pages from under a mapped file.
+        directory = self.open_directories[fh]
+        try:
+            if await self._reply_dots(directory, start_id, token):
+                await self._reply_entries(directory, start_id, token)
+        except StaleHandle:
+            return  # removed while it was open: nothing is left in it
+
+    async def _reply_dots(
+        self, directory: InodeNumber, start_id: int, token: pyfuse3.ReaddirToken
+    ) -> bool:
+        """Whether there is room for more."""
+        for name, cookie in ((b".", COOKIE_SELF), (b"..", COOKIE_PARENT)):
+            if start_id < cookie:
+                # Not counted in ``lookups``: the kernel does not give these two back.
+                entry = self._entry(await self.volume.lookup(directory, name))
+                if not pyfuse3.readdir_reply(token, name, entry, cookie):
+                    return False
+        return True
+
+    async def _reply_entries(
+        self, directory: InodeNumber, start_id: int, token: pyfuse3.ReaddirToken
+    ) -> None:
+        cookie = start_id if start_id > COOKIE_PARENT else 0
+        while True:
+            entries = await self.volume.read_directory(
+                directory, cookie, DIRECTORY_ENTRIES_PER_READ
+            )
+            for each in entries:
+                entry = self._entry(each.attributes)
+                if not pyfuse3.readdir_reply(token, each.name, entry, each.cookie):
+                    return
+                self.lookups[each.inode] += 1
+                cookie = each.cookie
+            if len(entries) < DIRECTORY_ENTRIES_PER_READ:
+                return
+
+    @answering
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self.volume.fsync(self.open_directories[fh])
+
+    @answering
+    async def releasedir(self, fh: int) -> None:
+        del self.open_directories[fh]
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for kernel_inode, count in inode_list:
+            inode = self._inode(kernel_inode)
+            self.lookups[inode] -= count
+            if self.lookups[inode] <= 0:
+                del self.lookups[inode]
+                self.volume.forget(inode)
+
+    # Translation.
+
+    def _inode(self, kernel_inode: int) -> InodeNumber:
+        """The volume's number of an inode: the kernel insists that the root is number 1."""
+        if kernel_inode == pyfuse3.ROOT_INODE:
+            return self.volume.root
+        if kernel_inode == self.volume.root:
+            return InodeNumber(pyfuse3.ROOT_INODE)
+        return InodeNumber(kernel_inode)
+
+    def _given(self, attributes: Attributes) -> EntryAttributes:
+        """An entry that the kernel will remember until it says ``forget``."""
+        self.lookups[attributes.inode] += 1
+        return self._entry(attributes)
+
+    def _entry(self, attributes: Attributes) -> EntryAttributes:
+        entry = EntryAttributes()
+        # The same exchange of the root's number and 1, the other way round.
+        entry.st_ino = self._inode(attributes.inode)
+        entry.generation = attributes.generation
+        entry.entry_timeout = 0
+        entry.attr_timeout = 0
+        entry.st_mode = attributes.mode
+        entry.st_nlink = attributes.nlink
+        entry.st_uid = attributes.uid
+        entry.st_gid = attributes.gid
+        entry.st_rdev = attributes.rdev
+        entry.st_size = attributes.size
+        entry.st_blksize = PREFERRED_IO_BYTES
+        entry.st_blocks = attributes.blocks
+        entry.st_atime_ns = attributes.atime_ns
+        entry.st_mtime_ns = attributes.mtime_ns
+        entry.st_ctime_ns = attributes.ctime_ns
+        return entry
+
+    def _next_handle(self) -> int:
+        self._handles_given += 1
+        return self._handles_given
+
+    def _file_info(self, inode: InodeNumber, flags: int) -> FileInfo:
+        handle = self._next_handle()
+        append = bool(flags & os.O_APPEND)
+        self.open_files[handle] = OpenFile(inode, append)
+        return FileInfo(fh=handle, keep_cache=False, direct_io=append)

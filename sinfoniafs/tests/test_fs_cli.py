@@ -1,0 +1,206 @@
+"""Whatever a user gets wrong costs one line that says what to do, and changes nothing."""
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+import sinfonia
+from sinfonia.testing.model import ModelCluster
+from sinfoniafs import cli_volume, mounts
+from sinfoniafs.cli import main, mount_helper
+from sinfoniafs.cli_arguments import Source, parse_mount_options
+from sinfoniafs.mounts import MountError, check_fuse_device
+
+CLUSTER = "tcp://127.0.0.1:7000"
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture
+def invoke() -> Invoke:
+    """Run the command with these arguments, as a shell would."""
+
+    def run(*arguments: str | Path) -> Result:
+        return CliRunner().invoke(main, [str(each) for each in arguments])
+
+    return run
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> ModelCluster:
+    """What every endpoint leads to."""
+    model = ModelCluster(memory_nodes=2, capacity=8 * 1024 * 1024)
+
+    async def connect(_: str) -> ModelCluster:
+        return model
+
+    monkeypatch.setattr(cli_volume, "connect", connect)
+    return model
+
+
+def assert_refused(result: Result, *words: str, code: int = 1) -> None:
+    """One line on standard error that says ``words``, no traceback, nothing on standard output."""
+    assert result.exit_code == code, result.output
+    assert isinstance(result.exception, SystemExit)
+    for word in words:
+        assert word in result.stderr
+    assert not result.stdout
+
+
+# Volumes
+
+
+def test_mkfs_makes_a_volume_that_info_shows_and_fsck_finds_sound(
+    invoke: Invoke, cluster: ModelCluster
+) -> None:
+    assert invoke("mkfs", CLUSTER).exit_code == 0
+    facts = json.loads(invoke("info", CLUSTER, "--json").stdout)
+    assert (facts["volume"], facts["memory_nodes"], facts["sessions"]) == ("default", 2, [])
+    assert 0 < facts["blocks_free"] <= facts["blocks"]
+    report = json.loads(invoke("fsck", CLUSTER, "--json").stdout)
+    assert report["clean"]
+    assert (report["files"], report["directories"]) == (0, 1)
+    assert "sound" in invoke("fsck", CLUSTER).stdout
+
+
+def test_the_name_of_a_volume_may_stand_in_the_cluster_argument(
+    invoke: Invoke, cluster: ModelCluster
+) -> None:
+    assert "photos" in invoke("mkfs", f"{CLUSTER}/photos").stdout
+    assert "photos" in invoke("info", CLUSTER, "--name", "photos").stdout
+    assert_refused(invoke("info", f"{CLUSTER}/music"), "photos", "music")
+
+
+def test_mkfs_destroys_a_volume_only_when_forced(invoke: Invoke, cluster: ModelCluster) -> None:
+    invoke("mkfs", CLUSTER)
+    before = {node: bytes(memory) for node, memory in cluster.memory.items()}
+    assert_refused(invoke("mkfs", CLUSTER), "--force")
+    assert cluster.memory == before
+    assert invoke("mkfs", CLUSTER, "--force").exit_code == 0
+
+
+def test_a_cluster_without_a_volume_is_named(invoke: Invoke, cluster: ModelCluster) -> None:
+    for command in ("info", "fsck"):
+        assert_refused(invoke(command, CLUSTER), "sinfoniafs mkfs")
+
+
+def test_a_damaged_volume_has_exit_code_4(invoke: Invoke, cluster: ModelCluster) -> None:
+    invoke("mkfs", CLUSTER)
+    layout = json.loads(invoke("info", CLUSTER, "--json").stdout)
+    # The last byte of the first memory node's block map, and a few before: blocks marked as used.
+    used = b"\x01" * 3
+    start = cluster.memory[sinfonia.MemoryNodeId(0)].index(b"\x03" * 10)
+    end = start + layout["blocks"] // 2
+    cluster.memory[sinfonia.MemoryNodeId(0)][end : end + 3] = used
+    result = invoke("fsck", CLUSTER)
+    assert result.exit_code == 4
+    assert "problems" in result.stdout
+
+
+def test_a_size_that_is_none_is_refused(invoke: Invoke, cluster: ModelCluster) -> None:
+    assert_refused(invoke("mkfs", CLUSTER, "--size-per-node", "many"), "many", code=2)
+    assert_refused(invoke("mkfs", CLUSTER, "--size-per-node", "1TiB"), "8388608 bytes")
+    assert_refused(invoke("mkfs", CLUSTER, "--size-per-node", "64KiB"), "at least")
+
+
+def test_a_cluster_that_does_not_answer_is_named(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient = functools.partial(sinfonia.connect, timeout=0.1)
+    monkeypatch.setattr(cli_volume, "connect", impatient)
+    assert_refused(invoke("info", "tcp://127.0.0.1:1"), "tcp://127.0.0.1:1", "is the cluster up")
+
+
+@pytest.mark.parametrize("text", ["http://host:1", "tcp://", "tcp://host:1/a/b"])
+def test_what_names_no_cluster_is_wrong_usage(invoke: Invoke, text: str) -> None:
+    assert_refused(invoke("mkfs", text), text, code=2)
+
+
+def test_a_directory_without_a_cluster_is_named(invoke: Invoke, tmp_path: Path) -> None:
+    assert_refused(invoke("mkfs", tmp_path), str(tmp_path), "sinfonia up")
+
+
+# Mounts
+
+
+def test_a_mountpoint_must_be_an_empty_directory(invoke: Invoke, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    assert_refused(invoke("mount", CLUSTER, missing), "does not exist", f"mkdir -p {missing}")
+    (tmp_path / "file").touch()
+    assert_refused(invoke("mount", CLUSTER, tmp_path / "file"), "not a directory")
+    assert_refused(invoke("mount", CLUSTER, tmp_path), "not empty", "-o nonempty")
+
+
+def test_a_machine_without_fuse_is_told_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(MountError, match="modprobe fuse"):
+        check_fuse_device(tmp_path / "fuse")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
+def test_a_user_who_may_not_open_the_device_is_told(tmp_path: Path) -> None:
+    (tmp_path / "fuse").touch(mode=0)
+    with pytest.raises(MountError, match="as root"):
+        check_fuse_device(tmp_path / "fuse")
+
+
+def test_what_is_not_mounted_cannot_be_unmounted(invoke: Invoke, tmp_path: Path) -> None:
+    assert_refused(invoke("umount", tmp_path), str(tmp_path), "not a mounted SinfoniaFS")
+    assert_refused(invoke("umount", tmp_path / "missing"), "not a mounted SinfoniaFS")
+
+
+def test_an_unknown_mount_option_is_wrong_usage(invoke: Invoke, tmp_path: Path) -> None:
+    result = invoke("mount", CLUSTER, tmp_path, "-o", "ro,fast")
+    assert_refused(result, "'fast'", "volume=NAME", code=2)
+
+
+def test_mount_options_of_fstab_are_understood() -> None:
+    options = parse_mount_options("defaults,_netdev,nofail,ro,x-systemd.automount,volume=photos")
+    assert (options.kernel, options.volume, options.nonempty) == ({"ro"}, "photos", False)
+    options = parse_mount_options("noatime,nonempty,max_read=65536,log_file=/var/log/x,suid")
+    assert options.kernel == {"max_read=65536", "suid"}
+    assert (options.log_file, options.nonempty) == (Path("/var/log/x"), True)
+    with pytest.raises(click.BadParameter):
+        parse_mount_options("volume=")
+
+
+def test_the_mount_helper_takes_what_mount_gives_it(tmp_path: Path) -> None:
+    arguments = [CLUSTER, str(tmp_path), "-f", "-n", "-s", "-v", "-t", "sinfoniafs", "-o", "rw"]
+    assert CliRunner().invoke(mount_helper, arguments).exit_code == 0
+    refused = CliRunner().invoke(mount_helper, [CLUSTER, str(tmp_path / "missing"), "-o", "rw"])
+    assert_refused(refused, "does not exist")
+
+
+def test_a_volume_is_named_by_cluster_and_name(tmp_path: Path) -> None:
+    assert Source.parse("tcp://h:1/photos") == Source("tcp://h:1/photos", "tcp://h:1", "photos")
+    assert Source.parse("tcp://h:1") == Source("tcp://h:1", "tcp://h:1", None)
+    assert Source.parse(str(tmp_path)) == Source(str(tmp_path), str(tmp_path), None)
+    assert Source.parse("h:1").endpoint() == "tcp://h:1"
+
+
+@pytest.mark.parametrize("command", ["mkfs", "mount", "umount", "info", "fsck"])
+def test_every_command_explains_itself(invoke: Invoke, command: str) -> None:
+    result = invoke(command, "--help")
+    assert result.exit_code == 0
+    assert f" {command} [OPTIONS]" in result.stdout
+
+
+def test_a_record_counts_only_while_its_process_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts, "run_directory", lambda: tmp_path / "run")
+    with mounts.recorded(tmp_path, CLUSTER, "default"):
+        record = mounts.read_record(tmp_path)
+        assert record is not None
+        assert (record.process.pid, record.source) == (os.getpid(), CLUSTER)
+        (file,) = (tmp_path / "run").iterdir()
+        left_behind = file.read_text().replace(str(record.process.start_time), "1")
+    assert mounts.read_record(tmp_path) is None
+    assert not list((tmp_path / "run").iterdir())
+    file.write_text(left_behind)
+    assert mounts.read_record(tmp_path) is None
