@@ -180,7 +180,7 @@ def test_a_reply_of_a_former_life_is_ignored() -> None:
     assert office.manager.on_replies(N0, stale, 0.0) == []
 
 
-@given(st.lists(st.sampled_from(list(Answer)[:3]), min_size=2, max_size=5), st.randoms())
+@given(st.lists(st.sampled_from(list(Answer)), min_size=2, max_size=5), st.randoms())
 def test_recovery_commits_only_if_all_voted_ok_or_one_knows(
     answers: list[Answer], order: object
 ) -> None:
@@ -193,5 +193,17 @@ def test_recovery_commits_only_if_all_voted_ok_or_one_knows(
     order.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis gives a random.Random
     for node, answer in shuffled:
         recovery.on_answer(node, answer)
-    expected = Outcome.ABORTED if Answer.ABORT in answers else Outcome.COMMITTED
-    assert recovery.outcome is expected
+    if Answer.COMMITTED in answers or set(answers) == {Answer.OK}:
+        assert recovery.outcome is Outcome.COMMITTED
+    elif set(answers) == {Answer.FORGOTTEN}:
+        assert recovery.outcome is Outcome.FORGOTTEN
+    else:
+        assert recovery.outcome is Outcome.ABORTED
+
+
+def test_a_vote_in_hand_does_not_say_that_its_participant_is_still_in_doubt() -> None:
+    """The others may have forgotten that it committed."""
+    recovery = RecoveryCoordinator(tid(1), [N0, N1], voted_ok=[N0])
+    assert recovery.on_answer(N1, Answer.FORGOTTEN) == []
+    assert recovery.outcome is Outcome.FORGOTTEN
+    assert recovery.finished

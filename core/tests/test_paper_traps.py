@@ -296,3 +296,15 @@ def test_a_promise_to_abort_lasts_until_its_epoch_is_stale() -> None:
     assert party.vote(late).vote is Vote.BAD_FORCED
     party.effects(Probe(3, 9.0, 9.0), client=99)
     assert party.vote(late).vote is Vote.BAD_EPOCH
+
+
+def test_not_knowing_a_stale_tid_is_no_promise_to_abort_it() -> None:
+    """Found by simulation (seed 24, lost replies): the promise made a client that sent the tid
+    again believe that it had not happened, though it had, and was forgotten."""
+    party = Party()
+    request = prepare(1, write=[(0, b"x")])
+    party.vote(request)
+    party.commit(tid(1))
+    party.effects(Forget([tid(1)]), Probe(2, 9.0, 9.0), client=99)
+    assert party.resolve(tid(1), [0, 1]) is Answer.FORGOTTEN
+    assert party.vote(request).vote is Vote.BAD_EPOCH

@@ -68,7 +68,7 @@ class Answer(IntEnum):
     ABORT = 0  # it has not voted OK and now never will
     OK = 1  # it voted OK and does not know the outcome
     COMMITTED = 2  # it knows that the minitransaction committed
-    FORGOTTEN = 3  # it no longer knows; only for one-phase tids that the client gave up
+    FORGOTTEN = 3  # it is not in doubt about it, will not vote OK on it, and knows no more
 
 
 # --- requests ----------------------------------------------------------------------------------

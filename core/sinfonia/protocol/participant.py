@@ -311,7 +311,7 @@ class Participant:
         known = self.sessions.outcome(tid)
         if known is not None and known.vote is OK:
             return Resolved(tid, Answer.COMMITTED)
-        if len(request.participants) == 1 and self._forgotten(tid):
+        if known is None and self._forgotten(tid):
             return Resolved(tid, Answer.FORGOTTEN)
         if self.logged and (known is None or known.vote is not Vote.BAD_FORCED):
             effects.append(Log(records.ForcedAbort(tid)))
@@ -412,6 +412,7 @@ class Participant:
         return voted
 
     def _forgotten(self, tid: Tid) -> bool:
+        """Whether ``tid`` is refused as too old, so that not knowing it says nothing of it."""
         session = self.sessions.get(tid.client)
         if session is not None and tid.counter < session.floor:
             return True

@@ -22,7 +22,7 @@ class Outcome(Enum):
 
     COMMITTED = "committed"
     ABORTED = "aborted"
-    FORGOTTEN = "forgotten"  # a one-phase tid so old that its participant no longer knows
+    FORGOTTEN = "forgotten"  # so old that its participants no longer know
 
 
 class RecoveryCoordinator:
@@ -43,6 +43,7 @@ class RecoveryCoordinator:
         self.participants = list(participants)
         self.outcome: Outcome | None = None
         self._answers = dict.fromkeys(voted_ok, Answer.OK)
+        self._in_doubt = False  # whether a participant said so just now
         self.asked_at = 0.0  # for whoever paces the asking
         self._unacknowledged: set[MemoryNodeId] = set()
 
@@ -64,8 +65,9 @@ class RecoveryCoordinator:
             return []
         # The first answer stands: a participant may have forgotten what it answered at first.
         self._answers.setdefault(node, answer)
+        self._in_doubt = self._in_doubt or answer is Answer.OK
         self.outcome = self._decide()
-        if self.outcome is None or len(self.participants) == 1:
+        if self.outcome in (None, Outcome.FORGOTTEN) or len(self.participants) == 1:
             return []
         self._unacknowledged = set(self.participants)
         return self.outstanding()
@@ -85,11 +87,12 @@ class RecoveryCoordinator:
             return Outcome.COMMITTED
         if Answer.ABORT in answers:
             return Outcome.ABORTED
-        if Answer.FORGOTTEN in answers:
-            return Outcome.FORGOTTEN
-        if len(self._answers) == len(self.participants):
+        if len(self._answers) < len(self.participants):
+            return None
+        if Answer.FORGOTTEN not in answers:
             return Outcome.COMMITTED
-        return None
+        # While one participant is in doubt, none has forgotten that it committed.
+        return Outcome.ABORTED if self._in_doubt else Outcome.FORGOTTEN
 
     def _commit(self) -> Commit:
         return Commit(self.tid, self.outcome is Outcome.COMMITTED)
