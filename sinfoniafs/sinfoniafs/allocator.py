@@ -98,18 +98,12 @@ class Allocator:
         if pool.available >= count:
             return pool.take(count)
         taken: list[int] = []
-        start = self._ring.index(near)
-        for node in self._ring[start:] + self._ring[:start]:
-            pool = self._pools[kind, node]
-            while len(taken) < count:
-                missing = count - len(taken)
-                if not pool.available and not await self._reserve(kind, node, missing):
-                    break
-                taken += pool.take(missing)
-            if len(taken) == count:
-                return taken
-        self.give_back(kind, taken)
-        raise NoSpace(f"no free {kind.value} left on any memory node")
+        try:
+            await self._gather(kind, near, count, taken)
+        except BaseException:
+            self.give_back(kind, taken)
+            raise
+        return taken
 
     def give_back(self, kind: Kind, numbers: Iterable[int]) -> None:
         """Return to the reserve what was taken and not linked."""
@@ -136,6 +130,19 @@ class Allocator:
             for each in numbers:
                 await self._change(kind, node_of(each), [(each, 1)], self._session.reserved, FREE)
 
+    async def _gather(self, kind: Kind, near: MemoryNodeId, count: int, taken: list[int]) -> None:
+        """Take from all memory nodes in turn, beginning with ``near``, as many as needed."""
+        start = self._ring.index(near)
+        for node in self._ring[start:] + self._ring[:start]:
+            pool = self._pools[kind, node]
+            while missing := count - len(taken):
+                if not pool.available and not await self._reserve(kind, node, missing):
+                    break
+                taken += pool.take(missing)
+            if len(taken) == count:
+                return
+        raise NoSpace(f"no free {kind.value} left on any memory node")
+
     async def _reserve(self, kind: Kind, node: MemoryNodeId, needed: int) -> bool:
         """Fill a pool; False if the memory node has nothing free."""
         pool = self._pools[kind, node]
@@ -149,11 +156,20 @@ class Allocator:
                 image = await self._cluster.read(node, address, length)
                 while found := _choose(image, wanted):
                     chosen = [(number(node, start + first), count) for first, count in found]
-                    if await self._change(kind, node, chosen, FREE, self._session.reserved):
+                    if await self._mark(kind, node, chosen):
                         self._fill(pool, chosen)
                         return True
                     image = await self._cluster.read(node, address, length)
         return False
+
+    async def _mark(self, kind: Kind, node: MemoryNodeId, chosen: list[tuple[int, int]]) -> bool:
+        """Reserve free numbers; False if somebody was faster."""
+        try:
+            return await self._change(kind, node, chosen, FREE, self._session.reserved)
+        except BaseException:
+            for first, count in chosen:
+                self.abandon(kind, range(first, first + count))
+            raise
 
     def _fill(self, pool: Pool, chosen: list[tuple[int, int]]) -> None:
         for first, count in reversed(chosen):  # `Pool.take` begins with what came last

@@ -2,7 +2,7 @@
 
 The inode's area holds the 32 topmost pointers.  At height 0 they lead to the file's first 32
 blocks (512 KiB); at height *h* each leads to a tree of *h* levels of map nodes, blocks of 2048
-pointers each: 1 GiB at height 1, 2 TiB at height 2, and more than an offset can say at height 5.
+pointers each: 1 GiB at height 1, 2 TiB at height 2, and all that an offset can say at height 4.
 A pointer of 0 is a hole and reads as zeros.
 
 Bytes of a block beyond the file's size mean nothing: whoever makes a file longer writes zeros from
@@ -14,11 +14,13 @@ from typing import Final
 
 from sinfonia.addresses import MemoryNodeId
 from sinfoniafs.allocator import Kind
+from sinfoniafs.errors import CorruptVolume
 from sinfoniafs.inode import POINTERS, Inode
 from sinfoniafs.layout import BLOCK_SIZE, BlockNumber, node_of
 from sinfoniafs.volume_attempt import Attempt
 
 FANOUT: Final = BLOCK_SIZE // 8
+HEIGHT_MAX: Final = 4  # 8 EiB, all that an offset can say
 
 
 def blocks_covered(height: int) -> int:
@@ -31,6 +33,8 @@ class BlockMapEditor:
 
     def __init__(self, attempt: Attempt, inode: Inode) -> None:
         assert not inode.is_inline
+        if inode.height > HEIGHT_MAX:
+            raise CorruptVolume(f"inode {inode.number:#x} has a block map too high to be one")
         self._attempt = attempt
         self._inode = inode
         self._near: MemoryNodeId = node_of(inode.number)

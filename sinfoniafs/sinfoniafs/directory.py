@@ -83,7 +83,7 @@ class Leaf(NamedTuple):
             raise CorruptVolume(f"block {block:#x} is not a directory leaf")
         entries = {}
         offset = HEAD_SIZE
-        while offset < used:
+        while offset + _ENTRY.size <= used:
             position, inode, kind, length = _ENTRY.unpack_from(image, offset)
             start = offset + _ENTRY.size
             name = image[start : start + length]

@@ -11,14 +11,13 @@ from typing import Final, NamedTuple
 
 from sinfonia.client.api import ClusterApi
 from sinfoniafs.attributes import InodeNumber
-from sinfoniafs.block_map import FANOUT, blocks_covered
+from sinfoniafs.block_map import FANOUT, HEIGHT_MAX
 from sinfoniafs.fsck_maps import Maps
-from sinfoniafs.inode import AREA_SIZE, INLINE, Inode
+from sinfoniafs.inode import AREA_SIZE, INLINE, Inode, opener_bit
 from sinfoniafs.layout import (
     BLOCK_SIZE,
     INODE_SIZE,
     ORPHAN,
-    SESSIONS_MAX,
     Layout,
     block_address,
     index_of,
@@ -103,7 +102,6 @@ async def _read_inodes(
 
 def _check_fields(inode: Inode, slots: set[int], *, orphan: bool) -> str:
     """What is wrong with an inode for itself; nothing if all is well."""
-    registered = {slot for slot in range(SESSIONS_MAX) if inode.openers >> slot & 1}
     if inode.kind not in KINDS:
         return f"is marked used, but its slot says kind {inode.kind:#o}"
     if orphan and inode.nlink:
@@ -114,7 +112,7 @@ def _check_fields(inode: Inode, slots: set[int], *, orphan: bool) -> str:
         return f"has unknown flags {inode.flags:#x}"
     if inode.is_inline and (inode.size > AREA_SIZE or inode.blocks or inode.is_directory):
         return "is said to be inline, and cannot be"
-    if inode.openers >> SESSIONS_MAX or registered - slots:
+    if inode.openers & ~sum(map(opener_bit, slots)):
         return "is said to be open in sessions that do not exist"
     return ""
 
@@ -132,7 +130,7 @@ class _FileCheck:
 
     async def run(self) -> None:
         inode = self._inode
-        if inode.height > 0 and blocks_covered(inode.height - 1) * BLOCK_SIZE > 2**63:
+        if inode.height > HEIGHT_MAX:
             self._maps.report("height", f"{self._who} has a block map of height {inode.height}")
             return
         span = FANOUT**inode.height

@@ -35,7 +35,7 @@ from sinfoniafs.session import Session
 from sinfoniafs.statistics import count_free
 from sinfoniafs.superblock import Superblock
 from sinfoniafs.volume_opening import read_superblocks
-from sinfoniafs.volume_reclaim import SessionWatch, reap_orphans
+from sinfoniafs.volume_reclaim import SessionWatch, reap_orphans, unregister_from_all
 from sinfoniafs.volume_rename import rename
 from sinfoniafs.volume_state import VolumeState
 
@@ -84,9 +84,11 @@ class Volume:
     async def keep_alive(self) -> None:
         """Show others that this mount lives, and reclaim what the dead left; until cancelled.
 
-        Raises SessionLost if others have taken this mount for dead.
+        Raises SessionLost if others have taken this mount for dead, and what the cluster raises;
+        after that it may be called again.
         """
         watch = SessionWatch(self._state)
+        await self.reap_orphans()
         while True:
             await anyio.sleep(HEARTBEAT_INTERVAL_S)
             await self._state.session.beat()
@@ -101,6 +103,10 @@ class Volume:
             stack.push_async_callback(self._state.allocator.leave)
             self._state.close_all()
             await self.flush()
+            if self._state.in_doubt:
+                state = self._state
+                await unregister_from_all(state.cluster, state.layout, state.session.slot)
+                await self.reap_orphans()
 
     # -- names
 

@@ -301,6 +301,7 @@ class Attempt:
         for key in self._lives:
             self._state.turns.release(key)
         allocator = self._state.allocator
+        self._state.in_doubt |= self._in_doubt
         for kind in Kind:
             if self._purse[kind]:
                 allocator.give_back(kind, self._purse[kind])

@@ -173,6 +173,7 @@ async def _reap_step(state: VolumeState, attempt: Attempt, number: InodeNumber) 
         return False
     inode = await attempt.inode(number)
     if inode.nlink:
+        await attempt.commit()  # believed only if compared
         return False  # the number has a new life already
     if inode.openers & ~opener_bit(state.session.slot):
         attempt.set_opener(inode, present=False)

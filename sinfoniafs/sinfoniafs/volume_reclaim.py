@@ -95,7 +95,7 @@ async def reclaim_session(
     for node, each in layout.nodes.items():
         inodes += await _free_marked(cluster, node, INODE_MAP_ADDRESS, each.inodes, mark)
         blocks += await _free_marked(cluster, node, each.block_map_address, each.blocks, mark)
-    await _unregister(cluster, layout, record.slot)
+    await unregister_from_all(cluster, layout, record.slot)
     await free_slot(cluster, superblock, fenced)
     return Reclaimed(1, blocks, inodes)
 
@@ -141,7 +141,7 @@ async def _free_marked(
     return freed
 
 
-async def _unregister(cluster: ClusterApi, layout: Layout, slot: int) -> None:
+async def unregister_from_all(cluster: ClusterApi, layout: Layout, slot: int) -> None:
     """Remove a session from the openers of all inodes."""
     places = [
         (node, address + OPENERS_OFFSET + slot // 8)

@@ -68,6 +68,8 @@ class VolumeState:
         self.open_counts: Counter[InodeNumber] = Counter()
         self.registered: set[InodeNumber] = set()
         self.closing: dict[InodeNumber, None] = {}
+        # Whether some outcome was never learnt, so that more may be registered than is known.
+        self.in_doubt = False
 
     async def run(self, body: Callable[[Attempt], Awaitable[T]], *turns: InodeNumber) -> T:
         """Run ``body`` until its minitransaction commits, holding the local turns named.

@@ -1,5 +1,7 @@
 """The nodes of a directory's tree, each for itself."""
 
+import contextlib
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +20,7 @@ from sinfoniafs.directory import (
     position_of,
     target_at,
 )
+from sinfoniafs.errors import CorruptVolume
 from sinfoniafs.layout import BLOCK_SIZE, BlockNumber
 
 KEY = b"k" * 16
@@ -65,6 +68,20 @@ def test_writing_only_what_changed_is_writing_all(names: list[bytes]) -> None:
         block[offset : offset + len(data)] = data
     block[:HEAD_SIZE] = leaf.encode_head()
     assert Leaf.decode(BlockNumber(9), bytes(block)) == leaf
+
+
+@given(
+    st.sets(NAMES, max_size=30).map(sorted),
+    st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=20),
+)
+def test_a_damaged_leaf_is_refused_or_read_but_nothing_worse(
+    names: list[bytes], damage: list[tuple[int, int]]
+) -> None:
+    block = bytearray(leaf_with(names).encode().ljust(BLOCK_SIZE, b"\0"))
+    for place, byte in damage:
+        block[place] = byte
+    with contextlib.suppress(CorruptVolume):
+        Leaf.decode(BlockNumber(9), bytes(block))
 
 
 @given(st.sets(NAMES, min_size=2, max_size=100).map(sorted))

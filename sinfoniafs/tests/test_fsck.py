@@ -151,6 +151,10 @@ DAMAGES: dict[str, tuple[Callable[[Damage], None], str]] = {
         "says 9 blocks",
     ),
     "a wrong size": (lambda damage: damage.put_inode(damage.large, size=5), "beyond its size"),
+    "a block map too high": (
+        lambda damage: damage.put_inode(damage.large, height=2**31),
+        "block map of height",
+    ),
     "an inline file too large": (lambda damage: damage.put_inode(damage.file, size=300), "inline"),
     "a wrong link count": (lambda damage: damage.put_inode(damage.file, nlink=2), "says 2 links"),
     "a wrong count of directories": (

@@ -1,13 +1,18 @@
 """A mount may be killed between any two minitransactions; the volume is sound all the same."""
 
+import contextlib
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
 
+from sinfonia.errors import OutcomeUnknown
+from sinfonia.minitransaction import Minitransaction, Result
+from sinfonia.testing.model import ModelCluster
 from sinfoniafs.attributes import RENAME_EXCHANGE, Changes
 from sinfoniafs.fsck import check_volume
-from sinfoniafs.testing import MIB, SOMEBODY, Bomb, Site, list_directory, open_site
+from sinfoniafs.testing import MIB, SOMEBODY, Bomb, Site, close_site, list_directory, open_site
 from sinfoniafs.volume import Volume
 
 BLOCK = 16 * 1024
@@ -24,6 +29,11 @@ async def open_unlink_close(volume: Volume) -> None:
     await volume.close_file(file)
 
 
+async def create_and_open(volume: Volume) -> None:
+    made = await volume.create(volume.root, b"new", mode=0o644, owner=SOMEBODY, register=True)
+    await volume.write(made.inode, 0, b"x" * 300_000)
+
+
 async def overwrite_and_extend(volume: Volume) -> None:
     file = (await volume.lookup(volume.root, b"scattered")).inode
     await volume.write(file, 30 * BLOCK - 5, b"z" * (9 * MIB))
@@ -35,22 +45,24 @@ async def truncate(volume: Volume) -> None:
 
 
 async def fill_a_directory(volume: Volume) -> None:
-    for number in range(60):
-        await volume.symlink(volume.root, b"%d" % number * 60, b"t" * 300, owner=SOMEBODY)
+    directory = (await volume.lookup(volume.root, b"one leaf")).inode
+    for number in range(6):
+        await volume.symlink(directory, b"%d" % number * 200, b"t" * 300, owner=SOMEBODY)
+    assert (await volume.getattr(directory)).blocks == 3 * 32  # split, under a root
 
 
 async def empty_a_directory(volume: Volume) -> None:
-    directory = (await volume.lookup(volume.root, b"full")).inode
+    directory = (await volume.lookup(volume.root, b"two leaves")).inode
     for entry in await list_directory(volume, directory):
         await volume.unlink(directory, entry.name)
-    await volume.rmdir(volume.root, b"full")
+    await volume.rmdir(volume.root, b"two leaves")
 
 
 async def move(volume: Volume) -> None:
-    full = (await volume.lookup(volume.root, b"full")).inode
-    await volume.rename(volume.root, b"empty", full, b"moved")
-    await volume.rename(full, b"moved", volume.root, b"scattered", flags=RENAME_EXCHANGE)
-    await volume.rename(volume.root, b"small", full, b"moved")
+    target = (await volume.lookup(volume.root, b"one leaf")).inode
+    await volume.rename(volume.root, b"empty", target, b"moved")
+    await volume.rename(target, b"moved", volume.root, b"scattered", flags=RENAME_EXCHANGE)
+    await volume.rename(volume.root, b"small", target, b"moved")
 
 
 async def make_a_directory(volume: Volume) -> None:
@@ -63,6 +75,7 @@ async def mount_and_unmount(volume: Volume) -> None:
 
 
 OPERATIONS: list[Operation] = [
+    create_and_open,
     open_unlink_close,
     overwrite_and_extend,
     truncate,
@@ -77,15 +90,35 @@ OPERATIONS: list[Operation] = [
 async def furnish(site: Site) -> None:
     await site.file(b"small", b"inline")
     await site.directory(b"empty")
-    full = await site.directory(b"full")
-    for number in range(92):
-        name = b"%d" % number * 80
-        await site.volume.create(full, name, mode=0o644, owner=SOMEBODY)
+    for name, count in ((b"one leaf", 60), (b"two leaves", 64)):
+        directory = await site.directory(name)
+        for number in range(count):
+            await site.volume.create(directory, b"%240d" % number, mode=0o644, owner=SOMEBODY)
     file = await site.file(b"scattered")
     other = await site.file(b"between")
     for number in range(0, 80, 2):
         await site.volume.write(file, number * 2000 * BLOCK, b"x" * BLOCK)
         await site.volume.write(other, number * BLOCK, b"x" * BLOCK)
+
+
+class Doubt:
+    """Hides the outcome of one minitransaction that writes, after a number of them."""
+
+    def __init__(self, cluster: ModelCluster, told: int) -> None:
+        self._execute = cluster.execute
+        self._left = told
+        self.hidden = False
+
+    async def execute(
+        self, minitransaction: Minitransaction[Any], *, timeout: float | None = None
+    ) -> Result:
+        result = await self._execute(minitransaction, timeout=timeout)
+        if not minitransaction.read_only:
+            self._left -= 1
+            if self._left == -1:
+                self.hidden = True
+                raise OutcomeUnknown("the reply was lost", None)
+        return result
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.__name__)
@@ -104,6 +137,31 @@ def test_a_mount_killed_at_any_point_leaves_a_sound_volume(operation: Operation)
             assert report.clean, (survived, report.problems)
             assert (report.orphans, report.blocks_reserved, report.inodes_reserved) == (0, 0, 0)
             if not bomb.exploded:
+                return
+        pytest.fail("the operation never came to its end")
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [create_and_open, open_unlink_close, overwrite_and_extend, truncate, move, make_a_directory],
+    ids=lambda each: each.__name__,
+)
+def test_an_outcome_that_was_never_learnt_leaks_nothing(
+    operation: Operation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        for told in range(STEPS_MAX):
+            site = await open_site(mounts=1, memory_nodes=2, capacity=16 * MIB)
+            await furnish(site)
+            doubt = Doubt(site.cluster, told)
+            with monkeypatch.context() as patch:
+                patch.setattr(site.cluster, "execute", doubt.execute)
+                with contextlib.suppress(OutcomeUnknown):
+                    await operation(site.volume)
+            await close_site(site)
+            if not doubt.hidden:
                 return
         pytest.fail("the operation never came to its end")
 

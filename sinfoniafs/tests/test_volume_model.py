@@ -119,6 +119,13 @@ async def walk(volume: Volume, path: Path) -> InodeNumber:
     return number
 
 
+async def walk_to_parent(volume: Volume, path: Path) -> InodeNumber:
+    """The directory of the last name; a kernel, too, sees to it that it is one."""
+    number = await walk(volume, path[:-1])
+    await volume.lookup(number, b".")
+    return number
+
+
 class VolumeMachine(RuleBasedStateMachine):
     """Every step is done to the model and, through one of two mounts, to a volume."""
 
@@ -149,7 +156,7 @@ class VolumeMachine(RuleBasedStateMachine):
     def create(self, mount: int, path: Path) -> None:
         async def actual() -> None:
             volume = self.site.mounts[mount]
-            parent = await walk(volume, path[:-1])
+            parent = await walk_to_parent(volume, path)
             await volume.create(parent, path[-1], mode=0o644, owner=SOMEBODY)
 
         self.both(lambda: self.model.add(path, Node()), actual)
@@ -158,7 +165,7 @@ class VolumeMachine(RuleBasedStateMachine):
     def mkdir(self, mount: int, path: Path) -> None:
         async def actual() -> None:
             volume = self.site.mounts[mount]
-            parent = await walk(volume, path[:-1])
+            parent = await walk_to_parent(volume, path)
             await volume.mkdir(parent, path[-1], mode=0o755, owner=SOMEBODY)
 
         self.both(lambda: self.model.add(path, Node(children={})), actual)
@@ -175,8 +182,7 @@ class VolumeMachine(RuleBasedStateMachine):
 
         async def actual() -> None:
             volume = self.site.mounts[mount]
-            inode, parent = await walk(volume, old), await walk(volume, new[:-1])
-            await volume.read_directory(parent, 0, 1)  # a kernel, too, looks at the path first
+            inode, parent = await walk(volume, old), await walk_to_parent(volume, new)
             await volume.link(inode, parent, new[-1])
 
         self.both(expected, actual)
@@ -190,7 +196,7 @@ class VolumeMachine(RuleBasedStateMachine):
 
         async def actual() -> None:
             volume = self.site.mounts[mount]
-            await volume.unlink(await walk(volume, path[:-1]), path[-1])
+            await volume.unlink(await walk_to_parent(volume, path), path[-1])
 
         self.both(expected, actual)
 
@@ -204,7 +210,7 @@ class VolumeMachine(RuleBasedStateMachine):
 
         async def actual() -> None:
             volume = self.site.mounts[mount]
-            await volume.rmdir(await walk(volume, path[:-1]), path[-1])
+            await volume.rmdir(await walk_to_parent(volume, path), path[-1])
 
         self.both(expected, actual)
 
@@ -217,7 +223,8 @@ class VolumeMachine(RuleBasedStateMachine):
     def rename(self, mount: int, old: Path, new: Path, flags: int) -> None:
         async def actual() -> None:
             volume = self.site.mounts[mount]
-            source, target = await walk(volume, old[:-1]), await walk(volume, new[:-1])
+            source = await walk_to_parent(volume, old)
+            target = await walk_to_parent(volume, new)
             await volume.rename(source, old[-1], target, new[-1], flags=flags)
 
         self.both(lambda: self.model.rename(old, new, flags), actual)

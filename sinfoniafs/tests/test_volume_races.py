@@ -87,22 +87,33 @@ def test_a_directory_is_removed_or_gets_an_entry_never_both() -> None:
 
 
 def test_two_moves_never_make_a_circle() -> None:
-    """Each alone is allowed; both together would cut a circle off from the root."""
+    """left/a moves below right/a while right/a moves below left/a.
+
+    Each alone is allowed, and both change different directories; but both together would cut a
+    circle off from the root.
+    """
 
     async def body(site: Site) -> None:
-        refused = 0
         for number in range(40):
-            left, right = b"left-%d" % number, b"right-%d" % number
-            one, two = await site.directory(left), await site.directory(right)
+            sources, targets = [], []
+            for side in (b"left", b"right"):
+                source = await site.directory(b"%b-%d" % (side, number))
+                moved = await site.volume.mkdir(source, b"a", mode=0o755, owner=SOMEBODY)
+                below = await site.volume.mkdir(moved.inode, b"b", mode=0o755, owner=SOMEBODY)
+                sources.append(source)
+                targets.append(below.inode)
+                # Both mounts know the way, so that neither is ahead of the other.
+                for mount in site.mounts:
+                    await mount.lookup(site.root, b"%b-%d" % (side, number))
+                    await mount.lookup(source, b"a")
+                    await mount.lookup(moved.inode, b"b")
+                    await mount.read_directory(below.inode, 0, 1)
             outcomes = await all_at_once(
-                partial(site.mounts[0].rename, site.root, left, two, b"x"),
-                partial(site.mounts[1].rename, site.root, right, one, b"x"),
+                partial(site.mounts[0].rename, sources[0], b"a", targets[1], b"x"),
+                partial(site.mounts[1].rename, sources[1], b"a", targets[0], b"x"),
             )
             assert outcomes.count(None) == 1
-            refused += sum(
-                isinstance(outcome, InvalidArgument | NoSuchEntry) for outcome in outcomes
-            )
-        assert refused == 40
+            assert any(isinstance(outcome, InvalidArgument) for outcome in outcomes)
 
     on_volume(body, mounts=2, memory_nodes=3)
 
