@@ -1,5 +1,6 @@
 """What Figure 4 leaves unsaid, one test each: where a faithful reading still loses data."""
 
+from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol.effects import Log, LogLazily, Send, SendOnceStable
 from sinfonia.protocol.messages import (
     Answer,
@@ -8,6 +9,7 @@ from sinfonia.protocol.messages import (
     Forget,
     NotServing,
     Probe,
+    Recreate,
     Vote,
     Voted,
     WrongIncarnation,
@@ -308,3 +310,33 @@ def test_not_knowing_a_stale_tid_is_no_promise_to_abort_it() -> None:
     party.effects(Forget([tid(1)]), Probe(2, 9.0, 9.0), client=99)
     assert party.resolve(tid(1), [0, 1]) is Answer.FORGOTTEN
     assert party.vote(request).vote is Vote.BAD_EPOCH
+
+
+def test_a_request_that_breaks_the_protocol_does_not_cost_its_neighbours_their_log_records() -> (
+    None
+):
+    """An exception in the middle of a batch would leave writes in memory that no log knows."""
+    party = Party()
+    stranger = prepare(2, write=[(8, b"y")], client=8)
+    elsewhere = prepare(3, nodes=[4, 5], write=[(8, b"y")])
+    greedy = one_phase(4, read=[(0, 1024)] * 5000)
+    votes = party.replies(
+        one_phase(1, write=[(0, b"x")]), stranger, elsewhere, greedy, Recreate(MemoryNodeId(0))
+    )
+    assert [reply.vote for reply in votes if isinstance(reply, Voted)] == [
+        Vote.OK,
+        Vote.BAD_RANGE,
+        Vote.BAD_RANGE,
+        Vote.BAD_RANGE,
+    ]
+    assert party.read(8, 1) == b"\0"
+    assert len(party.log) == 1
+    party.check()
+
+
+def test_what_one_request_may_read_is_bounded_at_the_node_too() -> None:
+    party = Party()
+    party.participant._capacity = 1 << 40
+    party.memory.capacity = 1 << 40
+    many = one_phase(1, read=[(0, 16 * 1024 * 1024)] * 2)
+    assert party.vote(many).vote is Vote.BAD_RANGE

@@ -36,7 +36,7 @@ from sinfonia.transport.codec import (
     encode_replies,
     encode_requests,
 )
-from sinfonia.transport.zeromq import bind_router, connect_dealer, drain, try_send
+from sinfonia.transport.zeromq import bind_router, connect_dealer, drain, is_connectable, try_send
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,10 @@ class ManagerServer:
                 log.warning("malformed frames=%d error=%s", len(frames), error)
         for node, (_, socket) in self._nodes.items():
             for frames in drain(socket):
-                self._carry_out(self.manager.on_replies(node, decode_replies(frames), now))
+                try:
+                    self._carry_out(self.manager.on_replies(node, decode_replies(frames), now))
+                except ProtocolError as error:
+                    log.warning("malformed node=%d error=%s", node, error)
         self._carry_out(self.manager.on_tick(now))
         outbox, self._outbox = self._outbox, {}
         for node, requests in outbox.items():
@@ -111,6 +114,9 @@ class ManagerServer:
 
     def _answer(self, route: bytes, request: Request) -> list[ManagerEffect]:
         if isinstance(request, Register):
+            # The directory would stop whoever reads an impossible place there, and for good.
+            if not is_connectable(request.endpoint):
+                raise ProtocolError(f"nobody can connect to {request.endpoint!r}")
             log.info("register node=%d endpoint=%s", request.node, request.endpoint)
             return self.manager.on_register(route, request)
         if isinstance(request, Recreate):

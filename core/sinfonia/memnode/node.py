@@ -166,7 +166,7 @@ class MemoryNode:
     # --- a wake-up -----------------------------------------------------------------------------
 
     def receive(self, route: bytes, batch: Requests, now: float) -> None:
-        """Execute a batch; its replies come out of ``flush``.  Raises ProtocolError."""
+        """Execute a batch; its replies come out of ``flush``."""
         for effect in self.participant.on_requests(batch, now):
             if type(effect) is Log:
                 assert self._storage is not None

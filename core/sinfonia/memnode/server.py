@@ -124,7 +124,12 @@ class MemoryNodeServer:
 
     def _register(self, now: float) -> None:
         for frames in drain(self._manager):
-            for reply in decode_replies(frames).replies:
+            try:
+                replies = decode_replies(frames).replies
+            except ProtocolError as error:
+                log.warning("malformed manager frames=%d error=%s", len(frames), error)
+                continue
+            for reply in replies:
                 if isinstance(reply, Registered):
                     self.node.on_registered(reply, now)
         if self.node.state is State.STARTING and now >= self._register_at:

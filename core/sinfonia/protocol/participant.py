@@ -31,8 +31,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.errors import ProtocolError
-from sinfonia.minitransaction import WriteItem
+from sinfonia.minitransaction import BYTES_MAX, ITEMS_MAX, WriteItem
 from sinfonia.protocol import records
 from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable
 from sinfonia.protocol.lists import (
@@ -129,8 +128,8 @@ class Participant:
     def on_requests(self, batch: Requests, now: float) -> list[Effect]:
         """Handle a batch; ``now`` is monotonic, in seconds.
 
-        Raises ProtocolError if the batch breaks the protocol; nothing of it was executed then, or
-        only the requests before the offending one, which are unanswered.
+        Whatever a batch says, its effects are carried out: a request that breaks the protocol is
+        voted BAD_RANGE or left unanswered, and its neighbours are none the worse.
         """
         if batch.incarnation != self.incarnation and _needs_incarnation(batch):
             return [Send([WrongIncarnation()])]
@@ -178,7 +177,7 @@ class Participant:
             return [self._status()]
         if isinstance(request, GetDirectory):
             return [NotServing() if self.directory is None else self.directory]
-        raise ProtocolError(f"{type(request).__name__} is not for a memory node")
+        return ()  # meant for a manager
 
     def _session_of(self, batch: Requests) -> Session | None:
         """The client's session, its floor raised; None while this node executes nothing for it."""
@@ -228,7 +227,7 @@ class Participant:
         """Figure 4, lines 12-25: vote, and keep the locks if the vote is OK."""
         tid = request.tid
         if tid.client != session.client or self.node not in request.participants:
-            raise ProtocolError(f"tid {tid} was not made by this client for this memory node")
+            return self._count(Voted(tid.counter, Vote.BAD_RANGE))
         if request.read_only:
             return self._count(self._vote_reading(request))
         in_doubt = self.in_doubt.get(tid)
@@ -380,6 +379,8 @@ class Participant:
     def _compare_and_read(self, counter: int, request: ExecCommit | ExecPrepare) -> Voted:
         """The vote of a participant that has, or needs, the locks."""
         memory, capacity = self._bytes, self._capacity
+        if len(request.compares) + len(request.reads) + len(request.writes) > ITEMS_MAX:
+            return Voted(counter, Vote.BAD_RANGE)
         failed: list[tuple[int, bytes]] = []
         for position, item in enumerate(request.compares):
             end = item.address + len(item.expected)
@@ -391,9 +392,11 @@ class Participant:
         reads = NONE
         if request.reads and (not failed or request.reads_on_failure):
             reads = []
+            room = BYTES_MAX
             for read in request.reads:
                 end = read.address + read.length
-                if end > capacity:
+                room -= read.length
+                if end > capacity or room < 0:
                     return Voted(counter, Vote.BAD_RANGE)
                 reads.append(memory[read.address : end])
         for write in request.writes:

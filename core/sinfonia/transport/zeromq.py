@@ -6,6 +6,7 @@ at any time, which is what sending a tid again is for.
 """
 
 import errno
+import re
 from collections.abc import Iterator
 
 import zmq
@@ -23,6 +24,8 @@ HEARTBEAT_TIMEOUT_MS = 4_000
 
 RECONNECT_MS = 20
 RECONNECT_MAX_MS = 500
+
+_CONNECTABLE = re.compile(r"tcp://[A-Za-z0-9][A-Za-z0-9._-]{0,254}:[0-9]{1,5}")
 
 # A batch without detached payloads has at most an address and a header.
 SMALL_FRAMES = 2
@@ -63,6 +66,11 @@ def connect_dealer(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> 
             "tcp://host:port"
         ) from error
     return socket
+
+
+def is_connectable(endpoint: str) -> bool:
+    """Whether ``connect_dealer`` takes ``endpoint``; what others say is not stored unless it is."""
+    return _CONNECTABLE.fullmatch(endpoint) is not None
 
 
 def drain(socket: "zmq.Socket[bytes]") -> Iterator[list[bytes]]:
