@@ -507,3 +507,26 @@ def test_a_stale_epoch_says_nothing_of_the_copy_that_came_before_it() -> None:
     world.settle()
     assert isinstance(call.error, OutcomeUnknown)
     assert call.attempts == 1
+
+
+def test_a_stale_epoch_is_no_definite_answer_at_the_deadline_either() -> None:
+    """Found by simulation (seed 300110): one participant had forgotten, the other was silent, and
+    the caller was told that it had not happened, though the manager had committed it."""
+    world = World()
+    call = world.begin(*WRITE_BOTH, timeout=0.6)
+    world.deliver()
+    world.lose_everything()
+    for party in world.parties.values():
+        party.commit(tid(1))
+        party.effects(Forget([tid(1)]), Probe(2, 9.0, 9.0), client=99)
+    world.pass_time(RESEND_AFTER + TICK)
+    world.deliver(to=[0])
+    world.receive()
+    world.lose_everything()
+    for _ in range(20):
+        world.pass_time(TICK)
+        world.lose_everything()
+    assert isinstance(call.error, OutcomeUnknown)
+    world.pass_time(RESEND_AFTER)
+    world.settle()
+    assert world.coordinator.outcome(tid(1)) is Outcome.FORGOTTEN

@@ -14,6 +14,9 @@ from sinfonia.minitransaction import FailedCompare, Minitransaction, Result
 from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.messages import Commit, ExecCommit, ExecPrepare, Request, Tid, Vote, Voted
 
+# Votes that do not say whether an earlier copy of the request was executed.
+FORGOTTEN_VOTES = frozenset({Vote.BAD_FLOOR, Vote.BAD_EPOCH})
+
 # What clocks may gain on each other while a read lease lasts.
 CLOCK_DRIFT_MARGIN = 0.1
 
@@ -59,8 +62,20 @@ class Attempt(msgspec.Struct, gc=False):
 
     @property
     def refused(self) -> bool:
-        """Whether some vote is not OK, so that it can only abort."""
-        return any(voted.vote is not Vote.OK for voted in self.votes.values())
+        """Whether some vote says that it cannot commit, and has not."""
+        return any(
+            voted.vote is not Vote.OK and not self.says_nothing(voted)
+            for voted in self.votes.values()
+        )
+
+    @property
+    def voted_ok(self) -> list[MemoryNodeId]:
+        """The participants whose OK vote is in hand."""
+        return [node for node, voted in self.votes.items() if voted.vote is Vote.OK]
+
+    def says_nothing(self, voted: Voted) -> bool:
+        """Whether ``voted`` leaves open what became of an earlier copy."""
+        return voted.vote in FORGOTTEN_VOTES and self.resent and not self.read_only
 
     def holders(self) -> list[MemoryNodeId]:
         """Who may hold locks for it: those that voted OK or have not answered."""

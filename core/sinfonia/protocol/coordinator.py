@@ -29,7 +29,7 @@ from typing import Any, Protocol
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import Contended, OutcomeUnknown, OutOfRange, SinfoniaError, TimedOut
 from sinfonia.minitransaction import Minitransaction, Result
-from sinfonia.protocol.attempts import Attempt, Call, Committing, result_of
+from sinfonia.protocol.attempts import FORGOTTEN_VOTES, Attempt, Call, Committing, result_of
 from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
@@ -69,9 +69,6 @@ BACKOFF_MAX = 0.1
 # come back to ask.  Beyond these the oldest are forgotten.
 ABANDONED_MAX = 1024
 OUTCOMES_MAX = 4096
-
-# Votes that do not say whether an earlier copy of the request was executed.
-FORGOTTEN_VOTES = frozenset({Vote.BAD_FLOOR, Vote.BAD_EPOCH})
 
 
 class Random(Protocol):
@@ -297,8 +294,7 @@ class Coordinator:
             self._back_off(call, now)
         elif vote is Vote.BAD_RANGE:
             self._fail(call, _out_of_range())
-        elif attempt.resent and not attempt.read_only:
-            assert vote in FORGOTTEN_VOTES
+        elif attempt.says_nothing(voted):
             self._fail(call, _too_late(attempt.tid))
         else:
             return self._attempt(call, now)  # a stale epoch; the batch brought the current one
@@ -319,7 +315,7 @@ class Coordinator:
             self._finish(call, result_of(call, votes))
         elif Vote.BAD_RANGE in bad:
             self._fail(call, _out_of_range())
-        elif bad & FORGOTTEN_VOTES and attempt.resent and not attempt.read_only:
+        elif any(attempt.says_nothing(voted) for voted in votes.values()):
             self._fail(call, _too_late(attempt.tid))
         else:
             self._back_off(call, now)
@@ -435,7 +431,7 @@ class Coordinator:
         message = f"memory node {missing} did not answer before the deadline: ask for its outcome"
         self._fail(call, OutcomeUnknown(message, attempt.tid))
         attempt.call = None
-        resolver = RecoveryCoordinator(attempt.tid, sorted(attempt.requests), attempt.votes)
+        resolver = RecoveryCoordinator(attempt.tid, sorted(attempt.requests), attempt.voted_ok)
         resolver.asked_at = now
         self._resolving[attempt.tid] = resolver
         if len(self._resolving) > ABANDONED_MAX:
