@@ -46,6 +46,9 @@ LAZY_SYNC_MAX = 0.005
 # A checkpoint copies this much per wake-up: half a millisecond in which nobody is served.
 CHECKPOINT_STEP_BYTES = 512 * 1024
 
+# A checkpoint that waits for the disk is looked after so often.
+CHECKPOINT_LOOK = 0.005
+
 
 class State(Enum):
     """Where in its life a memory node is."""
@@ -124,6 +127,7 @@ class MemoryNode:
         self._held: list[tuple[bytes, list[Reply]]] = []
         self._must_sync = False
         self._held_since = now
+        self._ticked_at = now
         self.syncs = 0
 
     def _replay(self, storage: StableStorage) -> None:
@@ -219,6 +223,7 @@ class MemoryNode:
 
     def tick(self, now: float) -> None:
         """Time has passed: begin to serve, carry the checkpoint on.  Raises StorageError."""
+        self._ticked_at = now
         if self.state is State.SETTLING and now >= self._serve_from:
             settled = not self.participant.in_doubt
             if settled or now >= self._settled_by:
@@ -231,8 +236,8 @@ class MemoryNode:
         """When ``tick`` and ``flush`` must be called next; None: not before a batch comes."""
         if self.state is State.SETTLING:
             return 0.0
-        if self._checkpoint is not None and not self._checkpoint.waiting:
-            return 0.0
+        if self._checkpoint is not None:
+            return self._ticked_at + CHECKPOINT_LOOK if self._checkpoint.waiting else 0.0
         return self._held_since + LAZY_SYNC_MAX if self._held else None
 
     def _carry_checkpoint(self, storage: StableStorage) -> None:
