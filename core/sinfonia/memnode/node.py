@@ -136,6 +136,8 @@ class MemoryNode:
             self.participant.replay(record)
             self.replayed += 1
         storage.image.confirm(self.space.dirty)
+        # A crash may have come between the checkpoint and this.
+        storage.log.truncate_before(storage.checkpoint.processed)
         self._processed = storage.checkpoint.processed
 
     # --- the manager ---------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
 
 PAUSE_S_MAX = 1.5
 PARTITION_S_MAX = 2.0
+LINKS_CUT_SHARE = 0.3
 DISK_FULL_S_MAX = 1.0
 
 
@@ -59,9 +60,7 @@ class Faults:
     def _plan(
         self, rng: random.Random, rate: float, strike: Callable[[random.Random], None]
     ) -> None:
-        self._surroundings.scheduler.after(
-            rng.expovariate(rate), self._strike, rng, rate, strike
-        )
+        self._surroundings.scheduler.after(rng.expovariate(rate), self._strike, rng, rate, strike)
 
     def _strike(
         self, rng: random.Random, rate: float, strike: Callable[[random.Random], None]
@@ -95,12 +94,15 @@ class Faults:
             self._surroundings.scheduler.after(rng.uniform(0.0, PAUSE_S_MAX), process.resume)
 
     def _partition(self, rng: random.Random) -> None:
-        """Cut a random part off from the rest, in one direction or both."""
+        """Cut a part off from the rest, in one direction or both, or links here and there."""
         names = [each.name for each in (*self._nodes, self._manager, *self._clients)]
-        apart = set(rng.sample(names, rng.choice((1, len(names) // 2))))
-        out = {(a, b) for a in apart for b in names if b not in apart}
-        back = {(b, a) for a, b in out}
-        links = rng.choice((out, back, out | back))
+        if rng.random() < 0.3:
+            links = {(a, b) for a in names for b in names if rng.random() < LINKS_CUT_SHARE}
+        else:
+            apart = set(rng.sample(names, rng.choice((1, len(names) // 2))))
+            out = {(a, b) for a in apart for b in names if b not in apart}
+            back = {(b, a) for a, b in out}
+            links = rng.choice((out, back, out | back))
         self._surroundings.events["partitions"] += 1
         # Sorted, so that nothing depends on how this Python hashes strings.
         self._surroundings.scheduler.note("cut", *sorted(links))

@@ -8,30 +8,29 @@ from sinfonia.testing.simulated_manager import SimulatedManager
 from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
 
 
-class NotAtRest(Exception):  # noqa: N818 - a state, not an error
-    """Something is still going on; the message says what."""
-
-
-def check_at_rest(
+def unrest(
     nodes: Sequence[SimulatedMemoryNode],
     manager: SimulatedManager,
     clients: Sequence[SimulatedClient],
-) -> None:
-    """Nothing is left of any minitransaction but its effects.  Raises NotAtRest."""
+) -> str:
+    """What is still going on; empty if nothing is left of any minitransaction but its effects."""
     for process in nodes:
         if process.node is None or process.node.state is not State.SERVING:
-            raise NotAtRest(f"{process.name} does not serve")
-        _check_nothing_left(process.name, process.node)
+            return f"{process.name} does not serve"
+        left = _left_over(process.node)
+        if left:
+            return f"{process.name} {left}"
     if manager.manager is None:
-        raise NotAtRest("there is no manager")
+        return "there is no manager"
     if manager.manager.recoveries:
-        raise NotAtRest(f"the manager recovers {list(manager.manager.recoveries)}")
+        return f"the manager recovers {', '.join(map(str, manager.manager.recoveries))}"
     for client in clients:
         if client.alive and client.unfinished:
-            raise NotAtRest(f"{client.name} waits for {list(client.unfinished)}")
+            return f"{client.name} waits for operations {', '.join(map(str, client.unfinished))}"
+    return ""
 
 
-def _check_nothing_left(name: str, node: MemoryNode) -> None:
+def _left_over(node: MemoryNode) -> str:
     participant = node.participant
     for what, tids in (
         ("in doubt", participant.in_doubt),
@@ -39,18 +38,21 @@ def _check_nothing_left(name: str, node: MemoryNode) -> None:
         ("reading", participant.reading),
     ):
         if tids:
-            raise NotAtRest(f"{name} has {what}: {', '.join(map(str, tids))}")
-    if len(participant.locks):
-        raise NotAtRest(f"{name} holds locks")
+            return f"has {what}: {', '.join(map(str, tids))}"
+    return "holds locks" if len(participant.locks) else ""
 
 
-def check_bounds(nodes: Sequence[SimulatedMemoryNode], clients_made: int) -> None:
-    """At rest, logs and lists are as small as they should be."""
+def check_bounds(nodes: Sequence[SimulatedMemoryNode], *, clients: int) -> None:
+    """At rest, logs and lists are as small as they should be; ``clients`` were there in all."""
     for process in nodes:
         node = process.node
         assert node is not None
-        node.check_invariants()
-        # A session for each client that was ever there, and for each life of the manager.
-        assert len(node.participant.sessions) <= clients_made + process.surroundings.events[
-            "managers killed"
-        ] + 1, f"{process.name} keeps sessions of nobody"
+        node.participant.check_invariants()
+        log_bytes = node.status().figures.get("log_bytes", 0)
+        assert isinstance(log_bytes, int)
+        # A node that dies as a checkpoint ends leaves it to the next one to cut the log.
+        settings = node.settings
+        log_bytes_max = 4 * (settings.checkpoint_log_bytes + settings.log_segment_bytes)
+        assert log_bytes <= log_bytes_max, f"{process.name} keeps {log_bytes} bytes of log"
+        sessions = len(node.participant.sessions)
+        assert sessions <= clients, f"{process.name} keeps {sessions} sessions of {clients} clients"

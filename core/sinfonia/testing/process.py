@@ -8,13 +8,13 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from sinfonia.testing.clock import Clock
 from sinfonia.testing.disk import PowerLost
 from sinfonia.testing.network import Network
 from sinfonia.testing.profile import Profile
 from sinfonia.testing.scheduler import Scheduler
+from sinfonia.testing.wire import Message
 
 
 class Killed(BaseException):
@@ -26,7 +26,7 @@ class Surroundings:
     """What the processes of one simulation share.  ``events`` counts what happened to them."""
 
     scheduler: Scheduler
-    network: Network[Any]
+    network: Network[Message]
     profile: Profile
     events: Counter[str] = field(default_factory=Counter)
 
@@ -42,7 +42,7 @@ class Process:
         self.life = 0
         self.alive = False
         self.paused = False
-        self._held: list[tuple[int, Callable[..., None], tuple[Any, ...]]] = []
+        self._held: list[tuple[int, Callable[..., None], tuple[object, ...]]] = []
 
     @property
     def now(self) -> float:
@@ -84,25 +84,27 @@ class Process:
         for life, callback, arguments in held:
             self._step(life, callback, arguments)
 
-    def later(self, delay: float, callback: Callable[..., None], *arguments: Any) -> None:
+    def later(self, delay: float, callback: Callable[..., None], *arguments: object) -> None:
         """Call ``callback`` in ``delay`` seconds, if this life lasts that long."""
         self.surroundings.scheduler.after(delay, self._step, self.life, callback, arguments)
 
-    def send(self, destination: str, message: Any) -> None:
+    def send(self, destination: str, message: Message) -> None:
         """Put a message on the network."""
         self.surroundings.network.send(self.name, destination, message)
 
-    def on_message(self, source: str, message: Any) -> None:
+    def on_message(self, source: str, message: Message) -> None:
         """A message has arrived."""
         raise NotImplementedError
 
     def on_killed(self) -> None:
         """The process is dead; see to what outlives it."""
 
-    def _on_message(self, source: str, message: Any) -> None:
+    def _on_message(self, source: str, message: Message) -> None:
         self._step(self.life, self.on_message, (source, message))
 
-    def _step(self, life: int, callback: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    def _step(
+        self, life: int, callback: Callable[..., None], arguments: tuple[object, ...]
+    ) -> None:
         if not self.alive or life != self.life:
             return
         if self.paused:

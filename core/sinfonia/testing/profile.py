@@ -42,6 +42,7 @@ class Profile:
     settle_s_max: float = 1.0
     checkpoint_log_bytes: int = 16 * 1024
     epoch_s: float = 3600.0
+    in_doubt_timeout_s: float = 0.8
     wire: bool = False  # pass every message through the codec
 
 
@@ -92,15 +93,30 @@ TARGETED: dict[str, dict[str, Any]] = {
         "settle_s_max": 0.0,
         "weather": Weather(late=0.3, late_max=0.2),
     },
-    "blinks-and-late-messages": {
-        "kinds": ("read_many", "blind_write", "guarded_write", "guarded_write"),
+    "blinks-behind-cut-links": {
+        "kinds": ("read_many", "blind_write", "swap", "guarded_write", "guarded_write"),
         "memory_nodes": 2,
+        "clients": 6,
         "words_per_node": 1,
-        "think_s_mean": 0.01,
-        "node_kill_rate": 6.0,
+        "think_s_mean": 0.005,
+        "timeout_s_max": 10.0,
+        "node_kill_rate": 4.0,
+        "partition_rate": 4.0,
         "down_s_max": 0.005,
         "settle_s_max": 0.0,
-        "weather": Weather(late=0.5, late_max=0.25),
+        "in_doubt_timeout_s": 4.0,
+        "weather": Weather(late=0.3, late_max=1.0),
+    },
+    # Copies of requests that come to the next life of a memory node.
+    "blinks-and-late-duplicates": {
+        "kinds": ("swap",),
+        "memory_nodes": 3,
+        "words_per_node": 1,
+        "think_s_mean": 0.2,
+        "node_kill_rate": 4.0,
+        "down_s_max": 0.005,
+        "settle_s_max": 0.0,
+        "weather": Weather(duplication=0.5, late=0.4, late_max=0.8),
     },
     "lost-replies": {
         "kinds": ("swap", "blind_write"),
@@ -144,6 +160,7 @@ def _sizes(rng: random.Random) -> Profile:
         settle_s_max=rng.choice((0.0, 0.1, 1.0)),
         checkpoint_log_bytes=rng.choice((2 * 1024, 16 * 1024, 1024 * 1024)),
         epoch_s=rng.choice((3600.0, 3600.0, 4.0, 1.5)),
+        in_doubt_timeout_s=rng.choice((0.8, 0.8, 4.0)),
         wire=rng.random() < 0.1,
     )
 

@@ -1,3 +1,4 @@
+# ruff: noqa: T201 - a command
 """``python -m sinfonia.testing.simulate``: many simulated runs, until one goes wrong.
 
 The last line sums up.  Exit code 1: a run failed, and what is printed says how to replay it.
@@ -7,28 +8,34 @@ import argparse
 import sys
 import time
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from sinfonia.testing.history import Outcome
 from sinfonia.testing.mutations import MUTATIONS
+from sinfonia.testing.profile import TARGETED
 from sinfonia.testing.simulator import Simulation, SimulationFailure
 
 
 def main() -> int:
     """Run the simulations that the command line asks for."""
     arguments = _arguments()
-    mutation = MUTATIONS[arguments.mutation] if arguments.mutation else nullcontext
+    profile = arguments.profile
+    broken: Callable[[], AbstractContextManager[None]] = nullcontext
+    if arguments.mutation:
+        mutation = MUTATIONS[arguments.mutation]
+        profile, broken = profile or mutation.profile, mutation.broken
+        print(f"broken on purpose: {mutation.rule}")
     started = time.perf_counter()
     outcomes: Counter[str] = Counter()
     events: Counter[str] = Counter()
-    for run in range(arguments.runs):
-        seed = arguments.seed + run
-        with mutation():
-            try:
-                report = Simulation(seed).run()
-            except SimulationFailure as failure:
-                print(f"seed {seed} failed: {failure}", file=sys.stderr)
-                return 1
+    for seed in range(arguments.seed, arguments.seed + arguments.runs):
+        try:
+            with broken():
+                report = Simulation(seed, profile).run()
+        except SimulationFailure as failure:
+            print(f"seed {seed} failed: {failure}", file=sys.stderr)
+            return 1
         outcomes.update({outcome.value: n for outcome, n in report.outcomes.items()})
         events += report.events
         events["messages lost"] += report.traffic.lost
@@ -36,7 +43,7 @@ def main() -> int:
     done = ", ".join(f"{outcomes[outcome.value]} {outcome.value}" for outcome in Outcome)
     struck = ", ".join(f"{number} {event}" for event, number in sorted(events.items()))
     print(
-        f"{arguments.runs} runs ok, {outcomes.total()} minitransactions ({done}), {struck}; "
+        f"{arguments.runs} runs ok: {outcomes.total()} minitransactions ({done}); {struck}; "
         f"{arguments.runs / elapsed:.1f} runs/s"
     )
     return 0
@@ -46,6 +53,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="simulate clusters under faults, seed by seed")
     parser.add_argument("--runs", type=int, default=100, help="how many (default: 100)")
     parser.add_argument("--seed", type=int, default=1, help="the first seed (default: 1)")
+    parser.add_argument(
+        "--profile", default="", choices=["", *TARGETED], help="what goes wrong (default: drawn)"
+    )
     parser.add_argument(
         "--mutation", choices=sorted(MUTATIONS), help="break this rule of the real code first"
     )

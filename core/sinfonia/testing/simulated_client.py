@@ -13,12 +13,14 @@ from typing import Any
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import OutcomeUnknown, SinfoniaError
 from sinfonia.minitransaction import Minitransaction
-from sinfonia.protocol.coordinator import TICK, Call, Coordinator
+from sinfonia.protocol.attempts import Call
+from sinfonia.protocol.coordinator import TICK, Coordinator
 from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.messages import Directory, Replies, Request, Tid
 from sinfonia.protocol.recovery import Outcome as Settled
 from sinfonia.testing.history import HistoryRecorder, Outcome
 from sinfonia.testing.process import Killed, Process, Surroundings
+from sinfonia.testing.wire import Message
 from sinfonia.testing.workload import (
     Beliefs,
     Workload,
@@ -84,9 +86,7 @@ class SimulatedClient(Process):
         self._was_paused = True
         super().pause()
 
-    def execute(
-        self, fill: Callable[[Minitransaction[Any]], None], *, timeout: float
-    ) -> int:
+    def execute(self, fill: Callable[[Minitransaction[Any]], None], *, timeout: float) -> int:
         """Start one minitransaction; returns its number in the history."""
         minitransaction: Minitransaction[Any] = Minitransaction(
             _NOBODY, reads_on_failure=self.rng.random() < 0.3
@@ -100,18 +100,14 @@ class SimulatedClient(Process):
         )
         asked = Asked(number, minitransaction, self.now + timeout)
         self.unfinished[number] = asked
-        call, sends = self.coordinator.begin(
-            minitransaction, now=self.now, deadline=asked.deadline
-        )
+        call, sends = self.coordinator.begin(minitransaction, now=self.now, deadline=asked.deadline)
         call.waiter = asked
         self._carry_out(sends)
         return number
 
-    def on_message(self, source: str, message: Any) -> None:
-        assert isinstance(message, Replies), message
-        self._carry_out(
-            self.coordinator.on_replies(MemoryNodeId(message.node), message, self.now)
-        )
+    def on_message(self, source: str, message: Message) -> None:
+        assert isinstance(message, Replies), f"{source} sent {message}"
+        self._carry_out(self.coordinator.on_replies(MemoryNodeId(message.node), message, self.now))
 
     def on_killed(self) -> None:
         self.surroundings.events["clients killed"] += 1

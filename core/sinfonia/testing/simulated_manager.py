@@ -1,7 +1,6 @@
 """The management node in the simulator: the real manager, and a disk for its directory."""
 
 import random
-from typing import Any
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.management.store import EmbeddedStore
@@ -17,8 +16,8 @@ from sinfonia.protocol.messages import (
 )
 from sinfonia.testing.disk import VirtualDisk
 from sinfonia.testing.process import Process, Surroundings
+from sinfonia.testing.wire import Message
 
-IN_DOUBT_TIMEOUT_S = 0.8
 DECIDED_AGE_S = 1.5
 
 CLUSTER = "simulated"
@@ -41,7 +40,7 @@ class SimulatedManager(Process):
         self.begin_life()
         self._store = EmbeddedStore(self.disk, cluster=CLUSTER)
         settings = ManagerSettings(
-            in_doubt_timeout=IN_DOUBT_TIMEOUT_S,
+            in_doubt_timeout=self.surroundings.profile.in_doubt_timeout_s,
             decided_age=DECIDED_AGE_S,
             epoch_length=self.surroundings.profile.epoch_s,
         )
@@ -54,7 +53,7 @@ class SimulatedManager(Process):
         self._wakeup_at = self.now
         self.later(0.0, self._wake_up)
 
-    def on_message(self, source: str, message: Any) -> None:
+    def on_message(self, source: str, message: Message) -> None:
         assert self.manager is not None
         if isinstance(message, Requests):
             for request in message.requests:

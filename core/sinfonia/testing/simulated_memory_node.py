@@ -4,7 +4,6 @@ Messages that come close together share a flush, as they share a wake-up of the 
 """
 
 import random
-from typing import Any
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import CorruptLog, StorageError
@@ -17,13 +16,17 @@ from sinfonia.protocol.messages import (
 )
 from sinfonia.testing.disk import VirtualDisk
 from sinfonia.testing.process import Killed, Process, Surroundings
+from sinfonia.testing.wire import Message
 from sinfonia.testing.workload import CAPACITY
 
 # Small, so that a short run fills several segments.
 LOG_SEGMENT_BYTES = 8 * 1024
 
 REGISTER_EVERY_S = 0.1
+
+# How often the node looks at the time, when it has reason to and when not.
 TICK_S = 0.005
+IDLE_S = 0.2
 
 # A disk that was full when the process started may be so for a while.
 START_AGAIN_S = 0.2
@@ -50,16 +53,14 @@ class SimulatedMemoryNode(Process):
             settle_max=surroundings.profile.settle_s_max,
         )
         self._sends_until_death: int | None = None
-        self._flush_planned = False
-        self._tick_planned = False
+        self._wakeup_planned = False
 
     def start(self) -> None:
         """Begin a life; if the disk does not let it, try again later."""
         if self.alive:
             return
         self.begin_life()
-        self._flush_planned = False
-        self._tick_planned = False
+        self._wakeup_planned = False
         self._sends_until_death = None
         self.later(0.0, self._boot)
 
@@ -107,7 +108,7 @@ class SimulatedMemoryNode(Process):
 
     # --- the driver ----------------------------------------------------------------------------
 
-    def on_message(self, source: str, message: Any) -> None:
+    def on_message(self, source: str, message: Message) -> None:
         if self.node is None:
             return
         try:
@@ -120,7 +121,7 @@ class SimulatedMemoryNode(Process):
                     self.node.on_registered(reply, self.now)
         except StorageError as error:
             self._die_of(error)
-        self._plan_flush()
+        self._plan_wakeup()
 
     def _boot(self) -> None:
         try:
@@ -135,7 +136,7 @@ class SimulatedMemoryNode(Process):
         except (StorageError, OSError) as error:
             self._die_of(error)
         self._register()
-        self._plan_tick()
+        self._on_timer()
 
     def _register(self) -> None:
         assert self.node is not None
@@ -144,39 +145,34 @@ class SimulatedMemoryNode(Process):
             self.send("manager", Requests(PROTOCOL_VERSION, 0, 0, 0, [registration]))
             self.later(REGISTER_EVERY_S, self._register)
 
-    def _plan_flush(self) -> None:
-        if not self._flush_planned:
-            self._flush_planned = True
-            self.later(self.rng.expovariate(1.0 / self.surroundings.profile.flush_s_mean), self._flush)
+    def _plan_wakeup(self) -> None:
+        """What has come is handled soon, with what comes until then."""
+        if not self._wakeup_planned:
+            self._wakeup_planned = True
+            mean = self.surroundings.profile.flush_s_mean
+            self.later(self.rng.expovariate(1.0 / mean), self._on_messages_collected)
 
-    def _flush(self) -> None:
-        self._flush_planned = False
+    def _on_messages_collected(self) -> None:
+        self._wakeup_planned = False
+        self._wake_up()
+
+    def _on_timer(self) -> None:
+        assert self.node is not None
+        self._wake_up()
+        self.later(IDLE_S if self.node.next_wakeup() is None else TICK_S, self._on_timer)
+
+    def _wake_up(self) -> None:
         node = self.node
         assert node is not None
         try:
             for route, replies in node.flush(self.now):
                 self._perhaps_die()
                 self.send(route.decode(), replies)
+            self._perhaps_die()
+            node.check_invariants()
+            node.tick(self.now)
         except StorageError as error:
             self._die_of(error)
-        self._perhaps_die()
-        node.check_invariants()
-        self._plan_tick()
-
-    def _plan_tick(self) -> None:
-        assert self.node is not None
-        if not self._tick_planned and self.node.next_wakeup() is not None:
-            self._tick_planned = True
-            self.later(TICK_S, self._tick)
-
-    def _tick(self) -> None:
-        self._tick_planned = False
-        assert self.node is not None
-        try:
-            self.node.tick(self.now)
-        except StorageError as error:
-            self._die_of(error)
-        self._flush()
 
     def _perhaps_die(self) -> None:
         if self._sends_until_death is not None:

@@ -20,7 +20,7 @@ from sinfonia.minitransaction import Minitransaction
 from sinfonia.protocol.messages import Directory, MemoryNodeEntry
 from sinfonia.testing.faults import Faults
 from sinfonia.testing.history import HistoryRecorder, Outcome
-from sinfonia.testing.invariants import NotAtRest, check_at_rest, check_bounds
+from sinfonia.testing.invariants import check_bounds, unrest
 from sinfonia.testing.network import Network, Traffic, Weather
 from sinfonia.testing.process import Surroundings
 from sinfonia.testing.profile import Profile, random_profile, targeted_profile
@@ -43,6 +43,7 @@ from sinfonia.testing.workload import (
 # Virtual seconds.  The work of a run is done in ten or twenty; one that takes longer is stuck.
 WORK_S_MAX = 120.0
 REST_S_MAX = 30.0
+REST_STEP_S = 0.25
 LAST_READ_TIMEOUT_S = 10.0
 
 LOOPS_MAX = 3
@@ -174,9 +175,12 @@ class Simulation:
         client.start(client.rng.randint(1, LOOPS_MAX))
         return client
 
+    def _replace_client(self) -> None:
+        self._add_client()
+
     def _on_client_death(self) -> None:
         if self._left_to_do > 0:
-            self.scheduler.after(0.0, self._add_client)
+            self.scheduler.after(0.0, self._replace_client)
         if self.surroundings.events["clients killed"] >= CLIENT_DEATHS_MAX:
             for client in self.clients:
                 client.mortal = False
@@ -194,15 +198,12 @@ class Simulation:
     def _come_to_rest(self) -> None:
         """Everything comes back and settles, by itself."""
         until = self.scheduler.now + REST_S_MAX
-        while True:
-            try:
-                check_at_rest(self.nodes, self.manager, self.clients)
-            except NotAtRest as unrest:
-                assert self.scheduler.now < until, f"no rest after {REST_S_MAX} s: {unrest}"
-            else:
-                break
-            self.scheduler.run(until=self.scheduler.now + 0.25, stop=lambda: False)
-        check_bounds(self.nodes, self._clients_made)
+        while left := unrest(self.nodes, self.manager, self.clients):
+            assert self.scheduler.now < until, f"no rest after {REST_S_MAX} s: {left}"
+            self.scheduler.run(until=self.scheduler.now + REST_STEP_S, stop=_never)
+        # Each life of the manager is a client, too.
+        lives = self.surroundings.events["managers killed"] + 1
+        check_bounds(self.nodes, clients=self._clients_made + lives)
 
     def _lose_power(self) -> None:
         """After this the memory nodes know only what is on their disks."""
@@ -238,7 +239,7 @@ class Simulation:
     # --- odds and ends -------------------------------------------------------------------------
 
     def _chance(self, concern: str) -> random.Random:
-        """A generator of its own for each concern, so that one more draw here moves nothing there."""
+        """A generator for each concern, so that one more draw here moves nothing there."""
         return random.Random(f"{self.seed} {concern}")
 
     def _explain(self, error: Exception) -> str:
@@ -252,3 +253,7 @@ class Simulation:
             f"{type(error).__name__}: {error}\n\nthe last events:\n{trace}\n\n"
             f"profile: {self.profile}\nreproduce with: {again}"
         )
+
+
+def _never() -> bool:
+    return False

@@ -1,12 +1,10 @@
 """Messages in a few words, for whoever reads the trace of a failed run."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from sinfonia.protocol.messages import (
     Commit,
     CommitAck,
-    Directory,
     ExecCommit,
     ExecPrepare,
     Forget,
@@ -42,32 +40,30 @@ def _word(thing: object) -> str:
 
 
 def _part(message: object) -> str:
+    text = type(message).__name__
     match message:
         case ExecCommit(counter=counter, epoch=epoch):
-            return f"ExecCommit {epoch}..{counter}{_items(message)}"
+            text += f" {epoch}..{counter}{_items(message)}"
         case ExecPrepare(tid=tid):
-            kind = "ExecPrepare (reads)" if message.read_only else "ExecPrepare"
-            return f"{kind} {_tid(tid)}{_items(message)}"
+            text += f" {_tid(tid)}{_items(message)}{' read-only' if message.read_only else ''}"
         case Commit(tid=tid, action=action):
-            return f"{'Commit' if action else 'Abort'} {_tid(tid)}"
+            text = f"{'Commit' if action else 'Abort'} {_tid(tid)}"
         case CommitAck(tid=tid) | Resolve(tid=tid):
-            return f"{type(message).__name__} {_tid(tid)}"
+            text += f" {_tid(tid)}"
         case Resolved(tid=tid, answer=answer):
-            return f"Resolved {_tid(tid)} {answer.name}"
+            text += f" {_tid(tid)} {answer.name}"
         case Forget(tids=tids):
-            return f"Forget {' '.join(map(_tid, tids))}"
+            text += f" {' '.join(map(_tid, tids))}"
         case Voted(counter=counter, vote=vote):
-            return f"Voted {counter} {vote.name}"
+            text += f" {counter} {vote.name}"
         case Probe(epoch=epoch):
-            return f"Probe epoch {epoch}"
+            text += f" epoch {epoch}"
         case ProbeReply(unsettled=unsettled, serving=serving):
-            tids = " ".join(_tid(each.tid) for each in unsettled)
-            return f"ProbeReply {'serving' if serving else 'not serving'} {tids}".rstrip()
-        case Register() | Registered():
-            return f"{type(message).__name__} {message.incarnation:x}"
-        case Directory(version=version):
-            return f"Directory {version}"
-    return type(message).__name__
+            text += " serving" if serving else " not serving"
+            text += "".join(f" {_tid(each.tid)}" for each in unsettled)
+        case Register(incarnation=incarnation) | Registered(incarnation=incarnation):
+            text += f" {incarnation:x}"
+    return text
 
 
 def _tid(tid: Tid) -> str:
@@ -75,7 +71,7 @@ def _tid(tid: Tid) -> str:
     return f"{tid.epoch}.{tid.client >> 48:04x}.{tid.counter}"
 
 
-def _items(request: Any) -> str:
+def _items(request: ExecCommit | ExecPrepare) -> str:
     compares = [f"cmp {each.address}={_hex(each.expected)}" for each in request.compares]
     reads = [f"rd {each.address}+{each.length}" for each in request.reads]
     writes = [f"wr {each.address}={_hex(each.data)}" for each in request.writes]

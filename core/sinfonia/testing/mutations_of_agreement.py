@@ -1,0 +1,220 @@
+# ruff: noqa: SLF001 - what is broken here is private to its owner, and otherwise nobody's business
+"""Broken on purpose: at most once, locks, and one outcome for all."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from unittest.mock import patch
+
+import msgspec
+
+from sinfonia.addresses import MemoryNodeId
+from sinfonia.errors import Contended
+from sinfonia.memnode.node import MemoryNode
+from sinfonia.minitransaction import CompareItem, ReadItem, WriteItem
+from sinfonia.protocol import participant as participant_module
+from sinfonia.protocol import records
+from sinfonia.protocol.attempts import Attempt, Call
+from sinfonia.protocol.coordinator import Coordinator
+from sinfonia.protocol.effects import Effect, SendTo
+from sinfonia.protocol.lists import InDoubt
+from sinfonia.protocol.locks import lock_ranges
+from sinfonia.protocol.messages import (
+    Answer,
+    ExecCommit,
+    ExecPrepare,
+    Forget,
+    Tid,
+    Vote,
+    Voted,
+)
+from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
+from sinfonia.protocol.sessions import Session
+from sinfonia.testing.mutation import mutation
+
+
+@mutation()
+def duplicate_executed_twice() -> Iterator[None]:
+    """A tid that was answered is answered the same again, and not executed again."""
+    on_exec_commit = Participant._on_exec_commit
+
+    def broken(
+        self: Participant, session: Session, request: ExecCommit, effects: list[Effect]
+    ) -> Voted:
+        session.outcomes.pop(request.counter, None)
+        return on_exec_commit(self, session, request, effects)
+
+    with patch.object(Participant, "_on_exec_commit", broken):
+        yield
+
+
+@mutation(profile="replays")
+def negative_vote_forgotten() -> Iterator[None]:
+    """A second copy of a request gets the "no" that the first one got."""
+    on_exec_commit = Participant._on_exec_commit
+
+    def broken(
+        self: Participant, session: Session, request: ExecCommit, effects: list[Effect]
+    ) -> Voted:
+        voted = on_exec_commit(self, session, request, effects)
+        if voted.vote is not Vote.OK:
+            session.outcomes.pop(request.counter, None)
+        return voted
+
+    with patch.object(Participant, "_on_exec_commit", broken):
+        yield
+
+
+@mutation()
+def floor_not_checked() -> Iterator[None]:
+    """A request below its client's floor is not executed: what was answered to it is forgotten."""
+    already = Participant._already
+
+    def broken(self: Participant, session: Session, counter: int) -> Voted | None:
+        return None if counter < session.floor else already(self, session, counter)
+
+    with patch.object(Participant, "_already", broken):
+        yield
+
+
+@mutation(profile="blinks-and-late-duplicates")
+def incarnation_not_checked() -> Iterator[None]:
+    """Nothing is executed that was meant for a former life of the memory node."""
+    with patch.object(participant_module, "_needs_incarnation", lambda _batch: False):
+        yield
+
+
+@mutation(profile="lost-replies")
+def forgotten_with_its_answer() -> Iterator[None]:
+    """When all participants forget a tid, its client may still ask, and is answered the same."""
+
+    def broken(self: Participant, tids: Sequence[Tid]) -> None:
+        for tid in tids:
+            del self.decided[tid]
+
+    with patch.object(Participant, "_forget", broken):
+        yield
+
+
+@mutation()
+def read_locks_not_taken() -> Iterator[None]:
+    """Compare and read items are locked, too, until the outcome is known."""
+
+    def broken(
+        compares: Iterable[CompareItem], reads: Iterable[ReadItem], writes: Iterable[WriteItem]
+    ) -> list[records.LockRange]:
+        del compares, reads
+        return lock_ranges((), (), writes)
+
+    with patch.object(participant_module, "lock_ranges", broken):
+        yield
+
+
+@mutation()
+def locks_released_at_the_vote() -> Iterator[None]:
+    """A participant that voted OK holds its locks until it learns the outcome."""
+    vote = Participant._vote
+
+    def broken(
+        self: Participant, session: Session, request: ExecPrepare, effects: list[Effect]
+    ) -> Voted:
+        voted = vote(self, session, request, effects)
+        in_doubt = self.in_doubt.get(request.tid)
+        if in_doubt is not None:
+            self.locks.release(in_doubt.prepared.ranges)
+            unlocked = msgspec.structs.replace(in_doubt.prepared, ranges=[])
+            self.in_doubt[request.tid] = InDoubt(unlocked, in_doubt.since)
+        return voted
+
+    with patch.object(Participant, "_vote", broken):
+        yield
+
+
+@mutation()
+def restart_without_locks() -> Iterator[None]:
+    """A restarted node holds the locks of what is in doubt until the outcome is known."""
+    replay_prepared = Participant._replay_prepared
+
+    def broken(self: Participant, prepared: records.Prepared) -> None:
+        replay_prepared(self, msgspec.structs.replace(prepared, ranges=[]))
+
+    with patch.object(Participant, "_replay_prepared", broken):
+        yield
+
+
+@mutation(profile="blinks-behind-cut-links")
+def restart_without_read_locks() -> Iterator[None]:
+    """A restarted node holds all locks of what is in doubt, the shared ones too."""
+    replay_prepared = Participant._replay_prepared
+
+    def broken(self: Participant, prepared: records.Prepared) -> None:
+        exclusive = [each for each in prepared.ranges if each.exclusive]
+        replay_prepared(self, msgspec.structs.replace(prepared, ranges=exclusive))
+
+    with patch.object(Participant, "_replay_prepared", broken):
+        yield
+
+
+@mutation(profile="pauses-in-snapshots")
+def read_lease_ignored() -> Iterator[None]:
+    """Votes on a read-only minitransaction count only while all its locks are certainly held."""
+    with patch.object(Attempt, "still_held", lambda _self, _now: True):
+        yield
+
+
+@mutation(profile="blinks")
+def restart_before_read_leases_end() -> Iterator[None]:
+    """A restarted node serves nobody before the read locks that it lost would have ended."""
+    tick = MemoryNode.tick
+
+    def broken(self: MemoryNode, now: float) -> None:
+        self._serve_from = now
+        tick(self, now)
+
+    with patch.object(MemoryNode, "tick", broken):
+        yield
+
+
+@mutation()
+def abort_at_the_deadline() -> Iterator[None]:
+    """While a vote is missing, a minitransaction is neither committed nor aborted."""
+    give_up = Coordinator._give_up
+
+    def broken(self: Coordinator, attempt: Attempt, call: Call, now: float) -> list[SendTo]:
+        if attempt.read_only:
+            return give_up(self, attempt, call, now)
+        self._stop_waiting(attempt)
+        self._fail(call, Contended("a vote is missing, so it is called aborted"))
+        return self._announce(attempt, action=False, now=now)
+
+    with patch.object(Coordinator, "_give_up", broken):
+        yield
+
+
+@mutation()
+def recovery_commits_with_a_vote_missing() -> Iterator[None]:
+    """A recovery coordinator commits only if every participant has voted OK (4.4)."""
+    decide = RecoveryCoordinator._decide
+
+    def broken(self: RecoveryCoordinator) -> Outcome | None:
+        if Answer.ABORT not in self._answers.values():
+            return Outcome.COMMITTED
+        return decide(self)
+
+    with patch.object(RecoveryCoordinator, "_decide", broken):
+        yield
+
+
+@mutation()
+def forgotten_before_all_acknowledged() -> Iterator[None]:
+    """A committed tid is forgotten once its outcome is stable at every participant (4.7)."""
+    on_commit_ack = Coordinator._on_commit_ack
+
+    def broken(self: Coordinator, node: MemoryNodeId, tid: Tid) -> list[SendTo]:
+        committing = self._committing.get(tid)
+        sends = on_commit_ack(self, node, tid)
+        if committing is not None and committing.action:
+            sends += [SendTo(each, Forget([tid])) for each in committing.participants]
+        return sends
+
+    with patch.object(Coordinator, "_on_commit_ack", broken):
+        yield

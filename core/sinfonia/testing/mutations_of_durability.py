@@ -1,0 +1,190 @@
+# ruff: noqa: SLF001 - what is broken here is private to its owner, and otherwise nobody's business
+"""Broken on purpose: what must be on stable storage, when, and what a restart must find."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import msgspec
+
+from sinfonia.memnode.node import MemoryNode
+from sinfonia.protocol import records
+from sinfonia.protocol.effects import Effect, Log, Send, SendOnceStable
+from sinfonia.protocol.messages import (
+    Commit,
+    ExecPrepare,
+    Replies,
+    Reply,
+    Requests,
+    Resolve,
+    Tid,
+    Vote,
+    Voted,
+)
+from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.sessions import Session
+from sinfonia.storage import log_blocks
+from sinfonia.storage.files import File
+from sinfonia.testing.mutation import mutation
+
+
+@mutation()
+def vote_before_sync() -> Iterator[None]:
+    """A vote may leave only once it is in the redo log, on stable storage (Figure 4, line 20)."""
+    flush = MemoryNode.flush
+
+    def broken(self: MemoryNode, now: float) -> list[tuple[bytes, Replies]]:
+        self._must_sync = False
+        return flush(self, now)
+
+    with patch.object(MemoryNode, "flush", broken):
+        yield
+
+
+@mutation()
+def compare_only_participant_not_logged() -> Iterator[None]:
+    """A participant without write items logs its vote, if the minitransaction writes anywhere."""
+    vote, on_commit = Participant._vote, Participant._on_commit
+
+    def broken_vote(
+        self: Participant, session: Session, request: ExecPrepare, effects: list[Effect]
+    ) -> Voted:
+        voted = vote(self, session, request, effects)
+        if voted.vote is Vote.OK and not request.writes:
+            effects[:] = [each for each in effects if not _logs_vote_on(each, request.tid)]
+        return voted
+
+    def broken_on_commit(
+        self: Participant, request: Commit, effects: list[Effect]
+    ) -> Sequence[Reply]:
+        in_doubt = self.in_doubt.get(request.tid)
+        logged = in_doubt is not None and bool(in_doubt.prepared.writes)
+        return on_commit(self, request, effects if logged else [])
+
+    with (
+        patch.object(Participant, "_vote", broken_vote),
+        patch.object(Participant, "_on_commit", broken_on_commit),
+    ):
+        yield
+
+
+def _logs_vote_on(effect: Effect, tid: Tid) -> bool:
+    return (
+        isinstance(effect, Log)
+        and isinstance(effect.record, records.Prepared)
+        and effect.record.tid == tid
+    )
+
+
+@mutation(profile="everybody-dies")
+def forced_abort_not_durable() -> Iterator[None]:
+    """A promise to abort is in the log before a recovery coordinator hears of it (4.4)."""
+    on_resolve = Participant._on_resolve
+
+    def broken(self: Participant, request: Resolve, effects: list[Effect]) -> Reply:
+        del effects
+        return on_resolve(self, request, [])
+
+    with patch.object(Participant, "_on_resolve", broken):
+        yield
+
+
+@mutation()
+def acknowledged_before_stable() -> Iterator[None]:
+    """COMMIT is acknowledged, so that others may forget it, once its outcome is stable here."""
+    on_requests = Participant.on_requests
+
+    def broken(self: Participant, batch: Requests, now: float) -> list[Effect]:
+        return [
+            Send(each.replies) if isinstance(each, SendOnceStable) else each
+            for each in on_requests(self, batch, now)
+        ]
+
+    with patch.object(Participant, "on_requests", broken):
+        yield
+
+
+@mutation(profile="torn-writes")
+def torn_tail_believed() -> Iterator[None]:
+    """A block of the log counts only if its checksum does."""
+    read_sealed = log_blocks._read_sealed
+
+    def broken(file: File, offset: int) -> object:
+        with patch.object(log_blocks, "zlib", _ChecksumOf(file, offset)):
+            return read_sealed(file, offset)
+
+    with patch.object(log_blocks, "_read_sealed", broken):
+        yield
+
+
+class _ChecksumOf:
+    """A checksum function that finds every block to be what its header says."""
+
+    def __init__(self, file: File, offset: int) -> None:
+        header = file.read_at(offset, log_blocks.HEADER_BYTES)
+        self._expected = 0
+        if len(header) == log_blocks.HEADER_BYTES:
+            (self._expected,) = log_blocks._CRC.unpack_from(header, log_blocks._HEADER.size)
+
+    def crc32(self, data: bytes, start: int = 0) -> int:
+        del data, start
+        return self._expected
+
+
+@mutation()
+def log_truncated_before_checkpoint_rules() -> Iterator[None]:
+    """The log is cut when the checkpoint that replaces it is stable, not when it begins."""
+    begin_checkpoint = MemoryNode.begin_checkpoint
+
+    def broken(self: MemoryNode) -> None:
+        begin_checkpoint(self)
+        assert self._storage is not None
+        assert self._checkpoint is not None
+        self._storage.log.truncate_before(self._checkpoint.processed)
+
+    with patch.object(MemoryNode, "begin_checkpoint", broken):
+        yield
+
+
+@mutation(profile="lost-replies")
+def outcomes_left_out_of_checkpoint() -> Iterator[None]:
+    """A checkpoint keeps the answers that clients may still ask for again."""
+    with _checkpoint_without(sessions=[]):
+        yield
+
+
+@mutation()
+def in_doubt_left_out_of_checkpoint() -> Iterator[None]:
+    """A checkpoint keeps what is in doubt, with its locks and its writes."""
+    with _checkpoint_without(in_doubt=[]):
+        yield
+
+
+@mutation()
+def decided_left_out_of_checkpoint() -> Iterator[None]:
+    """A checkpoint keeps what others may still have to ask about."""
+    with _checkpoint_without(decided=[]):
+        yield
+
+
+@contextmanager
+def _checkpoint_without(**fields: object) -> Iterator[None]:
+    state = Participant.state
+
+    def broken(self: Participant) -> records.ParticipantState:
+        return msgspec.structs.replace(state(self), **fields)
+
+    with patch.object(Participant, "state", broken):
+        yield
+
+
+@mutation()
+def writes_of_undecided_lost_at_restart() -> Iterator[None]:
+    """What was voted OK before a crash is applied if it turns out to have committed."""
+    replay_prepared = Participant._replay_prepared
+
+    def broken(self: Participant, prepared: records.Prepared) -> None:
+        replay_prepared(self, msgspec.structs.replace(prepared, writes=[]))
+
+    with patch.object(Participant, "_replay_prepared", broken):
+        yield

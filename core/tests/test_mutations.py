@@ -1,0 +1,34 @@
+"""Whoever breaks a rule of the protocol hears of it from the simulator."""
+
+import pytest
+
+from sinfonia.testing.mutations import MUTATIONS
+from sinfonia.testing.simulator import Simulation, SimulationFailure
+
+SEEDS_MAX = 200
+
+
+def test_there_are_enough_mutations_and_each_says_its_rule() -> None:
+    assert len(MUTATIONS) >= 14
+    assert all(mutation.rule.endswith(".") for mutation in MUTATIONS.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_broken_rule_is_noticed(name: str) -> None:
+    """The same seeds pass as soon as the rule is whole again."""
+    mutation = MUTATIONS[name]
+    with mutation.broken():
+        failing = _first_failing_seed(mutation.profile)
+    assert failing is not None, f"{SEEDS_MAX} runs did not notice the loss of: {mutation.rule}"
+    for seed in range(1, failing + 1):
+        Simulation(seed, mutation.profile).run()
+
+
+def _first_failing_seed(profile: str) -> int | None:
+    for seed in range(1, SEEDS_MAX + 1):
+        try:
+            Simulation(seed, profile).run()
+        except SimulationFailure:
+            return seed
+    return None
