@@ -7,11 +7,10 @@ of two memory nodes and serves it until it is unmounted or told to end; then it 
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import trio
@@ -58,30 +57,6 @@ def model_mount(mountpoint: Path, *, capacity_mib: int = 256) -> Iterator[Path]:
         mountpoint.rmdir()
 
 
-@contextmanager
-def running_cluster(directory: Path, *, memory_nodes: int = 2) -> Iterator[LocalCluster]:
-    """A cluster of real processes in mode LOG, on free ports of the loopback interface."""
-    cluster = LocalCluster.create(
-        directory,
-        memory_nodes=memory_nodes,
-        mode="LOG",
-        capacity=1024 * 1024 * 1024,
-        ports=free_ports(memory_nodes + 1),
-    )
-    with cluster:
-        cluster.start()
-        yield cluster
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens at."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 def sinfoniafs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the command, as a user would, and wait for it."""
     command = [sys.executable, "-m", "sinfoniafs", *map(str, arguments)]
@@ -105,9 +80,16 @@ def mounted(cluster: LocalCluster, mountpoint: Path) -> Iterator[Path]:
 
 
 def remove_mount(mountpoint: Path) -> None:
-    """Unmount whatever is there, whether its process lives or not."""
-    if mounts.mount_at(mountpoint) is not None:
+    """Unmount whatever is there, whether its process lives or not, and end that process."""
+    mountpoint = Path(os.path.realpath(mountpoint))
+    if mounts.mount_at(mountpoint) is None:
+        return
+    record = mounts.read_record(mountpoint)
+    try:
         mounts.unmount(mountpoint, force=True)
+    finally:
+        if record is not None:
+            record.process.signal(signal.SIGKILL)
 
 
 async def _serve_model(mountpoint: Path, capacity_mib: int) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import select
+import signal
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ class KernelMount:
 
     mountpoint: Path
     source: str
-    options: str
+    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def mounted() -> list[KernelMount]:
         kind, source, _ = right.split(" ", 2)
         if kind == FILE_SYSTEM_TYPE:
             fields = left.split(" ")
-            mounts.append(KernelMount(Path(_unescape(fields[4])), _unescape(source), fields[5]))
+            mounts.append(KernelMount(Path(_unescape(fields[4])), _unescape(source), fields[2]))
     return mounts
 
 
@@ -81,9 +82,11 @@ def _unescape(field: str) -> str:
 
 
 def mount_at(mountpoint: Path) -> KernelMount | None:
-    """The mount whose root is ``mountpoint`` (the topmost, if they are stacked)."""
-    path = Path(os.path.realpath(mountpoint))
-    return next((each for each in reversed(mounted()) if each.mountpoint == path), None)
+    """The mount whose root is ``mountpoint``, resolved (the topmost, if they are stacked).
+
+    Only the mount table is read, so that a process may ask it of its own mount.
+    """
+    return next((each for each in reversed(mounted()) if each.mountpoint == mountpoint), None)
 
 
 def mount_containing(path: Path) -> KernelMount | None:
@@ -110,7 +113,7 @@ def check_fuse_device(device: Path = Path("/dev/fuse")) -> None:
 def check_mountpoint(mountpoint: Path, *, nonempty: bool) -> None:
     """Raise MountError unless ``mountpoint`` is an empty directory, not mounted on yet."""
     try:
-        existing = mount_at(mountpoint)
+        existing = mount_at(Path(os.path.realpath(mountpoint)))
         if existing is not None and _is_dead(mountpoint):
             raise MountError(
                 f"the process behind the mount at {mountpoint} is gone:"
@@ -210,7 +213,10 @@ def unmount(mountpoint: Path, *, lazy: bool = False, force: bool = False) -> Non
         _unmount_as_user(mountpoint, lazy=lazy or force)
     if record is None:
         _record_file(mountpoint).unlink(missing_ok=True)  # of a process that was killed
-    elif not lazy:
+        return
+    if force:
+        record.process.signal(signal.SIGTERM)  # do not wait for requests that nobody waits for
+    if force or not lazy:
         _wait_for_exit(record)
 
 

@@ -35,9 +35,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, StatvfsData
 
-from sinfonia.errors import Contended, OutcomeUnknown, SinfoniaError, Unreachable
+from sinfonia.errors import Contended, OutcomeUnknown, SinfoniaError, TimedOut, Unreachable
 from sinfoniafs.attributes import Attributes, Changes, InodeNumber, Owner
-from sinfoniafs.errors import EntryExists, FileSystemError, StaleHandle
+from sinfoniafs.errors import EntryExists, FileSystemError
 from sinfoniafs.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def errno_of(error: SinfoniaError) -> int:
     Never EAGAIN, though it would say best that nothing happened: of a regular file, programs
     take it for the end (Python's FileIO returns what it has) and would lose data silently.
     """
-    if isinstance(error, Contended | OutcomeUnknown | Unreachable):
+    if isinstance(error, Contended | TimedOut | OutcomeUnknown | Unreachable):
         return errno.ETIMEDOUT
     return errno.EIO
 
@@ -103,15 +103,15 @@ class OpenFile:
 class VolumeOperations(pyfuse3.Operations):
     """The requests of one mount, answered by one volume.
 
-    ``on_serving`` is called once, when the kernel has made contact and requests are answered.
+    ``on_contact`` is called once, when the kernel has made contact; it must not raise.
     """
 
     supports_dot_lookup = True
 
-    def __init__(self, volume: Volume, *, on_serving: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, volume: Volume, *, on_contact: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self.volume = volume
-        self.on_serving = on_serving
+        self.on_contact = on_contact
         self.open_files: dict[int, OpenFile] = {}
         self.open_directories: dict[int, InodeNumber] = {}
         # How often each inode was given to the kernel, which gives it back with ``forget``.
@@ -119,7 +119,7 @@ class VolumeOperations(pyfuse3.Operations):
         self._handles_given = 0
 
     def init(self) -> None:
-        self.on_serving()
+        self.on_contact()
 
     def check_invariants(self) -> None:
         """Every handle was given by us, and to one thing."""
@@ -283,8 +283,11 @@ class VolumeOperations(pyfuse3.Operations):
 
     @answering
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        # Registered like an open file, so that it outlives its name while it is open.
+        number = self._inode(inode)
+        await self.volume.open_file(number)
         handle = self._next_handle()
-        self.open_directories[handle] = self._inode(inode)
+        self.open_directories[handle] = number
         return handle
 
     @answering
@@ -292,11 +295,8 @@ class VolumeOperations(pyfuse3.Operations):
         # Attributes are those of this very request and none are kept for the next: the kernel
         # takes them for the truth, and an old size would cut pages from under a mapped file.
         directory = self.open_directories[fh]
-        try:
-            if await self._reply_dots(directory, start_id, token):
-                await self._reply_entries(directory, start_id, token)
-        except StaleHandle:
-            return  # removed while it was open: nothing is left in it
+        if await self._reply_dots(directory, start_id, token):
+            await self._reply_entries(directory, start_id, token)
 
     async def _reply_dots(
         self, directory: InodeNumber, start_id: int, token: pyfuse3.ReaddirToken
@@ -333,7 +333,7 @@ class VolumeOperations(pyfuse3.Operations):
 
     @answering
     async def releasedir(self, fh: int) -> None:
-        del self.open_directories[fh]
+        await self.volume.close_file(self.open_directories.pop(fh))
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for kernel_inode, count in inode_list:

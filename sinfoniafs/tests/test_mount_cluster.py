@@ -1,5 +1,6 @@
 """Two mounts of one real cluster: what is written through one is seen through the other at once."""
 
+import contextlib
 import errno
 import os
 import random
@@ -16,8 +17,9 @@ from typing import Any
 import pytest
 
 from sinfonia.cli.local_cluster import LocalCluster
+from sinfonia.testing.plugin import ClusterFactory
 from sinfoniafs import mounts
-from sinfoniafs.mount_testing import can_mount, mounted, running_cluster, sinfoniafs
+from sinfoniafs.mount_testing import can_mount, mounted, sinfoniafs
 
 pytestmark = [
     pytest.mark.fuse,
@@ -29,12 +31,12 @@ Pair = tuple[Path, Path]
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+def cluster(shared_cluster_factory: ClusterFactory) -> LocalCluster:
     """A cluster with an empty volume, for the tests of this module."""
-    with running_cluster(tmp_path_factory.mktemp("cluster")) as running:
-        made = sinfoniafs("mkfs", running.directory)
-        assert made.returncode == 0, made.stderr
-        yield running
+    running = shared_cluster_factory(memory_nodes=2)
+    made = sinfoniafs("mkfs", running.directory)
+    assert made.returncode == 0, made.stderr
+    return running
 
 
 @pytest.fixture(scope="module")
@@ -248,16 +250,18 @@ def test_a_killed_mount_leaves_a_sound_volume(
         record = mounts.read_record(mountpoint)
         assert record is not None
         copying = subprocess.Popen(
-            ["cp", "-r", Path(os.__file__).parent / "asyncio", mountpoint / pair[0].name],
+            ["cp", "-r", f"{Path(os.__file__).parent}/asyncio", str(mountpoint / pair[0].name)],
             stderr=subprocess.DEVNULL,
         )
-        with opened(mountpoint / pair[0].name / "unlinked", os.O_RDWR | os.O_CREAT) as file:
-            os.write(file, bytes(100_000))
-            (pair[1] / "unlinked").unlink()
-            while not (pair[1] / "asyncio").exists():
-                assert copying.poll() is None
-            os.kill(record.process.pid, signal.SIGKILL)
-            assert copying.wait(timeout=30) != 0
+        file = os.open(mountpoint / pair[0].name / "unlinked", os.O_RDWR | os.O_CREAT)
+        os.write(file, bytes(100_000))
+        (pair[1] / "unlinked").unlink()
+        while not (pair[1] / "asyncio").exists():
+            assert copying.poll() is None
+        os.kill(record.process.pid, signal.SIGKILL)
+        assert copying.wait(timeout=30) != 0
+        with contextlib.suppress(OSError):
+            os.close(file)
         with fails_with(errno.ENOTCONN):
             mountpoint.stat()
         refused = sinfoniafs("mount", cluster.directory, mountpoint)
@@ -286,7 +290,8 @@ def test_unmounting_ends_the_session(cluster: LocalCluster, tmp_path: Path) -> N
 def test_a_signal_unmounts(cluster: LocalCluster, tmp_path: Path) -> None:
     mountpoint = tmp_path / "e"
     mountpoint.mkdir()
-    command = [sys.executable, "-m", "sinfoniafs", "mount", "-f", cluster.directory, mountpoint]
+    command = [sys.executable, "-m", "sinfoniafs", "mount", "-f"]
+    command += [str(cluster.directory), str(mountpoint)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert server.stdout is not None
     assert "is mounted at" in server.stdout.readline()

@@ -13,7 +13,7 @@ import pytest
 import trio
 from pyfuse3 import EntryAttributes, FUSEError, RequestContext, SetattrFields
 
-from sinfonia.errors import Contended, OutcomeUnknown, Refused, SinfoniaError
+from sinfonia.errors import Contended, OutcomeUnknown, Refused, SinfoniaError, TimedOut
 from sinfonia.testing.model import ModelCluster
 from sinfoniafs.fsck import check_volume
 from sinfoniafs.mkfs import make_volume
@@ -310,6 +310,7 @@ def test_refusals_of_the_volume_arrive_as_their_errno() -> None:
     ("error", "number"),
     [
         (Contended("busy"), errno.ETIMEDOUT),
+        (TimedOut("no answer"), errno.ETIMEDOUT),
         (OutcomeUnknown("no reply", tid=None), errno.ETIMEDOUT),
         (Refused("too many"), errno.EIO),
         (SinfoniaError("anything"), errno.EIO),
