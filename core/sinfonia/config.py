@@ -28,7 +28,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import msgspec
 
@@ -37,6 +37,8 @@ from sinfonia.client.seed import normalise_endpoint
 from sinfonia.errors import ConfigError
 
 CONFIG_FILE = "cluster.toml"
+
+Mode = Literal["LOG", "RAM"]
 
 # A memory node is known by a small integer; ids beyond this are surely a slip.
 NODE_ID_MAX = 65_535
@@ -80,7 +82,7 @@ class MemoryNodeDescription(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     capacity: ByteCount
     data_directory: str
-    mode: Literal["LOG", "RAM"] = "LOG"
+    mode: Mode = "LOG"
     listen: str = ""
     checkpoint_log: ByteCount = ByteCount(64 << 20)
 
@@ -263,5 +265,7 @@ def _readable(error: msgspec.ValidationError) -> str:
     """msgspec's message, in the words of the file: "Expected `int`, got `str` - at `$.a[0].b`"."""
     what, _, place = str(error).partition(" - at ")
     place = place.strip("`").removeprefix("$").removeprefix(".")
+    if what.startswith("Invalid enum value"):
+        what += f"; allowed: {', '.join(get_args(Mode))}"
     what = what.replace("Object missing required field", "missing").replace("`", "")
     return f"{place}: {what}" if place else what

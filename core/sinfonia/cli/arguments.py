@@ -1,4 +1,4 @@
-"""What users write on a command line, read in one place.
+"""What users write on a command line, and how values and tables are shown to them, in one place.
 
 A value is ``text:hello``, ``hex:00ff`` or ``file:PATH``; an address is ``NODE:OFFSET``, and a range
 ``NODE:OFFSET+LENGTH``.  Whatever is not understood is refused with the form it should have.
@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
+from rich.console import Console
 
 from sinfonia.config import parse_size
 from sinfonia.errors import ConfigError
 
 CLUSTER_VARIABLE = "SINFONIA_CLUSTER"
 CLUSTER_DEFAULT = "./cluster"
+
+# What the widest table of these commands needs.
+TABLE_WIDTH_MIN = 120
 
 _ADDRESS = re.compile(r"(\d+):(\d+)")
 _RANGE = re.compile(r"(\d+):(\d+)\+(\d+)")
@@ -97,6 +101,11 @@ def printable(data: bytes) -> str:
     """``data`` as ``parse_value`` reads it, as text if that is what it seems to be."""
     text = data.decode("utf-8", "replace")
     return f"text:{text}" if text.isprintable() and "\ufffd" not in text else f"hex:{data.hex()}"
+
+
+def table_console() -> Console:
+    """A console that wraps a table rather than cutting what is in it."""
+    return Console(width=max(TABLE_WIDTH_MIN, Console().width))
 
 
 cluster_argument = click.argument("cluster", metavar="CLUSTER")

@@ -19,6 +19,7 @@ from sinfonia.cli.arguments import (
     directory_argument,
     json_option,
     parse_size_option,
+    table_console,
 )
 from sinfonia.cli.cluster_status import SERVING, ClusterStatus, look_at
 from sinfonia.cli.local_cluster import LocalCluster
@@ -85,7 +86,7 @@ def up(
     started = _start(cluster, console)
     if not started:
         click.echo(f"Cluster {cluster.config.cluster!r} was up already.")
-    _print_cluster(cluster, Console(), directory)
+    _print_cluster(cluster, directory)
 
 
 @click.command()
@@ -119,7 +120,7 @@ def status(cluster: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
     else:
-        _print_status(found, Console())
+        _print_status(found)
     if not found.healthy:
         click.get_current_context().exit(1)
 
@@ -175,7 +176,8 @@ def _start(cluster: LocalCluster, console: Console) -> list[str]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    silent = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=silent) as progress:
         task = progress.add_task("starting", total=total, completed=len(cluster.running))
 
         def on_serving(name: str) -> None:
@@ -184,7 +186,7 @@ def _start(cluster: LocalCluster, console: Console) -> list[str]:
         return cluster.start(on_serving=on_serving)
 
 
-def _print_cluster(cluster: LocalCluster, console: Console, directory: Path) -> None:
+def _print_cluster(cluster: LocalCluster, directory: Path) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("PROCESS", "ENDPOINT", "PID", "LOG"):
         table.add_column(column, no_wrap=True)
@@ -198,7 +200,7 @@ def _print_cluster(cluster: LocalCluster, console: Console, directory: Path) -> 
         f"{len(cluster.config.memory_node)} memory nodes of {format_size(first.capacity)}, "
         f"mode {first.mode}.\n"
     )
-    console.print(table)
+    table_console().print(table)
     click.echo(
         f"""
 Try:
@@ -209,7 +211,7 @@ Try:
     )
 
 
-def _print_status(status: ClusterStatus, console: Console) -> None:
+def _print_status(status: ClusterStatus) -> None:
     table = Table(box=None, pad_edge=False)
     columns = ("PROCESS", "STATE", "ENDPOINT", "MODE", "CAPACITY", "IN DOUBT", "COMMITTED", "LOG")
     for column in columns:
@@ -228,4 +230,4 @@ def _print_status(status: ClusterStatus, console: Console) -> None:
             f"{log / 2**20:.1f}MiB" if isinstance(log, int) else "",
         )
     click.echo(f"Cluster {status.cluster!r}")
-    console.print(table)
+    table_console().print(table)

@@ -90,13 +90,16 @@ class LocalCluster:
     ) -> Self:
         """Describe a new cluster in ``directory``, the manager on the first of ``ports``.
 
-        Raises ConfigError if there is something else, or the description would be wrong.
+        Raises ConfigError or StartFailed, and then nothing was made: there is something else in
+        ``directory``, or on a port.
         """
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise ConfigError(f"{directory} is not empty and holds no cluster; choose another")
         if len(ports) != memory_nodes + 1 or not all(0 < port < 65_536 for port in ports):
             raise ConfigError(f"ports {min(ports)}-{max(ports)} do not exist; they end at 65535")
         endpoints = [f"tcp://{LOOPBACK}:{port}" for port in ports]
+        for endpoint in endpoints:
+            _refuse_taken(endpoint)
         config = ClusterConfig(
             cluster=directory.resolve().name,
             manager=ManagerEntry(endpoint=endpoints[0], data_directory=MANAGER),
@@ -174,8 +177,7 @@ class LocalCluster:
         """End ``names`` (default: all).  Returns those that had to be killed."""
         with self._alone():
             running = {name: self.process(name) for name in names or self.endpoints}
-            # Memory nodes first: none of them then waits for a manager that has gone.
-            processes = [process for process in reversed(running.values()) if process is not None]
+            processes = [process for process in running.values() if process is not None]
             killed = end(processes, patience=patience)
             for name in running:
                 self._pid_file(name).unlink(missing_ok=True)

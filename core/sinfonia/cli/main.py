@@ -35,6 +35,8 @@ class PlainGroup(click.Group):
             raise OutcomeUnknownFailure(f"{error} (tid {error.tid})") from None
         except SinfoniaError as error:
             raise click.ClickException(str(error)) from None
+        except BrokenPipeError:
+            raise  # `... | head` has seen enough; click ends quietly then
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(f"{where}{error.strerror or error}") from None

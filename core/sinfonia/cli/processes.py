@@ -21,8 +21,9 @@ LOOK_EVERY = 0.02
 _STATE = 0
 _START_TIME = 19
 
-# States of a process that has ended, and ours for one of which nothing is left.
+# States of a process that has ended.  Two are ours: nothing is left of it; not all has ended yet.
 _GONE = "-"
+_ENDING = "z"
 _ENDED = {"Z", "X", _GONE}
 
 
@@ -89,11 +90,14 @@ def _look_up(pid: int) -> tuple[str, int]:
     """State and start time of whoever has ``pid``."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+        threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
     except (FileNotFoundError, ProcessLookupError):
         return _GONE, -1
     # The name stands in parentheses and may hold anything, parentheses too.
     fields = stat.rpartition(")")[2].split()
-    return fields[_STATE], int(fields[_START_TIME])
+    # The first thread is a zombie while others still end, and hold files and ports.
+    state = _ENDING if threads > 1 and fields[_STATE] == "Z" else fields[_STATE]
+    return state, int(fields[_START_TIME])
 
 
 def spawn_detached(arguments: Sequence[str], *, log_file: Path) -> ProcessIdentity:

@@ -20,7 +20,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClientStatistics, MemoryNodeInfo
 from sinfonia.client.seed import ask_for_directory
 from sinfonia.client.wire import Wire
-from sinfonia.errors import OutcomeUnknown
+from sinfonia.errors import InvalidMinitransaction, OutcomeUnknown
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.messages import Directory, Tid
@@ -167,7 +167,10 @@ class _Connection:
 
     def __init__(self, directory: Directory) -> None:
         self.wire = Wire(directory)
-        self._polled = [(socket, zmq.POLLIN) for socket in self.wire.sockets.values()]
+        self._node_of = {socket: node for node, socket in self.wire.sockets.items()}
+        self._poller = zmq.Poller()
+        for socket in self._node_of:
+            self._poller.register(socket, zmq.POLLIN)
 
     def execute(self, minitransaction: Minitransaction[Any], timeout: float) -> Result:
         now = time.monotonic()
@@ -192,17 +195,25 @@ class _Connection:
             elif len(calls) % SEND_TOGETHER == 0:
                 self.wire.flush(time.monotonic())
                 outstanding -= self._finished_of(pipeline)
-            now = time.monotonic()
-            call = self.wire.submit(minitransaction, now=now, deadline=now + timeout)
-            call.waiter = pipeline
+            call = self._submit(minitransaction, timeout)
             calls.append(call)
-            outstanding += 1
+            if call.error is None:
+                call.waiter = pipeline
+                outstanding += 1
         self.wire.flush(time.monotonic())
         outstanding -= self._finished_of(pipeline)
         while outstanding:
             self._handle_next()
             outstanding -= self._finished_of(pipeline)
         return [_result(call) for call in calls]
+
+    def _submit(self, minitransaction: Minitransaction[Any], timeout: float) -> Call:
+        """One call of a pipeline; that it cannot be executed must not stop the others."""
+        now = time.monotonic()
+        try:
+            return self.wire.submit(minitransaction, now=now, deadline=now + timeout)
+        except InvalidMinitransaction as error:
+            return Call(minitransaction, now, error=error)
 
     def outcome(self, tid: Tid, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
@@ -231,12 +242,10 @@ class _Connection:
             return  # the flush has seen it come
         wakeup = wire.coordinator.next_wakeup()
         wait = WAIT_MAX if wakeup is None else min(WAIT_MAX, max(0.0, wakeup - now))
-        if zmq.zmq_poll(self._polled, round(wait * 1e3)):
-            now = time.monotonic()
-            for node in wire.sockets:
-                wire.drain(node, now)
-        else:
-            now = time.monotonic()
+        ready = self._poller.poll(round(wait * 1e3))
+        now = time.monotonic()
+        for socket, _ in ready:
+            wire.drain(self._node_of[socket], now)
         wire.tick(now)
         wire.flush(now)
 

@@ -50,9 +50,8 @@ def check_bounds(nodes: Sequence[SimulatedMemoryNode], *, clients: int) -> None:
         node.participant.check_invariants()
         log_bytes = node.status().figures.get("log_bytes", 0)
         assert isinstance(log_bytes, int)
-        # A node that dies as a checkpoint ends leaves it to the next one to cut the log.
         settings = node.settings
-        log_bytes_max = 4 * (settings.checkpoint_log_bytes + settings.log_segment_bytes)
+        log_bytes_max = 2 * (settings.checkpoint_log_bytes + settings.log_segment_bytes)
         assert log_bytes <= log_bytes_max, f"{process.name} keeps {log_bytes} bytes of log"
         sessions = len(node.participant.sessions)
         assert sessions <= clients, f"{process.name} keeps {sessions} sessions of {clients} clients"

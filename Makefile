@@ -1,0 +1,80 @@
+# Everything goes through here: people, continuous integration and the README.
+# The system's Python: pyfuse3 is compiled against it.
+PYTHON  ?= /usr/bin/python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.installed
+RUNS    ?= 300
+SEED    ?= 1
+KEEP    ?=
+PROFILE ?=
+MUTATION ?=
+PACKAGES := python3-venv python3-dev build-essential pkg-config libfuse3-dev fuse3
+FAST    := not slow and not fuse and not network
+
+.PHONY: help setup demo test check format sim bench clean
+
+help:
+	@echo "make demo [KEEP=1]     a cluster file system on this machine, from nothing to the figures"
+	@echo "make test              every test, as continuous integration runs them"
+	@echo "make check             formatting, lint, types, imports and the fast tests: under a minute"
+	@printf "make sim RUNS= SEED= [PROFILE=] [MUTATION=]\n                       simulated clusters under faults; any seed replays\n"
+	@echo "make bench             minitransactions per second on this machine"
+	@echo "make setup             Debian packages, virtual environment and dependencies"
+	@echo "make clean             remove the virtual environment and all caches"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@missing=""; for package in $(PACKAGES); do \
+	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q "ok installed" \
+	        || missing="$$missing $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	    if [ "$$(id -u)" != 0 ]; then \
+	        echo "These Debian packages are missing:$$missing"; \
+	        echo "Run make as root, or install them: apt-get install$$missing"; exit 1; \
+	    fi; \
+	    apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing; \
+	fi
+	@echo "Making $(VENV), with the Python packages that pyproject.toml names"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m sinfoniafs.demo $(if $(KEEP),--keep)
+
+# Tests marked fuse and network start real processes; two at a time suit two cores.
+test: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: setup
+	$(MAKE) --jobs --output-sync --no-print-directory check-format check-lint check-types check-imports check-tests
+
+.PHONY: check-format check-lint check-types check-imports check-tests
+check-format:
+	@$(BIN)/ruff format --check .
+check-lint:
+	@$(BIN)/ruff check .
+check-types:
+	@$(BIN)/mypy
+check-imports:
+	@$(BIN)/lint-imports
+check-tests:
+	@$(BIN)/python -m pytest -q -n 2 -m "$(FAST)"
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+sim: setup
+	$(BIN)/python -m sinfonia.testing.simulate --runs $(RUNS) --seed $(SEED) \
+	    $(if $(PROFILE),--profile $(PROFILE)) $(if $(MUTATION),--mutation $(MUTATION))
+
+bench: setup
+	$(BIN)/sinfonia bench
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,167 @@
+"""The blocking client: the same names and promises as the async one, for scripts and threads."""
+
+import threading
+
+import pytest
+
+from sinfonia import (
+    BlockingCluster,
+    LimitExceeded,
+    OutcomeUnknown,
+    OutOfRange,
+    TimedOut,
+    Unreachable,
+    connect_blocking,
+)
+from sinfonia.cli.local_cluster import LocalCluster, free_ports
+from sinfonia.client.cluster import Cluster
+from sinfonia.minitransaction import BYTES_MAX, ITEMS_MAX
+from sinfonia.protocol.messages import Tid
+from sinfonia.testing.plugin import ClusterFactory
+
+pytestmark = pytest.mark.network
+
+CAPACITY = 32 * 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def cluster(shared_cluster_factory: ClusterFactory) -> LocalCluster:
+    return shared_cluster_factory(memory_nodes=2, mode="RAM", capacity=CAPACITY)
+
+
+def test_what_is_written_is_read(cluster: LocalCluster) -> None:
+    with connect_blocking(cluster.endpoint) as connection:
+        connection.write(0, 0, b"first")
+        connection.write(1, CAPACITY - 4, b"last")
+        assert connection.read(0, 0, 5) == b"first"
+        assert connection.read(1, CAPACITY - 4, 4) == b"last"
+
+
+def test_a_minitransaction_over_two_nodes_is_all_or_nothing(cluster: LocalCluster) -> None:
+    with connect_blocking(cluster.endpoint) as connection:
+        connection.write(0, 100, b"old")
+        for expected, committed in ((b"new", False), (b"old", True)):
+            swap = connection.minitransaction(reads_on_failure=True)
+            swap.compare(0, 100, expected)
+            swap.read(0, 100, 3)
+            swap.write(1, 100, b"moved")
+            result = swap.execute()
+            assert result.committed is committed
+            assert list(result.reads) == [b"old"]
+            assert [failed.found for failed in result.failed_compares] == [b"old"] * (not committed)
+        assert connection.read(1, 100, 5) == b"moved"
+
+
+@pytest.mark.parametrize("in_flight", [1, 7, 1024])
+def test_a_pipeline_returns_results_in_order(cluster: LocalCluster, in_flight: int) -> None:
+    with connect_blocking(cluster.endpoint) as connection:
+        for k in range(300):
+            connection.write(k % 2, 8 * k, k.to_bytes(8, "big"))
+        reads = []
+        for k in range(300):
+            minitransaction = connection.minitransaction()
+            minitransaction.read(k % 2, 8 * k, 8)
+            reads.append(minitransaction)
+        results = connection.execute_many(reads, in_flight=in_flight)
+        found = [int.from_bytes(result.reads[0], "big") for result in results]
+        assert found == list(range(300))
+
+
+def test_a_failure_in_a_pipeline_does_not_stop_the_others(cluster: LocalCluster) -> None:
+    with connect_blocking(cluster.endpoint) as connection:
+        good, bad = connection.minitransaction(), connection.minitransaction()
+        bad.read(0, CAPACITY, 1)
+        good.write(0, 5000, b"done")
+        with pytest.raises(OutOfRange):
+            connection.execute_many([bad, good])
+        assert connection.read(0, 5000, 4) == b"done"
+
+
+def test_threads_do_not_disturb_each_other(cluster: LocalCluster) -> None:
+    """Each adds to the same word, by compare and swap."""
+
+    def add(connection: BlockingCluster) -> None:
+        for _ in range(50):
+            while True:
+                old = connection.read(0, 800, 8)
+                swap = connection.minitransaction()
+                swap.compare(0, 800, old)
+                swap.write(0, 800, (int.from_bytes(old, "big") + 1).to_bytes(8, "big"))
+                if swap.execute().committed:
+                    break
+
+    with connect_blocking(cluster.endpoint) as connection:
+        connection.write(0, 800, bytes(8))
+        threads = [threading.Thread(target=add, args=[connection]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30.0)
+        assert int.from_bytes(connection.read(0, 800, 8), "big") == 200
+        assert connection.statistics.executed >= 400
+        assert connection.statistics.unknown == 0
+
+
+def test_what_cannot_be_executed_is_refused_before_it_is_sent(cluster: LocalCluster) -> None:
+    with connect_blocking(cluster.endpoint) as connection:
+        with pytest.raises(OutOfRange, match=f"memory node 0 has {CAPACITY} bytes"):
+            connection.read(0, CAPACITY - 1, 2)
+        with pytest.raises(OutOfRange, match="there is no memory node 9; the cluster has 0, 1"):
+            connection.read(9, 0, 1)
+        with pytest.raises(OutOfRange):
+            connection.read(0, -1, 1)
+        with pytest.raises(LimitExceeded, match=f"at most {BYTES_MAX} bytes"):
+            connection.write(0, 0, bytes(BYTES_MAX + 1))
+        many = connection.minitransaction()
+        for _ in range(ITEMS_MAX):
+            many.read(0, 0, 1)
+        with pytest.raises(LimitExceeded, match=f"at most {ITEMS_MAX} items"):
+            many.read(0, 0, 1)
+        assert len(many.execute().reads) == ITEMS_MAX
+        connection.write(0, 0, bytes(BYTES_MAX))
+
+
+def test_a_dead_memory_node_gives_definite_and_unknown_outcomes(
+    cluster_factory: ClusterFactory,
+) -> None:
+    cluster = cluster_factory(memory_nodes=2)
+    with connect_blocking(cluster.endpoint) as connection:
+        connection.write(1, 0, b"before")
+        cluster.kill("node1")
+        with pytest.raises(TimedOut) as definite:
+            connection.read(1, 0, 6, timeout=0.2)
+        assert definite.value.definite
+        with pytest.raises(OutcomeUnknown) as unknown:
+            connection.write(1, 0, b"after!", timeout=0.2)
+        assert not unknown.value.definite
+        tid = unknown.value.tid
+        assert isinstance(tid, Tid)
+        with pytest.raises(OutcomeUnknown):
+            connection.outcome(tid, timeout=0.1)
+        connection.write(0, 0, b"the other one serves")
+        cluster.start()
+        happened = connection.outcome(tid)
+        assert connection.read(1, 0, 6) == (b"after!" if happened else b"before")
+        with pytest.raises(OutcomeUnknown):
+            connection.outcome(Tid(0, 1, 1))
+
+
+def test_nobody_at_the_endpoint_is_said_so() -> None:
+    [port] = free_ports(1)
+    with pytest.raises(Unreachable, match=f"127.0.0.1:{port} within 0.1 s; is the cluster up"):
+        connect_blocking(f"127.0.0.1:{port}", timeout=0.1)
+
+
+def test_a_closed_cluster_refuses_to_go_on(cluster: LocalCluster) -> None:
+    connection = connect_blocking(cluster.endpoint)
+    connection.write(0, 0, b"x")
+    connection.close()
+    connection.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        connection.read(0, 0, 1)
+
+
+def test_both_clients_have_the_same_names() -> None:
+    asynchronous = {name for name in vars(Cluster) if not name.startswith("_")}
+    blocking = {name for name in vars(BlockingCluster) if not name.startswith("_")}
+    assert asynchronous - {"aclose"} == blocking - {"close"}

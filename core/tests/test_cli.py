@@ -1,0 +1,285 @@
+"""Commands as a user meets them: what they print, how they exit, and that they leave nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sinfonia.cli.local_cluster import LocalCluster, free_ports
+from sinfonia.cli.processes import ProcessIdentity
+from sinfonia.config import CONFIG_FILE
+from sinfonia.testing.plugin import ClusterFactory
+
+pytestmark = pytest.mark.network
+
+DEADLINE = 60.0
+COMMAND = [sys.executable, "-m", "sinfonia.cli.main"]
+
+
+def run(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    environment = {k: v for k, v in os.environ.items() if k != "SINFONIA_CLUSTER"}
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+        cwd=cwd,
+        env=environment,
+    )
+
+
+def succeeds(*arguments: str, cwd: Path | None = None) -> str:
+    done = run(*arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def fails(*arguments: str, exit_code: int = 1, cwd: Path | None = None) -> str:
+    """The last line on standard error; there is never a traceback."""
+    done = run(*arguments, cwd=cwd)
+    assert done.returncode == exit_code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("Error: ")
+    if exit_code == 1:
+        assert done.stderr.count("\n") == 1
+    return last
+
+
+@pytest.fixture(scope="module")
+def cluster(shared_cluster_factory: ClusterFactory) -> LocalCluster:
+    return shared_cluster_factory(memory_nodes=2)
+
+
+@pytest.fixture
+def name(cluster: LocalCluster) -> str:
+    """The cluster as a user would name it."""
+    return str(cluster.directory)
+
+
+# --- up, down, status ----------------------------------------------------------------------------
+
+
+def test_a_day_in_the_life_of_a_cluster(tmp_path: Path) -> None:
+    ports = free_ports(1)
+    succeeds("up", "demo", "--memory-nodes", "2", "--port", str(ports[0]), cwd=tmp_path)
+    cluster = LocalCluster(tmp_path / "demo")
+    try:
+        assert set(cluster.running) == {"manager", "node0", "node1"}
+        succeeds("put", "demo", "0:100", "text:kept", cwd=tmp_path)
+        cluster.kill("node0")
+        listing = run("status", "demo", cwd=tmp_path)
+        assert listing.returncode == 1
+        assert "node0    down" in listing.stdout
+        succeeds("up", "demo", cwd=tmp_path)
+        assert "was up already" in succeeds("up", "demo", cwd=tmp_path)
+        assert "manager, node0, node1 ended" in succeeds("down", "demo", cwd=tmp_path)
+        assert "was not running" in succeeds("down", "demo", cwd=tmp_path)
+        succeeds("up", "demo", cwd=tmp_path)
+        assert succeeds("get", "demo", "0:100+4", cwd=tmp_path) == "text:kept\n"
+    finally:
+        cluster.stop()
+    assert cluster.running == {}
+
+
+def test_status_is_for_scripts_too(cluster: LocalCluster, name: str) -> None:
+    found = json.loads(succeeds("status", name, "--json"))
+    assert found["healthy"] is True
+    states = {process["name"]: process["state"] for process in found["processes"]}
+    assert states == {"manager": "serving", "node0": "serving", "node1": "serving"}
+    pids = {process["name"]: process["pid"] for process in found["processes"]}
+    assert pids == {each: process.pid for each, process in cluster.running.items()}
+
+
+def test_status_from_afar_asks_any_process(cluster: LocalCluster) -> None:
+    by_manager = json.loads(succeeds("status", cluster.endpoint, "--json"))
+    assert [each["name"] for each in by_manager["processes"]] == ["manager", "node0", "node1"]
+    by_node = json.loads(succeeds("status", cluster.endpoints["node1"], "--json"))
+    assert [each["name"] for each in by_node["processes"]] == ["node0", "node1"]
+
+
+def test_up_does_not_change_a_cluster(cluster: LocalCluster, name: str) -> None:
+    del cluster
+    assert "--memory-nodes 3: the cluster in" in fails("up", name, "--memory-nodes", "3")
+    assert "was made with LOG" in fails("up", name, "--mode", "RAM")
+
+
+def test_up_on_taken_ports_starts_nothing(cluster: LocalCluster, tmp_path: Path) -> None:
+    taken = cluster.endpoint.rpartition(":")[2]
+    complaint = fails("up", "other", "--port", taken, cwd=tmp_path)
+    assert f"{cluster.endpoint} is in use by another process" in complaint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_up_in_a_directory_of_something_else_leaves_it_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("dear", "utf-8")
+    assert "is not empty and holds no cluster" in fails("up", str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["letter"]
+
+
+def test_an_interrupted_up_leaves_nothing_running(cluster_factory: ClusterFactory) -> None:
+    """The memory node looks for its manager where it is not, so that `up` waits."""
+    cluster = cluster_factory(started=False)
+    [elsewhere] = free_ports(1)
+    description = cluster.directory / CONFIG_FILE
+    wrong = description.read_text("utf-8").replace(
+        f'endpoint = "{cluster.endpoint}"',
+        f'endpoint = "tcp://127.0.0.1:{elsewhere}"\nlisten = "{cluster.endpoint}"',
+    )
+    description.write_text(wrong, "utf-8")
+    with subprocess.Popen([*COMMAND, "up", str(cluster.directory)], stderr=subprocess.PIPE) as up:
+        try:
+            until(lambda: len(cluster.running) == 2)
+            up.send_signal(signal.SIGINT)
+            assert up.wait(DEADLINE) != 0
+        finally:
+            up.kill()
+    assert cluster.running == {}
+
+
+def test_down_does_not_touch_a_recycled_pid(cluster_factory: ClusterFactory) -> None:
+    cluster = cluster_factory(started=False)
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        try:
+            identity = ProcessIdentity.of(bystander.pid)
+            assert identity is not None
+            (cluster.directory / "run").mkdir()
+            pid_file = cluster.directory / "run" / "node0.pid"
+            ProcessIdentity(identity.pid, identity.start_time - 1).write(pid_file)
+            assert "was not running" in succeeds("down", str(cluster.directory))
+            assert identity.running
+        finally:
+            bystander.kill()
+
+
+def test_down_where_there_is_no_cluster_says_so(tmp_path: Path) -> None:
+    assert "there is no cluster at" in fails("down", str(tmp_path))
+    assert "there is no cluster at cluster" in fails("status", cwd=tmp_path)
+
+
+# --- get, put, exec ------------------------------------------------------------------------------
+
+
+def test_what_is_put_can_be_got(name: str, tmp_path: Path) -> None:
+    succeeds("put", name, "1:64", "hex:00ff")
+    assert succeeds("get", name, "1:64+2") == "hex:00ff\n"
+    (tmp_path / "value").write_bytes(b"from a file")
+    succeeds("put", name, "1:64", f"file:{tmp_path / 'value'}")
+    assert succeeds("get", name, "1:64+11", "--raw") == "from a file"
+
+
+def test_exec_shows_reads_and_failed_compares(name: str) -> None:
+    succeeds("put", name, "0:0", "text:hello")
+    arguments = ["exec", name, "--compare", "0:0=text:hello", "--read", "0:0+5"]
+    arguments += ["--write", "0:0=text:HELLO", "--write", "1:0=hex:01"]
+    assert succeeds(*arguments) == "committed\nread 0:0+5 = text:hello\n"
+    again = run(*arguments, "--json")
+    assert again.returncode == 3
+    assert json.loads(again.stdout)["failed_compares"] == [
+        {"node": 0, "address": 0, "expected_hex": b"hello".hex(), "found_hex": b"HELLO".hex()}
+    ]
+    assert "found text:HELLO" in run(*arguments).stdout
+
+
+def test_exec_says_when_the_outcome_is_unknown(cluster_factory: ClusterFactory) -> None:
+    cluster = cluster_factory(memory_nodes=2)
+    cluster.kill("node1")
+    arguments = ["exec", str(cluster.directory), "--write", "1:0=hex:00", "--timeout", "0.3"]
+    assert "ask for its outcome" in fails(*arguments, exit_code=4)
+    unknown = run(*arguments, "--json")
+    assert unknown.returncode == 4
+    assert json.loads(unknown.stdout)["outcome"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "complaint"),
+    [
+        (["put", "NAME", "0:4294967296", "hex:00"], 1, "memory node 0 has 1073741824 bytes"),
+        (["put", "NAME", "7:0", "hex:00"], 1, "there is no memory node 7; the cluster has 0, 1"),
+        (["put", "NAME", "0:0", "file:/dev/null/x"], 2, "cannot read /dev/null/x"),
+        (["put", "NAME", "0:0", "hello"], 2, "write text:hello, hex:00ff or file:PATH"),
+        (["put", "NAME", "0:0", "hex:0g"], 2, "is not hexadecimal"),
+        (["get", "NAME", "0:0"], 2, "write NODE:OFFSET+LENGTH"),
+        (["get", "NAME", "0:0+16777217"], 1, "at most 16777216 bytes"),
+        (["get", "tcp://127.0.0.1", "0:0+1", "--timeout", "0"], 2, "--timeout"),
+        (["exec", "NAME", "--compare", "0:0"], 2, "has no value; write NODE:OFFSET=VALUE"),
+        (["recreate", "NAME", "9", "--yes"], 1, "there is no memory node 9"),
+        (["up", "x", "--capacity", "1GB"], 2, "'1GB' is not a size"),
+        (["up", "x", "--port", "65535"], 1, "they end at 65535"),
+        (["memnode", "--node", "0"], 2, "--listen is missing; give it, or --config FILE"),
+        (["manager", "--config", "/none", "--listen", "x"], 2, "cannot be given with --config"),
+        (["manager", "--config", "/none"], 1, "cannot read /none: No such file or directory"),
+        (["log", "/"], 1, "/ is not the data directory of a memory node"),
+    ],
+)
+def test_a_mistake_gets_one_clear_error(
+    name: str, tmp_path: Path, arguments: list[str], exit_code: int, complaint: str
+) -> None:
+    filled = [name if argument == "NAME" else argument for argument in arguments]
+    assert complaint in fails(*filled, exit_code=exit_code, cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_value_over_the_limit_is_refused(name: str, tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as large:
+        large.truncate(16 * 1024 * 1024 + 1)
+    assert "at most 16777216 bytes" in fails("put", name, "0:0", f"file:{tmp_path / 'large'}")
+
+
+# --- processes and logs --------------------------------------------------------------------------
+
+
+def test_a_typo_in_the_description_stops_a_process(name: str, tmp_path: Path) -> None:
+    description = tmp_path / CONFIG_FILE
+    text = (Path(name) / CONFIG_FILE).read_text("utf-8").replace("capacity", "capasity")
+    description.write_text(text, "utf-8")
+    complaint = fails("memnode", "--config", str(description), "--node", "0")
+    assert f"{description}: memory_node[0].capasity: unknown; did you mean 'capacity'?" in complaint
+
+
+def test_a_memory_node_tells_where_it_is_reached(cluster: LocalCluster, tmp_path: Path) -> None:
+    wildcard = ["memnode", "--node", "5", "--listen", "tcp://0.0.0.0:7001"]
+    wildcard += ["--manager", cluster.endpoint, "--data-directory", str(tmp_path / "n")]
+    assert "--advertise must say where it is" in fails(*wildcard)
+
+
+def test_the_log_shows_every_record(cluster_factory: ClusterFactory) -> None:
+    cluster = cluster_factory(memory_nodes=2)
+    name, data = str(cluster.directory), str(cluster.directory / "node0")
+    succeeds("put", name, "0:0", "text:one phase")
+    succeeds("exec", name, "--write", "0:64=text:two", "--write", "1:64=text:phases")
+    assert "is in use by process" in fails("log", data)
+    cluster.stop()
+    lines = [json.loads(line) for line in succeeds("log", data, "--json").splitlines()]
+    assert [line["kind"] for line in lines[:3]] == ["OnePhase", "Prepared", "Decided"]
+    assert lines[0]["writes"] == [{"address": 0, "data": b"one phase".hex()}]
+    assert lines[1]["participants"] == [0, 1]
+    assert [line["lsn"] for line in lines] == sorted(line["lsn"] for line in lines)
+    assert "64=text:two" in succeeds("log", data)
+    summary: dict[str, Any] = json.loads(succeeds("log", data, "--summary", "--json"))
+    assert (summary["node"], summary["bytes_written"]) == (0, len(b"one phase" + b"two"))
+    assert "1 OnePhase" in succeeds("log", data, "--summary")
+
+
+def test_every_command_explains_itself() -> None:
+    listing = succeeds("--help")
+    commands = [line.split()[0] for line in listing.partition("Commands:")[2].splitlines() if line]
+    assert {"up", "down", "status", "memnode", "manager", "exec", "log", "bench"} <= set(commands)
+    for command in commands:
+        assert len(succeeds(command, "--help").splitlines()) > 5
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for another process to get so far."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
