@@ -131,6 +131,20 @@ def test_a_pipeline_returns_results_in_order_and_keeps_to_its_window(run: Run) -
     run(program)
 
 
+def test_one_that_is_refused_does_not_keep_the_rest_of_a_pipeline_from_running(run: Run) -> None:
+    async def program(cluster: sinfonia.Cluster) -> None:
+        many = []
+        for address in (4096, 1 << 40, 4097):
+            t = cluster.minitransaction()
+            t.write(0, address, b"x")
+            many.append(t)
+        with pytest.raises(OutOfRange):
+            await cluster.execute_many(many)
+        assert await cluster.read(0, 4096, 2) == b"xx"
+
+    run(program)
+
+
 def test_large_items_go_there_and_back(run: Run) -> None:
     async def program(cluster: sinfonia.Cluster) -> None:
         data = random.Random(2).randbytes(3_000_000)

@@ -98,7 +98,7 @@ def test_a_memory_node_that_kept_its_data_in_memory_may_not_come_back_empty() ->
     office.restart()
     answer = office.register(registration(mode="RAM", starts=2))
     assert "without its data" in answer.refusal
-    assert "sinfonia recreate 0" in answer.refusal
+    assert "sinfonia recreate CLUSTER 0" in answer.refusal
 
 
 def test_another_data_directory_may_not_come_back_as_a_known_memory_node() -> None:

@@ -65,7 +65,7 @@ def main() -> None:
 
     \b
     A first look, on one machine:
-        sinfonia up --directory /tmp/cluster
+        sinfonia up /tmp/cluster
         sinfoniafs mkfs /tmp/cluster
         sinfoniafs mount /tmp/cluster /mnt/a
         sinfoniafs mount /tmp/cluster /mnt/b      # what is written in a is there in b

@@ -6,7 +6,6 @@ question which holds.  Logs go to standard error, a line per event, as key=value
 
 import logging
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -83,13 +82,13 @@ def memnode(
         server = _memory_node(
             MemoryNodeSettings(
                 node=MemoryNodeId(node),
-                endpoint=normalise_endpoint(listen or ""),
+                endpoint=normalise_endpoint(advertise or listen or ""),
                 capacity=capacity,
                 mode=mode,
             ),
             data_directory=data_directory or Path(),
             manager=normalise_endpoint(manager or ""),
-            advertise=normalise_endpoint(advertise or listen or ""),
+            listen=normalise_endpoint(listen or ""),
         )
     server.serve()
 
@@ -147,7 +146,7 @@ def _configured_memory_node(config: ClusterConfig, node: int) -> MemoryNodeServe
     entry = config.describe(node)
     settings = MemoryNodeSettings(
         node=entry.node,
-        endpoint=entry.listen,
+        endpoint=entry.endpoint,
         capacity=int(entry.capacity),
         mode=entry.mode,
         read_lease=config.times.read_lease,
@@ -158,24 +157,21 @@ def _configured_memory_node(config: ClusterConfig, node: int) -> MemoryNodeServe
         settings,
         data_directory=Path(entry.data_directory),
         manager=config.manager.endpoint,
-        advertise=entry.endpoint,
+        listen=entry.listen,
     )
 
 
 def _memory_node(
-    settings: MemoryNodeSettings, *, data_directory: Path, manager: str, advertise: str
+    settings: MemoryNodeSettings, *, data_directory: Path, manager: str, listen: str
 ) -> MemoryNodeServer:
-    """A memory node that is bound to the endpoint of ``settings`` and reached at ``advertise``."""
-    host = advertise.removeprefix("tcp://").rpartition(":")[0]
+    host = settings.endpoint.removeprefix("tcp://").rpartition(":")[0]
     if host in WILDCARDS:
         raise ConfigError(
-            f"nobody can reach a memory node at {advertise}; --advertise must say where it is"
+            f"nobody can reach a memory node at {settings.endpoint}; --advertise must say where it "
+            "is"
         )
     _log_to_stderr()
-    server = MemoryNodeServer(settings, data_directory=data_directory, manager=manager)
-    # The socket is bound; from here on the endpoint is what the others are told.
-    server.node.settings = replace(settings, endpoint=advertise)
-    return server
+    return MemoryNodeServer(settings, data_directory=data_directory, manager=manager, listen=listen)
 
 
 def _log_to_stderr() -> None:

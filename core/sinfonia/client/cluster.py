@@ -19,7 +19,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClientStatistics, MemoryNodeInfo
 from sinfonia.client.seed import ASK_EVERY, Inquiry, unreachable
 from sinfonia.client.wire import Wire
-from sinfonia.errors import OutcomeUnknown
+from sinfonia.errors import InvalidMinitransaction, OutcomeUnknown
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.messages import Directory, GetDirectory, Tid
@@ -151,9 +151,13 @@ class Cluster:
                 await anyio.lowlevel.checkpoint()
             now = time.monotonic()
             deadline = now + (timeout or DEFAULT_TIMEOUT)
-            call = self._wire.submit(minitransaction, now=now, deadline=deadline)
-            call.waiter = window
-            window.outstanding += 1
+            try:
+                call = self._wire.submit(minitransaction, now=now, deadline=deadline)
+            except InvalidMinitransaction as error:
+                call = Call(minitransaction, deadline, error=error)
+            else:
+                call.waiter = window
+                window.outstanding += 1
             calls.append(call)
         self._to_send.set()
         await window.is_empty()

@@ -38,11 +38,12 @@ class Inquiry:
     """One question to one process, without waiting: call ``poll`` until it gives the answer."""
 
     def __init__(self, endpoint: str, question: Request, answer: type[Reply]) -> None:
+        address = normalise_endpoint(endpoint)
         self._endpoint = endpoint
         self._answer = answer
         self._batch = encode_requests(Requests(PROTOCOL_VERSION, 0, 0, 0, [question]))
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = connect_dealer(self._context, normalise_endpoint(endpoint))
+        self._socket = connect_dealer(self._context, address)
         self._ask_at = 0.0
 
     def poll(self, now: float) -> Reply | None:

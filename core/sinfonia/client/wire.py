@@ -15,7 +15,7 @@ import zmq
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClientStatistics, MemoryNodeInfo
-from sinfonia.errors import ProtocolError
+from sinfonia.errors import ConfigError, ProtocolError
 from sinfonia.minitransaction import Minitransaction
 from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.coordinator import Coordinator
@@ -41,9 +41,13 @@ class Wire:
             entry.node: MemoryNodeInfo(entry.node, entry.endpoint, entry.capacity, entry.mode)
             for entry in directory.nodes
         }
-        self.sockets = {
-            node: connect_dealer(self._context, info.endpoint) for node, info in self.nodes.items()
-        }
+        self.sockets: dict[MemoryNodeId, zmq.Socket[bytes]] = {}
+        try:
+            for node, info in self.nodes.items():
+                self.sockets[node] = connect_dealer(self._context, info.endpoint)
+        except ConfigError:
+            self.close()
+            raise
         self._outbox: dict[MemoryNodeId, list[Request]] = {node: [] for node in self.nodes}
         # Nodes for which the outbox holds large payloads (what is sent again goes in one piece).
         self._large: set[MemoryNodeId] = set()

@@ -60,7 +60,7 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MemoryNodeSettings:
-    """capacity in bytes, times in seconds.
+    """endpoint: where others reach it; capacity in bytes, times in seconds.
 
     read_lease: how long the locks of a read-only minitransaction last; a restart takes at least as
     long.  checkpoint_log_bytes: a checkpoint begins when the log has grown by so much.

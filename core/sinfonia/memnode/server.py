@@ -43,14 +43,18 @@ BUSY_WAIT_MS = 2
 class MemoryNodeServer:
     """A memory node on real sockets and a real data directory."""
 
-    def __init__(self, settings: MemoryNodeSettings, *, data_directory: Path, manager: str) -> None:
-        """Bind, lock the data directory and replay the log; ``serve`` does the rest.
+    def __init__(
+        self, settings: MemoryNodeSettings, *, data_directory: Path, manager: str, listen: str
+    ) -> None:
+        """Bind to ``listen``, lock the data directory and replay the log; ``serve`` does the rest.
+
+        ``settings.endpoint`` is where others reach it, which may be another address.
 
         Raises ConfigError, DataDirectoryInUse or StorageError.
         """
         self._lock = DirectoryLock(data_directory)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._router = bind_router(self._context, settings.endpoint)
+        self._router = bind_router(self._context, listen)
         self._manager = connect_dealer(self._context, manager)
         self.node = MemoryNode(
             settings,

@@ -214,7 +214,7 @@ def _refusal(entry: MemoryNodeEntry | None, request: Register) -> str:
     if entry is None or not entry.identity:
         return ""
     node = request.node
-    again = f"if its data is lost for good, accept that with `sinfonia recreate {node}`"
+    again = f"if its data is lost for good, accept that with `sinfonia recreate CLUSTER {node}`"
     if request.identity != entry.identity:
         return (
             f"memory node {node} is known with another data directory (identity {entry.identity}, "
