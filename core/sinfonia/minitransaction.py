@@ -56,9 +56,10 @@ class NodeItems:
     ``end`` is the end of the item that reaches furthest.
     """
 
-    __slots__ = ("compares", "end", "reads", "writes")
+    __slots__ = ("compares", "end", "node", "reads", "writes")
 
-    def __init__(self) -> None:
+    def __init__(self, node: MemoryNodeId) -> None:
+        self.node = node
         self.compares: list[CompareItem] = []
         self.reads: list[ReadItem] = []
         self.writes: list[WriteItem] = []
@@ -137,7 +138,7 @@ class Minitransaction(Generic[ResultT_co]):
         Raises LimitExceeded or OutOfRange; both are definite.
         """
         items = self._admit(node, address, len(expected))
-        self.compare_places.append((MemoryNodeId(node), len(items.compares)))
+        self.compare_places.append((items.node, len(items.compares)))
         items.compares.append(CompareItem(address, bytes(expected)))
         return len(self.compare_places) - 1
 
@@ -148,7 +149,7 @@ class Minitransaction(Generic[ResultT_co]):
         Raises LimitExceeded or OutOfRange; both are definite.
         """
         items = self._admit(node, address, length)
-        self.read_places.append((MemoryNodeId(node), len(items.reads)))
+        self.read_places.append((items.node, len(items.reads)))
         items.reads.append(ReadItem(address, length))
         return len(self.read_places) - 1
 
@@ -182,7 +183,7 @@ class Minitransaction(Generic[ResultT_co]):
         key = MemoryNodeId(node)
         items = self.items.get(key)
         if items is None:
-            items = self.items[key] = NodeItems()
+            items = self.items[key] = NodeItems(key)
         if end > items.end:
             items.end = end
         return items

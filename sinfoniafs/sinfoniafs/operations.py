@@ -27,6 +27,7 @@ import functools
 import logging
 import os
 import stat
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, StatvfsData
 
 from sinfonia.errors import Contended, OutcomeUnknown, SinfoniaError, TimedOut, Unreachable
-from sinfoniafs.attributes import Attributes, Changes, InodeNumber, Owner
+from sinfoniafs.attributes import Attributes, Changes, InodeNumber, Owner, VolumeStatistics
 from sinfoniafs.errors import EntryExists, FileSystemError
 from sinfoniafs.volume import Volume
 
@@ -49,6 +50,10 @@ PREFERRED_IO_BYTES = 128 * 1024
 # Entries asked of the volume at a time.  The kernel's buffer (a page, or what the program gave to
 # getdents: 32 KiB from glibc) has room for about 25 or 200 entries with their attributes.
 DIRECTORY_ENTRIES_PER_READ = 64
+
+# How old an answer to statfs may be, in seconds.  Counting reads the maps of all memory nodes, and
+# programs that watch free space ask all the time; it is old anyway by the time they look at it.
+STATFS_AGE_MAX = 1.0
 
 # Cookies of "." and "..", which the volume does not list; its own are larger.
 COOKIE_SELF = 1
@@ -108,8 +113,16 @@ class VolumeOperations(pyfuse3.Operations):
 
     supports_dot_lookup = True
 
-    def __init__(self, volume: Volume, *, on_contact: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        volume: Volume,
+        *,
+        on_contact: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__()
+        self.clock = clock
+        self._counted: tuple[float, VolumeStatistics] | None = None
         self.volume = volume
         self.on_contact = on_contact
         self.open_files: dict[int, OpenFile] = {}
@@ -221,7 +234,7 @@ class VolumeOperations(pyfuse3.Operations):
 
     @answering
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
-        statistics = await self.volume.statistics()
+        statistics = await self._statistics()
         answer = StatvfsData()
         answer.f_bsize = answer.f_frsize = statistics.block_size
         answer.f_blocks = statistics.blocks
@@ -230,6 +243,12 @@ class VolumeOperations(pyfuse3.Operations):
         answer.f_ffree = answer.f_favail = statistics.inodes_free
         answer.f_namemax = statistics.name_max
         return answer
+
+    async def _statistics(self) -> VolumeStatistics:
+        now = self.clock()
+        if self._counted is None or now - self._counted[0] >= STATFS_AGE_MAX:
+            self._counted = now, await self.volume.statistics()
+        return self._counted[1]
 
     # Open files.
 

@@ -17,7 +17,12 @@ from sinfonia.errors import Contended, OutcomeUnknown, Refused, SinfoniaError, T
 from sinfonia.testing.model import ModelCluster
 from sinfoniafs.fsck import check_volume
 from sinfoniafs.mkfs import make_volume
-from sinfoniafs.operations import COOKIE_PARENT, VolumeOperations, errno_of
+from sinfoniafs.operations import (
+    COOKIE_PARENT,
+    STATFS_AGE_MAX,
+    VolumeOperations,
+    errno_of,
+)
 from sinfoniafs.volume import Volume
 
 ROOT = int(pyfuse3.ROOT_INODE)
@@ -348,12 +353,17 @@ def test_a_bug_costs_one_request_and_not_the_mount(caplog: pytest.LogCaptureFixt
     assert "a bug" in caplog.text
 
 
-def test_statfs_counts_what_is_used() -> None:
+def test_statfs_counts_what_is_used_but_not_every_time() -> None:
     async def scenario(mounted: MountedVolume) -> None:
         operations = mounted.operations
+        now = 0.0
+        operations.clock = lambda: now
         before = await operations.statfs(USER)
         handle, _ = await mounted.file(b"file")
         await operations.write(handle, 0, bytes(1024 * 1024))
+        now = STATFS_AGE_MAX / 2
+        assert (await operations.statfs(USER)).f_bfree == before.f_bfree
+        now = STATFS_AGE_MAX
         after = await operations.statfs(USER)
         assert before.f_blocks == after.f_blocks >= before.f_bfree > after.f_bfree
         assert after.f_namemax == 255

@@ -145,7 +145,7 @@ class Cluster:
             if window.full:
                 self._flush_now()
                 await window.has_room()
-            elif len(calls) % SEND_TOGETHER == 0:
+            elif calls and len(calls) % SEND_TOGETHER == 0:
                 # The memory nodes should not idle while the rest is being prepared.
                 self._flush_now()
                 await anyio.lowlevel.checkpoint()

@@ -68,6 +68,9 @@ def encode_requests(batch: Requests, *, large: bool = False) -> list[bytes]:
 
 def encode_replies(batch: Replies) -> list[bytes]:
     """The frames of a batch from a memory node."""
+    frame = _encode(batch)
+    if len(frame) < DETACH_BYTES_MIN:
+        return [frame]
     detached: list[tuple[int, int]] = []
     payloads: list[bytes] = []
     replies = list(batch.replies)
@@ -84,7 +87,7 @@ def encode_replies(batch: Replies) -> list[bytes]:
             detached.append((number, place))
         replies[number] = msgspec.structs.replace(reply, reads=reads)
     if not detached:
-        return [_encode(batch)]
+        return [frame]
     return [_encode(msgspec.structs.replace(batch, replies=replies, detached=detached)), *payloads]
 
 
