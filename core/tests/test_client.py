@@ -145,6 +145,20 @@ def test_one_that_is_refused_does_not_keep_the_rest_of_a_pipeline_from_running(r
     run(program)
 
 
+def test_a_timeout_of_nothing_is_over_at_once(run: Run) -> None:
+    async def program(cluster: sinfonia.Cluster) -> None:
+        t = cluster.minitransaction()
+        for node in range(NODES):
+            t.write(node, 0, b"x")
+        with anyio.fail_after(1.0):
+            try:
+                await t.execute(timeout=0.0)
+            except sinfonia.OutcomeUnknown as error:
+                await cluster.outcome(error.tid)
+
+    run(program)
+
+
 def test_large_items_go_there_and_back(run: Run) -> None:
     async def program(cluster: sinfonia.Cluster) -> None:
         data = random.Random(2).randbytes(3_000_000)

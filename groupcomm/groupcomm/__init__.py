@@ -1,1 +1,1 @@
-
+"""Group communication on Sinfonia: to come; the README beside this package says what."""

@@ -11,6 +11,17 @@ from typing import Any, Protocol
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import Minitransaction, Result
 
+# A caller that names no timeout waits out a restart of a memory node.
+DEFAULT_TIMEOUT = 30.0
+
+# A pipeline sends after so many, and when it must wait.
+SEND_TOGETHER = 64
+
+
+def time_allowed(timeout: float | None) -> float:
+    """Seconds; a timeout of 0 is over at once, and None is the default."""
+    return DEFAULT_TIMEOUT if timeout is None else timeout
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryNodeInfo:

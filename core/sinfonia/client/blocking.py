@@ -17,7 +17,7 @@ from typing import Any, Self
 import zmq
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.client.api import ClientStatistics, MemoryNodeInfo
+from sinfonia.client.api import SEND_TOGETHER, ClientStatistics, MemoryNodeInfo, time_allowed
 from sinfonia.client.seed import ask_for_directory
 from sinfonia.client.wire import Wire
 from sinfonia.errors import InvalidMinitransaction, OutcomeUnknown
@@ -25,11 +25,6 @@ from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.messages import Directory, Tid
 from sinfonia.protocol.recovery import Outcome
-
-# As the async client: a caller that names no timeout waits out a restart of a memory node, and a
-# pipeline sends after so many.
-DEFAULT_TIMEOUT = 30.0
-SEND_TOGETHER = 64
 
 # Outcomes that are known should reach the participants; after this long the manager must see to it.
 CLOSE_PATIENCE = 0.25
@@ -104,7 +99,7 @@ class BlockingCluster:
         Busy locks are retried until the timeout.  Raises InvalidMinitransaction or NotExecuted
         (definite: it did not happen) or OutcomeUnknown.
         """
-        return self._connection().execute(minitransaction, timeout or DEFAULT_TIMEOUT)
+        return self._connection().execute(minitransaction, time_allowed(timeout))
 
     def execute_many(
         self,
@@ -119,9 +114,7 @@ class BlockingCluster:
         results in the order given.  If some fail, the others are executed all the same, and the
         first error is raised then.
         """
-        return self._connection().execute_many(
-            minitransactions, timeout or DEFAULT_TIMEOUT, in_flight
-        )
+        return self._connection().execute_many(minitransactions, time_allowed(timeout), in_flight)
 
     def read(self, node: int, address: int, length: int, *, timeout: float | None = None) -> bytes:
         """The ``length`` bytes at ``address`` of ``node``; errors as ``execute``."""
@@ -141,7 +134,7 @@ class BlockingCluster:
         To be asked by the thread that got the OutcomeUnknown.  Raises OutcomeUnknown if that cannot
         be found out within ``timeout`` seconds, or is too long ago.
         """
-        return self._connection().outcome(tid, timeout or DEFAULT_TIMEOUT)
+        return self._connection().outcome(tid, time_allowed(timeout))
 
     def close(self) -> None:
         """Close the connections of all threads, none of which may be in a call."""

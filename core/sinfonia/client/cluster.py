@@ -16,7 +16,7 @@ import anyio.lowlevel
 import zmq
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.client.api import ClientStatistics, MemoryNodeInfo
+from sinfonia.client.api import SEND_TOGETHER, ClientStatistics, MemoryNodeInfo, time_allowed
 from sinfonia.client.seed import ASK_EVERY, Inquiry, unreachable
 from sinfonia.client.wire import Wire
 from sinfonia.errors import InvalidMinitransaction, OutcomeUnknown
@@ -24,12 +24,6 @@ from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.messages import Directory, GetDirectory, Tid
 from sinfonia.protocol.recovery import Outcome
-
-# A caller that names no timeout waits out a restart of a memory node.
-DEFAULT_TIMEOUT = 30.0
-
-# A pipeline sends after so many, and when it must wait.
-SEND_TOGETHER = 64
 
 # How often ``outcome`` looks whether the outcome has been found.
 OUTCOME_EVERY = 0.01
@@ -113,7 +107,7 @@ class Cluster:
         """
         now = time.monotonic()
         wire = self._wire
-        call = wire.submit(minitransaction, now=now, deadline=now + (timeout or DEFAULT_TIMEOUT))
+        call = wire.submit(minitransaction, now=now, deadline=now + time_allowed(timeout))
         call.waiter = waiter = anyio.Event()
         if self._executing:
             self._to_send.set()  # others are about to send as well, perhaps in the same message
@@ -150,7 +144,7 @@ class Cluster:
                 self._flush_now()
                 await anyio.lowlevel.checkpoint()
             now = time.monotonic()
-            deadline = now + (timeout or DEFAULT_TIMEOUT)
+            deadline = now + time_allowed(timeout)
             try:
                 call = self._wire.submit(minitransaction, now=now, deadline=deadline)
             except InvalidMinitransaction as error:
@@ -185,7 +179,7 @@ class Cluster:
         Raises OutcomeUnknown if that cannot be found out within ``timeout`` seconds, or is too
         long ago.
         """
-        with anyio.move_on_after(timeout or DEFAULT_TIMEOUT):
+        with anyio.move_on_after(time_allowed(timeout)):
             while True:
                 outcome = self._wire.outcome(tid)
                 if outcome is Outcome.FORGOTTEN:
