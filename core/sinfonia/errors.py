@@ -23,7 +23,7 @@ An outcome that was to be expected is a value, not an error: failed compares are
 ``Result.failed_compares``.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class SinfoniaError(Exception):
@@ -71,7 +71,7 @@ class OutcomeUnknown(SinfoniaError):
 
     definite: ClassVar[bool] = False
 
-    def __init__(self, message: str, tid: object) -> None:
+    def __init__(self, message: str, tid: Any) -> None:  # noqa: ANN401 - defined above this module
         super().__init__(message)
         self.tid = tid
 
