@@ -2,13 +2,15 @@
 
 It proves that every block and inode is used once, by something that can be reached from the root,
 and that the maps, link counts, sizes, block counts, parents and hash order say so too.  What it
-finds is exact on a quiet volume; mounts that change it meanwhile can make it report what was never
-there together.  Orphans and what sessions hold in reserve are no problems: they are counted, and
-with ``reclaim`` those of dead sessions are given back first.
+finds is exact on a quiet volume.  On one that is mounted, what changes between two of its reads may
+look like a problem; so it looks again, and reports what it found every time.
+
+Orphans and what sessions hold in reserve are no problems: they are counted, and with ``reclaim``
+those of dead sessions are given back first.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import anyio
@@ -28,6 +30,11 @@ Progress = Callable[[str, int, int], None]
 
 # How long a session's heartbeat must stand still before fsck takes it for dead: several beats.
 PATIENCE_S: Final = 10.0
+
+# A mounted volume with problems is checked so often, that far apart: a mount frees what it has
+# closed with its heartbeat, so that a problem that outlives two of those is not its doing.
+PASSES: Final = 3
+BETWEEN_PASSES_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,20 @@ async def check_volume(
     reclaimed = Reclaimed()
     if reclaim:
         reclaimed = await _reclaim(cluster, superblock, layout, patience_s)
+    report = await _check_once(cluster, superblock, layout, progress)
+    for _ in range(PASSES - 1):
+        if report.clean or not report.sessions:
+            break
+        await anyio.sleep(BETWEEN_PASSES_S)
+        again = await _check_once(cluster, superblock, layout, progress)
+        before = set(report.problems)
+        report = replace(again, problems=[each for each in again.problems if each in before])
+    return replace(report, reclaimed=reclaimed)
+
+
+async def _check_once(
+    cluster: ClusterApi, superblock: Superblock, layout: Layout, progress: Progress
+) -> Report:
     problems: list[str] = []
     sessions = await read_sessions(cluster, superblock)
     slots = {session.slot for session in sessions}
@@ -91,7 +112,6 @@ async def check_volume(
         blocks_reserved=maps.blocks_reserved,
         inodes_reserved=maps.inodes_reserved,
         sessions=tuple(sessions),
-        reclaimed=reclaimed,
     )
 
 

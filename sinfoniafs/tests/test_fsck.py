@@ -6,10 +6,16 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
+from sinfonia.addresses import MemoryNodeId
+from sinfonia.client.api import ClusterApi
+from sinfoniafs import fsck
 from sinfoniafs.attributes import InodeNumber
 from sinfoniafs.directory import HEAD_SIZE, Leaf
-from sinfoniafs.fsck import check_volume
+from sinfoniafs.fsck import Progress, check_volume
+from sinfoniafs.fsck_inodes import Inodes, check_inodes
+from sinfoniafs.fsck_maps import Maps
 from sinfoniafs.inode import AREA_OFFSET, Inode
 from sinfoniafs.layout import (
     BLOCK_SIZE,
@@ -19,6 +25,7 @@ from sinfoniafs.layout import (
     RESERVED_FIRST,
     USED,
     BlockNumber,
+    Layout,
     block_address,
     node_of,
     session_address,
@@ -242,7 +249,7 @@ def test_damage_is_found(plant: Callable[[Damage], None], finding: str) -> None:
         assert not report.clean
         assert any(finding in problem for problem in report.problems), report.problems
 
-    trio.run(main)
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 def test_a_clean_volume_is_counted() -> None:
@@ -274,3 +281,41 @@ def test_widespread_damage_is_not_listed_to_the_last_block() -> None:
         assert 100 < len(report.problems) < 110
 
     trio.run(main)
+
+
+def test_what_a_mount_changes_meanwhile_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found on a real cluster: a mount freed files that it had closed while fsck was reading."""
+
+    async def main() -> None:
+        site = await open_site(mounts=1, memory_nodes=1, capacity=4 * MIB)
+        await site.file(b"doomed", b"x" * (5 * BLOCK_SIZE))
+        passes = 0
+
+        async def after_the_maps_were_read(
+            cluster: ClusterApi, layout: Layout, maps: Maps, slots: set[int], progress: Progress
+        ) -> Inodes:
+            nonlocal passes
+            passes += 1
+            if passes == 1:
+                await site.volume.unlink(site.root, b"doomed")
+            return await check_inodes(cluster, layout, maps, slots, progress)
+
+        monkeypatch.setattr(fsck, "check_inodes", after_the_maps_were_read)
+        report = await check_volume(site.cluster)
+        assert report.clean, report.problems
+        assert passes == 2
+        await close_site(site)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_damage_is_found_on_a_mounted_volume_too() -> None:
+    async def main() -> None:
+        site = await open_site(mounts=1, memory_nodes=1, capacity=4 * MIB)
+        block = site.volume._state.layout.nodes[MemoryNodeId(0)].blocks - 1
+        node, address = site.volume._state.layout.block_map(BlockNumber(block))
+        site.cluster.memory[node][address : address + 1] = USED
+        report = await check_volume(site.cluster)
+        assert [problem for problem in report.problems if "marked used by nobody" in problem]
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
