@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ pytestmark = [
 ]
 
 Pair = tuple[Path, Path]
+Running = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,21 @@ def pair(mount_pair: Pair, request: pytest.FixtureRequest) -> Iterator[Pair]:
     yield a, b
     shutil.rmtree(a)
     assert not b.exists()
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    """Starts processes that do not outlive the test, however it ends."""
+    with contextlib.ExitStack() as stack:
+
+        def start(command: list[str], *, stderr: int) -> subprocess.Popen[str]:
+            process = stack.enter_context(
+                subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=stderr)
+            )
+            stack.callback(process.kill)
+            return process
+
+        yield start
 
 
 def assert_sound(cluster: LocalCluster, *options: str) -> str:
@@ -244,12 +260,12 @@ def test_a_memory_node_that_restarts_is_only_a_pause(cluster: LocalCluster, pair
 
 
 def test_a_killed_mount_leaves_a_sound_volume(
-    cluster: LocalCluster, pair: Pair, tmp_path: Path
+    cluster: LocalCluster, pair: Pair, tmp_path: Path, running: Running
 ) -> None:
     with mounted(cluster, tmp_path / "c") as mountpoint:
         record = mounts.read_record(mountpoint)
         assert record is not None
-        copying = subprocess.Popen(
+        copying = running(
             ["cp", "-r", f"{Path(os.__file__).parent}/asyncio", str(mountpoint / pair[0].name)],
             stderr=subprocess.DEVNULL,
         )
@@ -287,12 +303,12 @@ def test_unmounting_ends_the_session(cluster: LocalCluster, tmp_path: Path) -> N
         assert str(mountpoint) not in sinfoniafs("info", cluster.directory).stdout
 
 
-def test_a_signal_unmounts(cluster: LocalCluster, tmp_path: Path) -> None:
+def test_a_signal_unmounts(cluster: LocalCluster, tmp_path: Path, running: Running) -> None:
     mountpoint = tmp_path / "e"
     mountpoint.mkdir()
     command = [sys.executable, "-m", "sinfoniafs", "mount", "-f"]
     command += [str(cluster.directory), str(mountpoint)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    server = running(command, stderr=subprocess.PIPE)
     assert server.stdout is not None
     assert "is mounted at" in server.stdout.readline()
     (mountpoint / "file").write_bytes(b"x")
