@@ -6,7 +6,13 @@ import pytest
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import ConfigError, StorageError, SyncFailed
-from sinfonia.memnode.node import LAZY_SYNC_MAX, MemoryNode, MemoryNodeSettings, State
+from sinfonia.memnode.node import (
+    CHECKPOINT_LOOK,
+    LAZY_SYNC_MAX,
+    MemoryNode,
+    MemoryNodeSettings,
+    State,
+)
 from sinfonia.protocol.attempts import CLOCK_DRIFT_MARGIN
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
@@ -21,6 +27,7 @@ from sinfonia.protocol.messages import (
     Vote,
     Voted,
 )
+from sinfonia.storage.redo_log import RedoLog
 from sinfonia.testing.disk import VirtualDisk
 from sinfonia.testing.parties import CLIENT, one_phase, prepare, tid
 
@@ -253,3 +260,35 @@ def test_an_answer_outlives_the_log_record_that_it_was_in() -> None:
 def test_an_unknown_mode_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="mode 'FAST' is not one of RAM, LOG"):
         settings("FAST")
+
+
+def test_a_checkpoint_that_waits_for_the_disk_is_looked_after_though_nothing_else_happens() -> None:
+    """Found by simulation (seed 301431): an idle node left it unfinished, and the log uncut."""
+    host = Host()
+    host.write(0, b"x")
+    host.node.begin_checkpoint()
+    host.node.tick(host.now)
+    wakeup = host.node.next_wakeup()
+    assert wakeup is not None
+    assert wakeup - host.now <= CHECKPOINT_LOOK
+
+
+def test_a_crash_between_a_checkpoint_and_the_cut_of_the_log_leaves_no_old_segments(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Found by simulation: they stayed until the next checkpoint ended."""
+    host = Host()
+    with monkeypatch.context() as patched:
+        patched.setattr(RedoLog, "truncate_before", lambda _log, _processed: None)
+        for i in range(400):
+            host.write(i * 1024, bytes(512))
+            host.now += 0.001
+            host.node.tick(host.now)
+        kept = host.node.status().figures["log_bytes"]
+        host.node.close()
+        host.disk.crash()
+    host.node = host.start()
+    left = host.node.status().figures["log_bytes"]
+    assert isinstance(kept, int)
+    assert isinstance(left, int)
+    assert left < kept
