@@ -1,12 +1,12 @@
 """A data directory belongs to one memory node for ever, and to one process at a time.
 
 A memory node that lost its data must not come back as itself: others remember votes that it has
-forgotten.  So the directory carries an identity, made up once, and counts its incarnations: the
+forgotten.  So the directory carries an identity, made up once, and counts its starts: the
 count goes up, on stable storage, before anything else is done in a new life.  A directory in mode
 RAM keeps no data but does keep this, so that the memory node knows that it has lived before.
 
 The payload of the sealed file ``identity`` (magic ``SNID``) is a MessagePack array: memory node id,
-capacity in bytes, mode, identity, incarnation.
+capacity in bytes, mode, identity, starts, led.
 """
 
 import fcntl
@@ -29,22 +29,26 @@ _MAGIC = b"SNID"
 # The version of all files of the directory together.  It must change when the format of any of them
 # does: an older program stops here, before it takes a block of the log that it cannot read for a
 # torn one and cuts it.
-DATA_FORMAT_VERSION = 1
+DATA_FORMAT_VERSION = 2
 
 
 class DataDirectory(msgspec.Struct, array_like=True, frozen=True):
-    """Whose a data directory is, and in which of its lives."""
+    """Whose a data directory is, and in which of its lives.
+
+    ``led``: it has been a primary's, so that its image may show records which no replica has.
+    """
 
     node: MemoryNodeId
     capacity: int
     mode: str
     identity: str
-    incarnation: int
+    starts: int
+    led: bool = False
 
     @property
     def restarted(self) -> bool:
         """Whether this memory node has lived before."""
-        return self.incarnation > 1
+        return self.starts > 1
 
     @classmethod
     def read(cls, files: Files) -> Self | None:
@@ -79,15 +83,28 @@ class DataDirectory(msgspec.Struct, array_like=True, frozen=True):
                     f"the data directory was made for {word} {its}, not {word} {mine}; "
                     "start with what it was made for, or choose another directory"
                 )
-        current = msgspec.structs.replace(found, incarnation=found.incarnation + 1)
-        write_sealed(
-            files,
-            IDENTITY_FILE,
-            magic=_MAGIC,
-            version=DATA_FORMAT_VERSION,
-            payload=msgspec.msgpack.encode(current),
-        )
+        current = msgspec.structs.replace(found, starts=found.starts + 1)
+        _write(files, current)
         return current
+
+    def mark_led(self, files: Files, *, led: bool) -> Self:
+        """Note, stably, whether this is a primary's.  Raises StorageError."""
+        if led == self.led:
+            return self
+        changed = msgspec.structs.replace(self, led=led)
+        try:
+            _write(files, changed)
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {IDENTITY_FILE} in the data directory: {error.strerror}; repair the "
+                "disk or free space, then start this memory node again"
+            ) from error
+        return changed
+
+
+def _write(files: Files, directory: DataDirectory) -> None:
+    payload = msgspec.msgpack.encode(directory)
+    write_sealed(files, IDENTITY_FILE, magic=_MAGIC, version=DATA_FORMAT_VERSION, payload=payload)
 
 
 class DirectoryLock:

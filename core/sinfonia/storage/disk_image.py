@@ -22,19 +22,22 @@ on the disk; ``confirm`` then refuses to serve it.
     image.crc32  4 bytes per page, little-endian: CRC-32 of the page XOR CRC-32 of a page of zeros,
                  so that a hole in either file goes with a hole in the other
     checkpoint   sealed file, magic "SNCP": MessagePack array of identity, capacity in bytes,
-                 processed-pointer, ParticipantState
+                 processed-pointer, number of the last record before it, lives of the log up to
+                 there, ParticipantState
 """
 
 import struct
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 import msgspec
 
 from sinfonia.errors import StorageError, SyncFailed
+from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.records import ParticipantState
+from sinfonia.protocol.replication_messages import Life
 from sinfonia.storage.address_space import PAGE_BYTES, PAGE_SHIFT, AddressSpace
 from sinfonia.storage.files import BackgroundJob, File, Files
 from sinfonia.storage.log_blocks import Lsn
@@ -44,7 +47,7 @@ IMAGE_FILE = "image"
 CHECKSUM_FILE = "image.crc32"
 CHECKPOINT_FILE = "checkpoint"
 
-CHECKPOINT_FORMAT_VERSION = 1
+CHECKPOINT_FORMAT_VERSION = 2
 
 _MAGIC = b"SNCP"
 _ZERO_PAGE_CRC = zlib.crc32(bytes(PAGE_BYTES))
@@ -61,11 +64,17 @@ _PAGES_NAMED_MAX = 5
 
 
 class Checkpoint(msgspec.Struct, array_like=True, frozen=True):
-    """What rules: the image holds at least everything before ``processed``."""
+    """What rules: the image holds at least everything up to the record ``seq``.
+
+    ``state`` is as of ``seq``; replay begins with the record after it, in the block at
+    ``processed``.  ``history`` are the lives of the log as of ``seq``.
+    """
 
     identity: str
     capacity: int
     processed: Lsn
+    seq: Seq
+    history: list[Life]
     state: ParticipantState
 
 
@@ -143,7 +152,7 @@ class DiskImage:
         for first, pages in _chunks(extents):
             offset = first * PAGE_BYTES
             data = self.image.read_at(offset, pages * PAGE_BYTES).ljust(pages * PAGE_BYTES, b"\0")
-            space.memory[offset : offset + len(data)] = data
+            space.load(offset, data)
             expected = self._read_checksums(first, pages)
             found = _checksums(data)
             self._suspects.update(first + i for i in range(pages) if expected[i] != found[i])
@@ -165,15 +174,21 @@ class DiskImage:
         self._suspects.clear()
 
     def begin_checkpoint(
-        self, dirty: set[int], state: ParticipantState, lsn: Lsn
+        self,
+        dirty: set[int],
+        state: ParticipantState,
+        *,
+        lsn: Lsn,
+        seq: Seq,
+        history: Sequence[Life],
     ) -> "RunningCheckpoint":
         """Begin to save the pages in ``dirty``: all those written since the last one began.
 
-        ``dirty`` belongs to the checkpoint from now on.  ``lsn`` is the end of the stable log,
-        nothing is appended beyond it, and ``state`` and memory are what the records before it led
-        to.
+        ``dirty`` belongs to the checkpoint from now on.  ``state`` and memory are what the records
+        up to ``seq`` led to, all of them stable; the record after it lies, or will lie, in the
+        block at ``lsn``.
         """
-        checkpoint = Checkpoint(self.identity, self.capacity, lsn, state)
+        checkpoint = Checkpoint(self.identity, self.capacity, lsn, seq, list(history), state)
         return RunningCheckpoint(self, dirty, lsn, msgspec.msgpack.encode(checkpoint))
 
     def in_background(self, work: Callable[[], None]) -> BackgroundJob:

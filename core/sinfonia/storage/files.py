@@ -6,7 +6,8 @@ order.  After a ``sync`` that failed nothing may be believed about the writes be
 may have dropped them and still show them.
 
 Storage keeps all its files in one flat directory, so that the simulator can stand in for the disk
-with a dictionary; see ``sinfonia.testing.disk``.
+with a dictionary; see ``sinfonia.testing.disk``.  On a real disk, the redo log may be elsewhere: on
+a device that is faster, or that keeps what was written without being asked to.
 """
 
 import errno
@@ -18,6 +19,9 @@ from typing import Protocol
 
 # The smallest piece that a disk writes all or not at all.
 SECTOR_BYTES = 512
+
+# Files of these names are the redo log's.
+LOG_PREFIX = "log."
 
 Buffer = bytes | bytearray | memoryview
 
@@ -129,6 +133,13 @@ class OsFile:
         os.close(self._descriptor)
 
 
+class NonVolatileFile(OsFile):
+    """A file on a device that has what was written at once, as its operator vouches."""
+
+    def sync(self) -> None:
+        pass
+
+
 class ThreadJob:
     """A background job on a thread of its own.
 
@@ -159,33 +170,54 @@ class ThreadJob:
 
 
 class OsFiles:
-    """A directory of the operating system, which must exist."""
+    """A directory of the operating system, and perhaps another one for the redo log.
 
-    def __init__(self, path: Path) -> None:
+    Both must exist.  In ``log_directory`` only the files of the redo log are seen.  With
+    ``sync_log`` False these are on a device that has what was written at once.
+    """
+
+    def __init__(
+        self, path: Path, *, log_directory: Path | None = None, sync_log: bool = True
+    ) -> None:
         self._path = path
+        self._log_path = log_directory or path
+        self._log_file = OsFile if sync_log else NonVolatileFile
 
     def open(self, name: str, *, create: bool = False) -> OsFile:
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-        return OsFile(os.open(self._path / name, flags, 0o600))
+        kind = self._log_file if name.startswith(LOG_PREFIX) else OsFile
+        return kind(os.open(self._path_of(name), flags, 0o600))
 
     def exists(self, name: str) -> bool:
-        return (self._path / name).exists()
+        return self._path_of(name).exists()
 
     def names(self) -> list[str]:
-        return sorted(path.name for path in self._path.iterdir())
+        found = {path.name for path in self._path.iterdir()}
+        if self._log_path != self._path:
+            found.update(path.name for path in self._log_path.glob(LOG_PREFIX + "*"))
+        return sorted(found)
 
     def rename(self, old: str, new: str) -> None:
-        (self._path / old).replace(self._path / new)
+        self._path_of(old).replace(self._path_of(new))
 
     def remove(self, name: str) -> None:
-        (self._path / name).unlink()
+        self._path_of(name).unlink()
 
     def sync_directory(self) -> None:
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync_directory(self._path)
+        if self._log_path != self._path:
+            _sync_directory(self._log_path)
 
     def in_background(self, work: Callable[[], None]) -> ThreadJob:
         return ThreadJob(work)
+
+    def _path_of(self, name: str) -> Path:
+        return (self._log_path if name.startswith(LOG_PREFIX) else self._path) / name
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

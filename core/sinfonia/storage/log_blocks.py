@@ -8,13 +8,16 @@ What one sync makes stable is one block, in a segment file named by the LSN of i
          6      2  zero
          8      8  log id: the first 8 bytes of BLAKE2b of the memory node's identity
         16      8  LSN of the block: its position in the endless log
-        24      4  length of the payload
-        28      4  CRC-32 of bytes 0-27 and the payload
-        32      n  payload: a MessagePack array of records
+        24      4  length of what follows from byte 32 on
+        28      4  CRC-32 of bytes 0-27 and of what follows from byte 32 on
+        32      8  number of the first record
+        40      8  incarnation: the life in which all its records were written
+        48      5  MessagePack's header of an array: 0xdd, number of records (4 bytes, big-endian)
+        53      n  the records, each in MessagePack
                    zeros up to the next multiple of 512 bytes
 
-All integers are little-endian.  Blocks begin on sectors of their own, so that no sector that holds
-an acknowledged record is ever written again.  Where the checksum is and what it covers never
+All other integers are little-endian.  Blocks begin on sectors of their own, so that no sector that
+holds an acknowledged record is ever written again.  Where the checksum is and what it covers never
 changes between versions.
 
 A block is believed only where its LSN says that it belongs.  So neither the remains of another log
@@ -27,11 +30,13 @@ import zlib
 from typing import NamedTuple, NewType
 
 from sinfonia.errors import CorruptLog, StorageError
-from sinfonia.storage.files import SECTOR_BYTES, File
+from sinfonia.protocol.identifiers import Seq
+from sinfonia.protocol.records import ARRAY_HEADER_BYTES, Batch, array_header
+from sinfonia.storage.files import LOG_PREFIX, SECTOR_BYTES, File
 
 Lsn = NewType("Lsn", int)
 
-LOG_FORMAT_VERSION = 1
+LOG_FORMAT_VERSION = 2
 
 # A reader believes no length above this, and a writer splits what is larger.  The largest record is
 # a minitransaction of 16 MiB of data in at most 4096 items; four of them still make one sync.
@@ -41,11 +46,15 @@ _MAGIC = b"SNRL"
 _HEADER = struct.Struct("<4sHHQQI")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CRC.size
+_NUMBERS = struct.Struct("<QQ")
+_COUNT = struct.Struct(">xI")
+_CONTENT_HEADER_BYTES = _NUMBERS.size + ARRAY_HEADER_BYTES
+
+# What a block may hold of records.
+BODY_BYTES_MAX = BLOCK_BYTES_MAX - HEADER_BYTES - _CONTENT_HEADER_BYTES
 
 # How much of a damaged segment is searched at a time.
 _SEARCH_BYTES = 1024 * 1024
-
-_SEGMENT_PREFIX = "log."
 
 
 class Block(NamedTuple):
@@ -53,7 +62,16 @@ class Block(NamedTuple):
 
     lsn: Lsn
     end: Lsn
-    payload: bytes
+    incarnation: int
+    batch: Batch
+
+
+class Heading(NamedTuple):
+    """What is in a block, by its header; nobody has looked at its checksum."""
+
+    first: Seq
+    last: Seq
+    end: Lsn
 
 
 def log_id_of(identity: str) -> int:
@@ -63,12 +81,12 @@ def log_id_of(identity: str) -> int:
 
 def segment_name(start: Lsn) -> str:
     """The name of the file whose first byte is ``start`` of the log."""
-    return f"{_SEGMENT_PREFIX}{start:016x}"
+    return f"{LOG_PREFIX}{start:016x}"
 
 
 def segment_start(name: str) -> Lsn | None:
     """The inverse of ``segment_name``; None if ``name`` is not a segment's."""
-    digits = name.removeprefix(_SEGMENT_PREFIX)
+    digits = name.removeprefix(LOG_PREFIX)
     try:
         start = Lsn(int(digits, 16))
     except ValueError:
@@ -76,14 +94,14 @@ def segment_start(name: str) -> Lsn | None:
     return start if segment_name(start) == name else None
 
 
-def seal_block(block: bytearray, *, log_id: int, lsn: Lsn) -> None:
-    """Fill in the header before the payload of ``block``, and pad it to whole sectors."""
-    length = len(block) - HEADER_BYTES
-    _HEADER.pack_into(block, 0, _MAGIC, LOG_FORMAT_VERSION, 0, log_id, lsn, length)
-    with memoryview(block) as view:
-        crc = zlib.crc32(view[HEADER_BYTES:], zlib.crc32(view[: _HEADER.size]))
-    _CRC.pack_into(block, _HEADER.size, crc)
-    block.extend(bytes(-len(block) % SECTOR_BYTES))
+def encode_block(batch: Batch, *, log_id: int, lsn: Lsn, incarnation: int) -> bytes:
+    """The block that holds ``batch``, padded to whole sectors."""
+    numbers = _NUMBERS.pack(batch.first, incarnation) + array_header(batch.count)
+    length = len(numbers) + len(batch.body)
+    header = _HEADER.pack(_MAGIC, LOG_FORMAT_VERSION, 0, log_id, lsn, length)
+    crc = zlib.crc32(batch.body, zlib.crc32(numbers, zlib.crc32(header)))
+    padding = bytes(-(HEADER_BYTES + length) % SECTOR_BYTES)
+    return b"".join((header, _CRC.pack(crc), numbers, batch.body, padding))
 
 
 def read_block(file: File, *, start: Lsn, lsn: Lsn, log_id: int) -> Block | None:
@@ -105,8 +123,24 @@ def read_block(file: File, *, start: Lsn, lsn: Lsn, log_id: int) -> Block | None
             f"{segment_name(start)} was written by another memory node or under another name; "
             "put this memory node's own log files back"
         )
-    end = lsn + HEADER_BYTES + len(sealed.payload)
-    return Block(lsn, Lsn(end + -end % SECTOR_BYTES), sealed.payload)
+    first, incarnation = _NUMBERS.unpack_from(sealed.content)
+    (count,) = _COUNT.unpack_from(sealed.content, _NUMBERS.size)
+    batch = Batch(first, count, sealed.content[_CONTENT_HEADER_BYTES:])
+    return Block(lsn, _end_of_block(lsn, len(sealed.content)), incarnation, batch)
+
+
+def read_heading(file: File, *, start: Lsn, lsn: Lsn, log_id: int) -> Heading | None:
+    """The header of the block at ``lsn``, which was whole once, or None if it is not there."""
+    header = file.read_at(lsn - start, HEADER_BYTES + _CONTENT_HEADER_BYTES)
+    if len(header) < HEADER_BYTES + _CONTENT_HEADER_BYTES:
+        return None
+    magic, version, _, found_log_id, found_lsn, length = _HEADER.unpack_from(header)
+    expected = (_MAGIC, LOG_FORMAT_VERSION, log_id, lsn)
+    if (magic, version, found_log_id, found_lsn) != expected:
+        return None
+    first, _ = _NUMBERS.unpack_from(header, HEADER_BYTES)
+    (count,) = _COUNT.unpack_from(header, HEADER_BYTES + _NUMBERS.size)
+    return Heading(first, first + count - 1, _end_of_block(lsn, length))
 
 
 def refuse_corruption(file: File, *, start: Lsn, lsn: Lsn, log_id: int) -> None:
@@ -134,11 +168,16 @@ def refuse_corruption(file: File, *, start: Lsn, lsn: Lsn, log_id: int) -> None:
                 found = data.find(_MAGIC, found + 1)
 
 
+def _end_of_block(lsn: Lsn, length: int) -> Lsn:
+    end = lsn + HEADER_BYTES + length
+    return Lsn(end + -end % SECTOR_BYTES)
+
+
 class _Sealed(NamedTuple):
     version: int
     log_id: int
     lsn: int
-    payload: bytes
+    content: bytes
 
 
 def _read_sealed(file: File, offset: int) -> _Sealed | None:
@@ -150,7 +189,7 @@ def _read_sealed(file: File, offset: int) -> _Sealed | None:
     (crc,) = _CRC.unpack_from(header, _HEADER.size)
     if length > BLOCK_BYTES_MAX:
         return None
-    payload = file.read_at(offset + HEADER_BYTES, length)
-    if len(payload) < length or crc != zlib.crc32(payload, zlib.crc32(header[: _HEADER.size])):
+    content = file.read_at(offset + HEADER_BYTES, length)
+    if len(content) < length or crc != zlib.crc32(content, zlib.crc32(header[: _HEADER.size])):
         return None
-    return _Sealed(version, log_id, lsn, payload)
+    return _Sealed(version, log_id, lsn, content)

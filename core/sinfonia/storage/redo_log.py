@@ -4,68 +4,89 @@
 returns when the disk has it.  Blocks follow one another in an endless log, of which segment files
 hold the part that is still needed; an LSN is a position in it.
 
-Three rules make a crash harmless:
+These rules make a crash harmless:
 
 - A block is written only after the one before it was synced.  A block that cannot be read is
   therefore a torn tail, never acknowledged, if no later block is whole; it is cut off.  Otherwise
   it is corruption, and the memory node must not serve.
 - After a write or sync that failed, the log does nothing more.  The kernel may show what it could
   not write, so the last block is written again when the log is next opened, before it is believed.
-- A segment is allocated in advance, and its name synced, before its first block is written.
+- Segments disappear from the ends only, one stably before the next, so that what is left has no
+  gaps.
+- What is to be forgotten at the end is not written over.  A new segment takes its place, which
+  begins where the first block to be forgotten began, with what is kept of that.
 """
 
-from bisect import bisect_right
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 from typing import Self
 
-import msgspec
-
-from sinfonia.errors import CorruptLog, SyncFailed
-from sinfonia.protocol.records import Record
-from sinfonia.storage.files import SECTOR_BYTES, File, Files
+from sinfonia.errors import CorruptLog, StorageError, SyncFailed
+from sinfonia.protocol.identifiers import Seq
+from sinfonia.protocol.records import Batch, Record
+from sinfonia.protocol.replication_messages import Life
+from sinfonia.storage.batches import cut_batch, head_of_batch, join_batches, take_batches
+from sinfonia.storage.block_index import BlockIndex
+from sinfonia.storage.files import SECTOR_BYTES, Files
+from sinfonia.storage.journal import KEEP_BYTES, NumberedLog
 from sinfonia.storage.log_blocks import (
-    BLOCK_BYTES_MAX,
-    HEADER_BYTES,
+    BODY_BYTES_MAX,
     Block,
     Lsn,
+    encode_block,
     log_id_of,
-    read_block,
-    refuse_corruption,
-    seal_block,
     segment_name,
-    segment_start,
+)
+from sinfonia.storage.log_segments import (
+    create_segment,
+    discard_new_segment,
+    first_heading,
+    make_tail_stable,
+    put_segment,
+    read_blocks,
+    read_headings,
+    records_in,
+    segment_starts,
 )
 
 # The step in which the log is allocated and given back.  Allocated space made the fdatasync of
 # small appends a third faster, and a full disk shows at the start of a segment, not within.
 SEGMENT_BYTES = 64 * 1024 * 1024
 
-_decoder = msgspec.msgpack.Decoder(list[Record])
 
-
-class RedoLog:
+class RedoLog(NumberedLog):
     """The redo log of one memory node, open for appending.
 
-    ``append`` takes a record; it is the bound method of a list, because it is called for every
-    minitransaction.
+    ``stable_lsn`` is where the next block will begin, ``stable`` the last record before it.
     """
 
     def __init__(
-        self, files: Files, *, log_id: int, segment_bytes: int, stable: Lsn, starts: list[Lsn]
+        self,
+        files: Files,
+        *,
+        log_id: int,
+        segment_bytes: int,
+        keep_bytes: int,
+        processed: Lsn,
+        found: "_Found",
     ) -> None:
-        """Use ``open``; here ``stable`` must be the end of the last block."""
+        """Use ``open``."""
+        super().__init__(found.stable, found.history)
         self._files = files
         self._log_id = log_id
         self._segment_bytes = segment_bytes
-        self._starts = starts
-        self._file = files.open(segment_name(starts[-1]))
-        self._records: list[Record] = []
-        self._block = bytearray()
-        self._encode_into = msgspec.msgpack.Encoder().encode_into
+        self._keep_bytes = keep_bytes
+        self._processed = processed
+        self._starts = found.starts
+        self._index = found.index
+        self._file = files.open(segment_name(found.starts[-1]))
+        # What was gathered and not synced, each batch with its life.
+        self._unsynced: list[tuple[int, Batch]] = []
         self._failure = ""
-        self.stable = stable
-        self.append: Callable[[Record], None] = self._records.append
+        self.stable = found.stable
+        self.stable_lsn = found.stable_lsn
 
     @classmethod
     def open(
@@ -74,197 +95,306 @@ class RedoLog:
         *,
         identity: str,
         processed: Lsn | None,
+        seq: Seq = 0,
+        history: Sequence[Life] = (),
         segment_bytes: int = SEGMENT_BYTES,
+        keep_bytes: int = KEEP_BYTES,
     ) -> Self:
         """Open the log, cutting a torn tail.
 
-        ``processed`` is the checkpoint's processed-pointer; None says that there has never been a
-        checkpoint, so that nothing can have been logged.  Raises CorruptLog if anything since
-        ``processed`` is damaged or missing, StorageError if the files are another memory node's.
+        ``processed``, ``seq`` and ``history`` are the checkpoint's.  ``processed`` None says that
+        there has never been a checkpoint, so that nothing can have been logged: the log begins
+        after ``seq``.  Raises CorruptLog if anything since ``processed`` is damaged or missing,
+        StorageError if the files are another memory node's.
         """
         log_id = log_id_of(identity)
-        starts = _segment_starts(files)
+        starts = segment_starts(files)
         if not starts and processed is None:
-            _create_segment(files, Lsn(0), segment_bytes).close()
+            create_segment(files, Lsn(0), segment_bytes).close()
             starts = [Lsn(0)]
-        tail = deque(_blocks(files, log_id=log_id, processed=processed or Lsn(0)), maxlen=1)
-        last = tail[0] if tail else None
+        found = _Found(starts, seq, history)
+        last = found.read(files, log_id, processed or Lsn(0))
         if last is not None and processed is None:
             raise CorruptLog(
                 "there is a redo log but no checkpoint: files are missing from the data "
                 "directory; put them back, or restore it from a backup"
             )
-        stable = starts[-1] if last is None else last.end
-        _make_tail_stable(files, starts[-1], last, stable, segment_bytes)
-        return cls(files, log_id=log_id, segment_bytes=segment_bytes, stable=stable, starts=starts)
+        discard_new_segment(files)
+        make_tail_stable(files, starts[-1], last, found.stable_lsn, segment_bytes)
+        return cls(
+            files,
+            log_id=log_id,
+            segment_bytes=segment_bytes,
+            keep_bytes=keep_bytes,
+            processed=processed or Lsn(0),
+            found=found,
+        )
 
     @property
     def dirty(self) -> bool:
-        """Whether anything appended is not stable yet."""
-        return bool(self._records)
+        return bool(self._appended or self._unsynced)
 
     @property
-    def start(self) -> Lsn:
+    def start_lsn(self) -> Lsn:
         """The oldest position that is still in the log."""
         return self._starts[0]
+
+    @property
+    def first(self) -> Seq:
+        return self._index.first or self.stable + 1
+
+    def lsn_after(self, seq: Seq) -> Lsn:
+        """Where the block begins in which the record after ``seq`` lies, or will lie."""
+        if seq >= self.stable:
+            return self.stable_lsn
+        with _reading():
+            return self._find(seq + 1)
 
     def sync(self) -> None:
         """Make everything appended stable.
 
         Raises SyncFailed if the disk fails; from then on the log does nothing else.
         """
-        if self._failure:
-            raise SyncFailed(self._failure)
-        if not self._records:
+        self._refuse_after_failure()
+        if not self.dirty:
             return
+        self.gather()
         try:
-            self._write(self._records)
+            if len(self._unsynced) == 1:
+                self._write(*self._unsynced[0])  # as a rule, so it should not take longer
+            else:
+                for incarnation, batches in groupby(self._unsynced, key=itemgetter(0)):
+                    self._write(incarnation, join_batches([batch for _, batch in batches]))
         except OSError as error:
-            self._failure = (
-                f"cannot write {segment_name(self._starts[-1])}: {error.strerror}; this memory "
-                "node has stopped serving; repair the disk or free space, then start it again"
-            )
-            raise SyncFailed(self._failure) from error
-        self._records.clear()
+            raise self._failed(f"cannot write {segment_name(self._starts[-1])}", error) from error
+        self._unsynced.clear()
 
-    def replay(self, processed: Lsn) -> Iterator[tuple[Lsn, Record]]:
-        """The stable records since ``processed``, each with the LSN at which its block ends."""
-        return read_records(self._files, log_id=self._log_id, processed=processed)
+    def read_after(self, seq: Seq, bytes_max: int) -> Batch | None:
+        if seq < self.first - 1:
+            return None
+        try:
+            with _reading():
+                return take_batches(self._batches_after(seq, bytes_max), seq, bytes_max)
+        except CorruptLog:
+            if self._index.at_or_before(seq + 1) >= self._processed:
+                raise
+            return None  # it is kept for others only, and they can have the image
+
+    def records_after(self, seq: Seq) -> Iterator[tuple[Seq, Record]]:
+        assert seq >= self.first - 1, "the log does not reach back so far"
+        with _reading():
+            for block in self._blocks_after(seq):
+                for number, record in enumerate(records_in(block), block.batch.first):
+                    if number > seq:
+                        yield number, record
+
+    def truncate_after(self, seq: Seq) -> None:
+        self.sync()
+        if seq >= self.stable:
+            return
+        assert seq >= self.first - 1, "the log does not reach back so far"
+        try:
+            self._cut_after(seq)
+        except OSError as error:
+            raise self._failed(f"cannot cut {segment_name(self._starts[-1])}", error) from error
+        self._forget_after(seq)
 
     def truncate_before(self, processed: Lsn) -> None:
-        """Delete the segments that hold nothing since ``processed``.
+        """Delete the segments that hold nothing since ``processed``, but keep ``keep_bytes``.
 
         The checkpoint that says ``processed`` must be stable.  Raises SyncFailed.
         """
-        if self._failure:
-            raise SyncFailed(self._failure)
+        self._refuse_after_failure()
+        self._processed = processed
+        unneeded = min(processed, self.stable_lsn - self._keep_bytes)
         try:
-            while len(self._starts) > 1 and self._starts[1] <= processed:
+            while len(self._starts) > 1 and self._starts[1] <= unneeded:
                 self._files.remove(segment_name(self._starts[0]))
                 del self._starts[0]
+                self._index.forget_before(self._starts[0])
+                self._files.sync_directory()
         except OSError as error:
-            self._failure = f"cannot delete {segment_name(self._starts[0])}: {error.strerror}"
-            raise SyncFailed(self._failure) from error
+            raise self._failed(f"cannot delete {segment_name(self._starts[0])}", error) from error
+        self._forget_lives_before(self.first)
 
     def close(self) -> None:
         """Close the files; what was not synced is lost."""
         self._file.close()
 
     def check_invariants(self) -> None:
+        super().check_invariants()
+        self._index.check_invariants()
         assert self._starts == sorted(set(self._starts))
-        assert self._starts[-1] <= self.stable
-        assert self.stable % SECTOR_BYTES == 0
+        assert self._starts[-1] <= self.stable_lsn
+        assert self.stable_lsn % SECTOR_BYTES == 0
+        assert self.stable + sum(batch.count for _, batch in self._unsynced) == self._gathered
 
-    def _write(self, records: list[Record]) -> None:
-        block = self._block
-        self._encode_into(records, block, HEADER_BYTES)
-        if len(block) > BLOCK_BYTES_MAX:
-            assert len(records) > 1, "a record is larger than a minitransaction can be"
-            middle = len(records) // 2
-            self._write(records[:middle])
-            self._write(records[middle:])
+    def _take(self, incarnation: int, batch: Batch) -> None:
+        self._unsynced.append((incarnation, batch))
+
+    def _write(self, incarnation: int, batch: Batch) -> None:
+        if len(batch.body) > BODY_BYTES_MAX:
+            head = head_of_batch(batch, BODY_BYTES_MAX)
+            assert head.count < batch.count, "a record is larger than a minitransaction can be"
+            self._write(incarnation, head)
+            self._write(incarnation, cut_batch(batch, head.last)[1])
             return
-        seal_block(block, log_id=self._log_id, lsn=self.stable)
-        used = self.stable - self._starts[-1]
+        lsn = self.stable_lsn
+        block = encode_block(batch, log_id=self._log_id, lsn=lsn, incarnation=incarnation)
+        used = lsn - self._starts[-1]
         if used and used + len(block) > self._segment_bytes:
             self._rotate(used)
-        self._file.write_at(self.stable - self._starts[-1], block)
+            used = 0
+        self._file.write_at(used, block)
         self._file.sync()
-        self.stable = Lsn(self.stable + len(block))
+        self._index.note(batch.first, lsn, begins_segment=not used)
+        self.stable = batch.last
+        self.stable_lsn = Lsn(lsn + len(block))
 
     def _rotate(self, used: int) -> None:
         # Only gives space back: what lies behind the last block is zeros.
         self._file.truncate(used)
         self._file.close()
-        self._file = _create_segment(self._files, self.stable, self._segment_bytes)
-        self._starts.append(self.stable)
+        self._file = create_segment(self._files, self.stable_lsn, self._segment_bytes)
+        self._starts.append(self.stable_lsn)
 
+    def _cut_after(self, seq: Seq) -> None:
+        lsn = self._find(seq + 1)
+        assert lsn >= self._processed, "what a checkpoint rules over cannot be taken back"
+        block = next(self._blocks_after(seq))
+        content = b""
+        if block.batch.first <= seq:
+            kept, _ = cut_batch(block.batch, seq)
+            content = encode_block(
+                kept, log_id=self._log_id, lsn=lsn, incarnation=block.incarnation
+            )
+        while self._starts[-1] > lsn:
+            self._files.remove(segment_name(self._starts[-1]))
+            self._files.sync_directory()
+            del self._starts[-1]
+        file = put_segment(self._files, lsn, self._segment_bytes, content)
+        self._file.close()
+        self._file = file
+        if self._starts[-1] < lsn:
+            self._give_back(self._starts[-1], lsn)
+            self._starts.append(lsn)
+        self._index.forget_from(lsn)
+        if content:
+            self._index.note(block.batch.first, lsn, begins_segment=True)
+        self.stable = seq
+        self.stable_lsn = Lsn(lsn + len(content))
 
-def read_records(files: Files, *, log_id: int, processed: Lsn) -> Iterator[tuple[Lsn, Record]]:
-    """The records of a log since ``processed``, each with the LSN at which its block ends.
-
-    Changes nothing: it also serves to inspect a log that nobody has open.
-    """
-    for block in _blocks(files, log_id=log_id, processed=processed):
-        if block.end <= processed:
-            continue
+    def _give_back(self, start: Lsn, end: Lsn) -> None:
+        file = self._files.open(segment_name(start))
         try:
-            records = _decoder.decode(block.payload)
-        except msgspec.DecodeError as error:
-            raise CorruptLog(
-                f"the redo log at LSN {block.lsn} holds records that this program does not know "
-                f"({error}); use the version of the program that wrote it"
-            ) from error
-        for record in records:
-            yield block.end, record
-
-
-def oldest_lsn(files: Files) -> Lsn:
-    """Where the oldest segment begins."""
-    starts = _segment_starts(files)
-    if not starts:
-        raise CorruptLog("there is no redo log in this data directory")
-    return starts[0]
-
-
-def _segment_starts(files: Files) -> list[Lsn]:
-    return sorted(start for name in files.names() if (start := segment_start(name)) is not None)
-
-
-def _create_segment(files: Files, start: Lsn, segment_bytes: int) -> File:
-    file = files.open(segment_name(start), create=True)
-    file.allocate(segment_bytes)
-    file.sync()
-    files.sync_directory()
-    return file
-
-
-def _make_tail_stable(
-    files: Files, start: Lsn, last: Block | None, stable: Lsn, segment_bytes: int
-) -> None:
-    """Cut off what follows ``stable``, and write ``last`` again (see the rules above)."""
-    file = files.open(segment_name(start))
-    try:
-        file.truncate(stable - start)
-        file.allocate(max(segment_bytes, stable - start))
-        if last is not None and last.lsn >= start:
-            offset, length = last.lsn - start, last.end - last.lsn
-            file.write_at(offset, file.read_at(offset, length).ljust(length, b"\0"))
-        file.sync()
-    finally:
-        file.close()
-    files.sync_directory()
-
-
-def _blocks(files: Files, *, log_id: int, processed: Lsn) -> Iterator[Block]:
-    """The blocks of the segments that hold everything since ``processed``, checked."""
-    starts = _segment_starts(files)
-    # Earlier segments are what a truncation left when it was interrupted.
-    starts = starts[max(bisect_right(starts, processed) - 1, 0) :]
-    if not starts or starts[0] > processed:
-        raise CorruptLog(_lost(f"no segment holds LSN {processed}"))
-    lsn = starts[0]
-    for start, following in zip(starts, [*starts[1:], None], strict=True):
-        file = files.open(segment_name(start))
-        try:
-            while (block := read_block(file, start=start, lsn=lsn, log_id=log_id)) is not None:
-                yield block
-                lsn = block.end
-            refuse_corruption(file, start=start, lsn=lsn, log_id=log_id)
+            file.truncate(end - start)
+            file.sync()
         finally:
             file.close()
-        expected = max(processed, lsn) if following is None else following
-        if lsn != expected:
+
+    def _find(self, seq: Seq) -> Lsn:
+        """Where the block begins that holds ``seq``, which must be in the log and stable."""
+        lsn = self._index.at_or_before(seq)
+        for heading in read_headings(
+            self._files, log_id=self._log_id, starts=self._starts, lsn=lsn
+        ):
+            self._index.note(heading.first, lsn)
+            if heading.last >= seq:
+                break
+            lsn = heading.end
+        return lsn
+
+    def _blocks_after(self, seq: Seq) -> Iterator[Block]:
+        """The stable blocks that hold anything after ``seq``."""
+        if seq >= self.stable:
+            return
+        for block in read_blocks(
+            self._files,
+            log_id=self._log_id,
+            starts=self._starts,
+            lsn=self._find(seq + 1),
+            end_min=self.stable_lsn,
+        ):
+            self._index.note(block.batch.first, block.lsn)
+            yield block
+            if block.end >= self.stable_lsn:
+                return
+
+    def _batches_after(self, seq: Seq, bytes_max: int) -> Iterator[Batch]:
+        """What is in the stable blocks after ``seq``, as far as one should read at a time.
+
+        Small records in blocks of their own are many blocks; each takes its time.
+        """
+        begin: Lsn | None = None
+        for block in self._blocks_after(seq):
+            begin = block.lsn if begin is None else begin
+            yield block.batch
+            if block.end - begin >= bytes_max:
+                return
+
+    def _refuse_after_failure(self) -> None:
+        if self._failure:
+            raise SyncFailed(self._failure)
+
+    def _failed(self, what: str, error: OSError) -> SyncFailed:
+        self._failure = (
+            f"{what}: {error.strerror}; this memory node has stopped serving; repair the disk or "
+            "free space, then start it again"
+        )
+        return SyncFailed(self._failure)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot read the redo log: {error.strerror}; restore this memory node from a backup "
+            "or a replica, and check the disk"
+        ) from error
+
+
+class _Found:
+    """What is in the files of a log that is being opened."""
+
+    def __init__(self, starts: list[Lsn], seq: Seq, history: Sequence[Life]) -> None:
+        """``seq`` and ``history`` are the checkpoint's."""
+        self.starts = starts
+        self.index = BlockIndex()
+        self.stable = seq
+        self.stable_lsn = starts[-1] if starts else Lsn(0)
+        # A life in which nothing was logged is begun anew.
+        self.history = [life for life in history if life.first <= seq]
+
+    def read(self, files: Files, log_id: int, processed: Lsn) -> Block | None:
+        """Read everything since ``processed``; the last block, if there is any.
+
+        Of the segments before that only where they begin; they are kept for others.
+        """
+        ruling = [start for start in self.starts if start <= processed][-1:]
+        lsn = ruling[0] if ruling else processed
+        seq, last = self.stable, None
+        for block in read_blocks(
+            files, log_id=log_id, starts=self.starts, lsn=lsn, end_min=processed
+        ):
+            batch = block.batch
+            self.index.note(batch.first, block.lsn, begins_segment=block.lsn in self.starts)
+            current = self.history[-1].incarnation if self.history else 0
+            if batch.first > seq and block.incarnation != current:
+                self.history.append(Life(block.incarnation, batch.first))
+            last = block
+        if last is not None:
+            self.stable, self.stable_lsn = last.batch.last, last.end
+        if self.stable < seq:
             raise CorruptLog(
-                _lost(
-                    f"{segment_name(start)} ends or is damaged at byte {lsn - start}, and "
-                    f"{segment_name(lsn)} is not there, but the log went on to LSN {expected}"
-                )
+                f"the redo log ends with record {self.stable}, but the checkpoint is of record "
+                f"{seq}: they do not belong together; restore this memory node from a backup or "
+                "a replica"
             )
-
-
-def _lost(what: str) -> str:
-    return (
-        f"part of the redo log is missing: {what}; acknowledged writes are lost: put the files "
-        "back, or restore this memory node from a backup or a replica"
-    )
+        for start in reversed([start for start in self.starts if start < lsn]):
+            heading = first_heading(files, start, log_id)
+            if heading is None:
+                break
+            self.index.note(heading.first, start, begins_segment=True)
+        return last
