@@ -9,6 +9,7 @@
     |-- NotExecuted               definite: sent perhaps, but it did not happen and never will
     |   |-- Contended                 its locks were busy until the deadline
     |   |-- TimedOut                  no answer before the deadline, but nothing was to be written
+    |   |-- Overloaded                a limit of a memory node was reached until the deadline
     |   `-- Refused                   a memory node would not take it (overload, limits, old epoch)
     |-- OutcomeUnknown            unknown: it may have happened; ``tid`` can be asked about
     |-- Unreachable               definite: no manager or memory node answered at connect
@@ -17,6 +18,8 @@
     |   |-- CorruptLog                a log record in the middle of the log fails its checksum
     |   |-- SyncFailed                the disk would not keep what was written; the node must stop
     |   `-- DataDirectoryInUse        another process holds the data directory
+    |-- BackupError               a backup cannot be taken, or not be used; says why and what to do
+    |   `-- DamagedBackup             a file of it is not what was written; names it
     `-- ProtocolError             the peer sent something that is not the protocol
 
 An outcome that was to be expected is a value, not an error: failed compares are in
@@ -59,6 +62,10 @@ class TimedOut(NotExecuted):
     """No answer came before the deadline; it had no write items, so nothing can have changed."""
 
 
+class Overloaded(NotExecuted):
+    """A memory node had reached a limit and took nothing more until the deadline; it says which."""
+
+
 class Refused(NotExecuted):
     """A memory node would not execute the minitransaction; the message says why."""
 
@@ -98,6 +105,14 @@ class SyncFailed(StorageError):
 
 class DataDirectoryInUse(StorageError):
     """Another process holds the data directory."""
+
+
+class BackupError(SinfoniaError):
+    """A backup cannot be taken as asked, or what was asked of it cannot be restored."""
+
+
+class DamagedBackup(BackupError):
+    """A file of a backup is missing, or is not what was written; the message names it."""
 
 
 class ProtocolError(SinfoniaError):

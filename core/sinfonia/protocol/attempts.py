@@ -3,19 +3,30 @@
 The coordinator's values, and how votes become a result.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import msgspec
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.errors import SinfoniaError
+from sinfonia.errors import (
+    Contended,
+    NotExecuted,
+    OutcomeUnknown,
+    Overloaded,
+    SinfoniaError,
+    TimedOut,
+)
 from sinfonia.minitransaction import FailedCompare, Minitransaction, Result
 from sinfonia.protocol.effects import SendTo
-from sinfonia.protocol.messages import Commit, ExecCommit, ExecPrepare, Request, Tid, Vote, Voted
+from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.messages import Commit, ExecCommit, ExecPrepare, Request, Vote, Voted
 
 # Votes that do not say whether an earlier copy of the request was executed.
 FORGOTTEN_VOTES = frozenset({Vote.BAD_FLOOR, Vote.BAD_EPOCH})
+
+# A vote BAD_RANGE, for the caller.
+NOT_ALL_BYTES = "a memory node does not have all of the bytes named"
 
 # What clocks may gain on each other while a read lease lasts.
 CLOCK_DRIFT_MARGIN = 0.1
@@ -53,6 +64,9 @@ class Attempt(msgspec.Struct, gc=False):
     read_only: bool
     votes: dict[MemoryNodeId, Voted] = {}
     resent: bool = False
+    # Copies on their way to a participant, where that is not the one that went there at first.
+    unanswered: dict[MemoryNodeId, int] = {}
+    unreached: set[MemoryNodeId] = set()  # where the last copy never left for
 
     @classmethod
     def begin(cls, call: Call, tid: Tid, now: float) -> Self:
@@ -73,9 +87,67 @@ class Attempt(msgspec.Struct, gc=False):
         """The participants whose OK vote is in hand."""
         return [node for node, voted in self.votes.items() if voted.vote is Vote.OK]
 
+    def sent_again(self, nodes: Iterable[MemoryNodeId]) -> None:
+        """A further copy is on its way to each of ``nodes``."""
+        for node in nodes:
+            copies = self.unanswered.get(node, 1)
+            self.resent = self.resent or copies > 0
+            self.unanswered[node] = copies + 1
+            self.unreached.discard(node)
+
+    def not_sent(self, node: MemoryNodeId) -> None:
+        """The last copy for ``node`` never left: there is no connection."""
+        self.unanswered[node] = max(0, self.unanswered.get(node, 1) - 1)
+        self.unreached.add(node)
+
+    def turned_away(self, node: MemoryNodeId) -> None:
+        """``node`` has answered a copy with BAD_LOAD, and remembers nothing of it."""
+        self.unanswered[node] = max(0, self.unanswered.get(node, 1) - 1)
+
+    @property
+    def untouched(self) -> list[MemoryNodeId]:
+        """Participants that no copy reached, or that turned every one away.
+
+        They have not voted OK, and are asked no more.
+
+        That counts on a transport that does not double messages, as ZeroMQ over TCP.
+        """
+        return [n for n, copies in self.unanswered.items() if not copies and n not in self.votes]
+
     def says_nothing(self, voted: Voted) -> bool:
         """Whether ``voted`` leaves open what became of an earlier copy."""
         return voted.vote in FORGOTTEN_VOTES and self.resent and not self.read_only
+
+    def why_not_executed(self) -> NotExecuted | None:
+        """Why it has certainly not happened, though votes are missing; None: it may have."""
+        untouched = self.untouched
+        if untouched and self.unreached.issuperset(untouched):
+            return TimedOut(
+                f"memory node {', '.join(map(str, untouched))} could not be reached before the "
+                "deadline; `sinfonia status` shows who is down"
+            )
+        if untouched:
+            overloaded = ", ".join(map(str, untouched))
+            return Overloaded(
+                f"memory node {overloaded} took nothing more until the deadline, because a limit "
+                "of it is reached; `sinfonia status` shows what is undecided there, and who is down"
+            )
+        if self.read_only:
+            return TimedOut("no answer before the deadline; nothing was to be written")
+        if self.refused:
+            return Contended("a memory node could not execute it before the deadline")
+        return None
+
+    def unknown(self) -> OutcomeUnknown:
+        """Nobody knows yet, because votes are missing."""
+        missing = ", ".join(str(node) for node in self.requests if node not in self.votes)
+        message = f"memory node {missing} did not answer before the deadline: ask for its outcome"
+        return OutcomeUnknown(message, self.tid)
+
+    def too_late(self) -> OutcomeUnknown:
+        """Nobody knows any more."""
+        message = f"{self.tid} took so long that its memory node has forgotten it"
+        return OutcomeUnknown(message, self.tid)
 
     def holders(self) -> list[MemoryNodeId]:
         """Who may hold locks for it: those that voted OK or have not answered."""

@@ -13,30 +13,41 @@ A request whose reply does not come is sent again under the same tid, and is exe
 the caller's deadline.
 
 Replies of a memory node's earlier incarnation are ignored once a later one is known: the later one
-does not remember what the earlier answered without logging it.
+does not remember what the earlier answered without logging it.  An incarnation may begin at another
+member (fail-over): what waits is sent there, under the same tids, once that is known.
 
 A minitransaction without write items over several nodes is committed only if all votes came in
 while all of its locks were certainly still held: within the shortest of the times that the votes
 say they are good for, counted from the sending, less a margin for clocks that run unevenly.
 """
 
-import heapq
 import math
-from collections.abc import Iterable
-from itertools import count
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.errors import Contended, OutcomeUnknown, OutOfRange, SinfoniaError, TimedOut
+from sinfonia.errors import Contended, OutOfRange, SinfoniaError
 from sinfonia.minitransaction import Minitransaction, Result
-from sinfonia.protocol.attempts import FORGOTTEN_VOTES, Attempt, Call, Committing, result_of
+from sinfonia.protocol.attempts import (
+    FORGOTTEN_VOTES,
+    NOT_ALL_BYTES,
+    Attempt,
+    Call,
+    Committing,
+    result_of,
+)
+from sinfonia.protocol.backoff import Backoff, Random
 from sinfonia.protocol.effects import SendTo
+from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.known_cluster import KnownCluster
+from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     Answer,
     Commit,
     CommitAck,
-    Directory,
+    ExecCommit,
+    ExecPrepare,
     Forget,
     NotServing,
     Replies,
@@ -44,9 +55,10 @@ from sinfonia.protocol.messages import (
     Request,
     Requests,
     Resolved,
-    Tid,
     Vote,
     Voted,
+    WrongConfig,
+    WrongIncarnation,
 )
 from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
 
@@ -60,55 +72,44 @@ NOT_SERVING_RETRY = 0.05
 # How often unanswered requests and deadlines are looked at; a deadline is kept to within this.
 TICK = 0.02
 
-# First and longest delay before a busy lock is tried again; doubled each time, and then a random
-# part of it taken.  The first is about one round trip on a local network.
-BACKOFF_FIRST = 0.0004
-BACKOFF_MAX = 0.1
-
 # Tids whose caller was told "unknown" that are being settled, and outcomes kept for callers that
 # come back to ask.  Beyond these the oldest are forgotten.
 ABANDONED_MAX = 1024
 OUTCOMES_MAX = 4096
 
 
-class Random(Protocol):
-    """The part of random.Random that a coordinator needs."""
-
-    def random(self) -> float: ...
-
-
 class Coordinator:
     """All minitransactions of one application node.  It does no I/O; see effects.py.
 
     Methods that take an event return what to send; calls that are over turn up in ``finished``,
-    which the driver empties.  All times are monotonic seconds.
+    which the driver empties, and changes of the directory in ``known.changed``.  All times are
+    monotonic seconds.
     """
 
     def __init__(self, *, client: int, rng: Random, directory: Directory) -> None:
         self.client = client
-        self.epoch = 0
-        self.capacities: dict[MemoryNodeId, int] = {}
-        self.incarnations: dict[MemoryNodeId, int] = {}
+        self.epoch = directory.epoch
+        self.clock = 0  # the highest that a memory node has told us
+        self.known = KnownCluster(directory)
         self.finished: list[Call] = []
         self.retried = 0
         self.resent = 0
-        self._rng = rng
         self._next_counter = 1
         # Per memory node, by counter and so in order: what it has not answered.  The first of them
         # is the floor there; an answer in hand is never asked for again.
-        self._waiting: dict[MemoryNodeId, dict[int, Attempt]] = {}
+        self._waiting: dict[MemoryNodeId, dict[int, Attempt]] = {n: {} for n in self.known.entries}
         # Two-phase outcomes that some participant has not acknowledged, and those that all have.
         self._committing: dict[Tid, Committing] = {}
         self._forget: dict[MemoryNodeId, list[Tid]] = {}
         # Attempts whose caller was told "unknown", and what became of them.
         self._resolving: dict[Tid, RecoveryCoordinator] = {}
         self._outcomes: dict[Tid, Outcome] = {}
-        self._backing_off: list[tuple[float, int, Call]] = []
-        self._order = count()
+        self._backing_off = Backoff(rng)
         # When to ask a memory node again that could not take what it was asked.
         self._ask_again_at: dict[MemoryNodeId, float] = {}
+        # Where a connection may just be coming up, so that it means nothing if there is none yet.
+        self._connecting = set(self.known.entries)
         self._next_tick = 0.0
-        self.on_directory(directory)
 
     # --- what the driver asks ------------------------------------------------------------------
 
@@ -132,13 +133,26 @@ class Coordinator:
         forget = self._forget.pop(node, None) if self._forget else None
         if forget:
             requests = [*requests, Forget(forget)]
-        incarnation = self.incarnations[node]
-        return Requests(PROTOCOL_VERSION, self.client, incarnation, self.floor(node), requests)
+        incarnation = self.known.incarnations[node]
+        floor = self.floor(node)
+        return Requests(
+            PROTOCOL_VERSION,
+            self.client,
+            incarnation,
+            floor,
+            requests,
+            clock=self.clock,
+            node=node,
+        )
+
+    def wants_directory(self, now: float) -> bool:
+        """Whether the driver should ask for the directory now, wherever it can."""
+        return self.known.wants_directory(now)
 
     def next_wakeup(self) -> float | None:
         """When ``on_tick`` must be called next; None: not before the next event."""
         if self._backing_off:
-            return min(self._backing_off[0][0], self._next_tick)
+            return min(self._backing_off.first_at, self._next_tick)
         return None if self.idle else self._next_tick
 
     # --- calls ---------------------------------------------------------------------------------
@@ -150,9 +164,10 @@ class Coordinator:
 
         Raises OutOfRange (definite) if an item names bytes that no memory node has.
         """
+        capacities = self.known.capacities
         for node, items in minitransaction.items.items():
-            if items.end > self.capacities.get(node, -1):
-                raise self._out_of_range(node, items.end)
+            if items.end > capacities.get(node, -1):
+                raise self.known.out_of_range(node, items.end)
         call = Call(minitransaction, deadline)
         if not minitransaction.items:
             self._finish(call, Result(committed=True))
@@ -165,13 +180,6 @@ class Coordinator:
         if known is None and tid not in self._resolving:
             return Outcome.FORGOTTEN
         return known
-
-    def _out_of_range(self, node: MemoryNodeId, end: int) -> OutOfRange:
-        capacity = self.capacities.get(node)
-        if capacity is None:
-            known = ", ".join(map(str, sorted(self.capacities)))
-            return OutOfRange(f"there is no memory node {node}; the cluster has {known}")
-        return OutOfRange(f"memory node {node} has {capacity} bytes; an item ends at {end}")
 
     def _attempt(self, call: Call, now: float) -> list[SendTo]:
         call.attempts += 1
@@ -188,26 +196,27 @@ class Coordinator:
 
     # --- events --------------------------------------------------------------------------------
 
-    def on_directory(self, directory: Directory) -> None:
-        """The map has changed, or is known at last."""
-        self.epoch = max(self.epoch, directory.epoch)
-        for entry in directory.nodes:
-            node = entry.node
-            self.capacities[node] = entry.capacity
-            self.incarnations[node] = max(self.incarnations.get(node, 0), entry.incarnation)
+    def on_directory(self, directory: Directory, now: float) -> list[SendTo]:
+        """Somebody says where the memory nodes are; it may be old."""
+        moved = self.known.learn(directory)
+        self.epoch = max(self.epoch, self.known.epoch)
+        for node in moved:
             self._waiting.setdefault(node, {})
+        return [send for node in moved for send in self._resend_to(node, now)]
 
     def on_replies(self, node: MemoryNodeId, batch: Replies, now: float) -> list[SendTo]:
         """Handle what a memory node says."""
-        known = self.incarnations[node]
-        if batch.incarnation < known:
-            return []
+        known = self.known.incarnations[node]
+        if batch.incarnation < known or batch.node != node:
+            return self._on_stranger(node, batch, now)
         sends: list[SendTo] = []
         if batch.incarnation > known:
-            self.incarnations[node] = batch.incarnation
+            self.known.incarnations[node] = batch.incarnation
             sends += self._resend_to(node, now)
         if batch.epoch > self.epoch:
             self.epoch = batch.epoch
+        if batch.clock > self.clock:
+            self.clock = batch.clock
         waiting = self._waiting[node]
         for reply in batch.replies:
             if type(reply) is not Voted:
@@ -217,6 +226,7 @@ class Coordinator:
             if attempt is None:
                 continue
             if reply.vote is Vote.BAD_LOAD:
+                attempt.turned_away(node)
                 self._ask_again_at.setdefault(node, now + NOT_SERVING_RETRY)
                 continue
             del waiting[reply.counter]
@@ -230,6 +240,33 @@ class Coordinator:
                     sends += self._decide(attempt, attempt.call, now)
         return sends
 
+    def _on_stranger(self, node: MemoryNodeId, batch: Replies, now: float) -> list[SendTo]:
+        """A former life of the memory node, or another one at its old address, speaks.
+
+        Its votes do not count, but it may know who serves now.
+        """
+        sends: list[SendTo] = []
+        for reply in batch.replies:
+            if isinstance(reply, WrongConfig | Directory):
+                sends += self._on_rare_reply(node, reply, now)
+            elif isinstance(reply, NotServing | WrongIncarnation):
+                self.known.doubtful = True
+        return sends
+
+    def _on_wrong_config(
+        self, node: MemoryNodeId, entry: MemoryNodeEntry, now: float
+    ) -> list[SendTo]:
+        """It says who is primary.  If that is no news, two quarrel, and time will tell."""
+        if entry.node == node and self.known.learn_entry(entry):
+            return self._resend_to(node, now)
+        self._on_unavailable(node, now)
+        return []
+
+    def _on_unavailable(self, node: MemoryNodeId, now: float) -> None:
+        """It did not take what it was asked: ask again soon, and who serves now."""
+        self._ask_again_at.setdefault(node, now + NOT_SERVING_RETRY)
+        self.known.doubtful = True
+
     def _on_rare_reply(self, node: MemoryNodeId, reply: Reply, now: float) -> list[SendTo]:
         if isinstance(reply, CommitAck):
             return self._on_commit_ack(node, reply.tid)
@@ -238,21 +275,34 @@ class Coordinator:
             sends = resolver.on_answer(node, reply.answer)
             self._note_outcome(resolver)
             return sends
+        if isinstance(reply, WrongConfig):
+            return self._on_wrong_config(node, reply.entry, now)
+        if isinstance(reply, Directory):
+            return self.on_directory(reply, now)
         if isinstance(reply, NotServing):
-            self._ask_again_at.setdefault(node, now + NOT_SERVING_RETRY)
-        elif isinstance(reply, Directory):
-            self.on_directory(reply)
+            self._on_unavailable(node, now)
         return []
 
-    def on_unsent(self, node: MemoryNodeId, now: float) -> None:
-        """There is no connection to ``node``: what was to be sent there is lost, try again soon."""
+    def on_unsent(self, node: MemoryNodeId, requests: Sequence[Request], now: float) -> None:
+        """There is no connection to ``node``: ``requests`` never left."""
+        waiting = self._waiting[node]
+        for request in requests:
+            if isinstance(request, ExecCommit):
+                attempt = waiting.get(request.counter)
+            elif isinstance(request, ExecPrepare):
+                attempt = waiting.get(request.tid.counter)
+            else:
+                continue
+            if attempt is not None:
+                attempt.not_sent(node)
         self._ask_again_at.setdefault(node, now + NOT_SERVING_RETRY)
+        if node not in self._connecting:
+            self.known.doubtful = True
 
     def on_tick(self, now: float) -> list[SendTo]:
         """Time has passed: retry, resend, give up."""
         sends: list[SendTo] = []
-        while self._backing_off and self._backing_off[0][0] <= now:
-            call = heapq.heappop(self._backing_off)[2]
+        for call in self._backing_off.due(now):
             if call.deadline <= now:
                 self._fail(call, Contended("its locks stayed busy until the deadline; try again"))
             else:
@@ -265,15 +315,18 @@ class Coordinator:
             patience = RESEND_AFTER
             if self._ask_again_at.get(node, math.inf) <= now:
                 del self._ask_again_at[node]
+                self._connecting.discard(node)
                 patience = 0.0
             for attempt in list(waiting.values()):
                 sends += self._look_at(attempt, now, patience)
         for committing in self._committing.values():
             if now - committing.sent_at >= RESEND_AFTER:
+                self.known.doubtful = True
                 committing.sent_at = now
                 sends += committing.outstanding()
         for resolver in self._resolving.values():
             if now - resolver.asked_at >= RESEND_AFTER:
+                self.known.doubtful = True
                 resolver.asked_at = now
                 sends += resolver.outstanding()
         sends += [SendTo(node, Forget(tids)) for node, tids in self._forget.items()]
@@ -291,11 +344,11 @@ class Coordinator:
         elif vote is Vote.BAD_CMP:
             self._finish(call, result_of(call, {node: voted}))
         elif vote is Vote.BAD_LOCK or vote is Vote.BAD_FORCED:
-            self._back_off(call, now)
+            self._backing_off.add(call, now)
         elif vote is Vote.BAD_RANGE:
-            self._fail(call, _out_of_range())
+            self._fail(call, OutOfRange(NOT_ALL_BYTES))
         elif attempt.says_nothing(voted):
-            self._fail(call, _too_late(attempt.tid))
+            self._fail(call, attempt.too_late())
         else:
             return self._attempt(call, now)  # a stale epoch; the batch brought the current one
         return []
@@ -314,11 +367,11 @@ class Coordinator:
         elif Vote.BAD_CMP in bad:
             self._finish(call, result_of(call, votes))
         elif Vote.BAD_RANGE in bad:
-            self._fail(call, _out_of_range())
+            self._fail(call, OutOfRange(NOT_ALL_BYTES))
         elif any(attempt.says_nothing(voted) for voted in votes.values()):
-            self._fail(call, _too_late(attempt.tid))
+            self._fail(call, attempt.too_late())
         else:
-            self._back_off(call, now)
+            self._backing_off.add(call, now)
         return sends
 
     def _announce(self, attempt: Attempt, *, action: bool, now: float) -> list[SendTo]:
@@ -377,8 +430,11 @@ class Coordinator:
             return []
         if call.deadline <= now:
             return self._give_up(attempt, call, now)
-        if now - attempt.sent_at < patience:
+        # Asked in this very tick, perhaps because of another of its memory nodes, or lately.
+        if attempt.sent_at >= now or now - attempt.sent_at < patience:
             return []
+        if patience:
+            self.known.doubtful = True
         return self._try_again(attempt, call, now)
 
     def _try_again(self, attempt: Attempt, call: Call, now: float) -> list[SendTo]:
@@ -393,13 +449,15 @@ class Coordinator:
 
     def _ask_again(self, attempt: Attempt, nodes: Iterable[MemoryNodeId]) -> list[SendTo]:
         waiting = [node for node in nodes if node not in attempt.votes]
-        attempt.resent = True
+        attempt.sent_again(waiting)
         self.resent += len(waiting)
         return [SendTo(node, attempt.requests[node]) for node in waiting]
 
     def _resend_to(self, node: MemoryNodeId, now: float) -> list[SendTo]:
         """The node began another life: what it has not answered it never saw, or has in its log."""
-        sends = []
+        sends: list[SendTo] = []
+        self._connecting.add(node)
+        self._ask_again_at.pop(node, None)
         for attempt in list(self._waiting[node].values()):
             if attempt.call is None:
                 continue
@@ -410,26 +468,20 @@ class Coordinator:
         for committing in self._committing.values():
             if node in committing.unacknowledged:
                 sends.append(SendTo(node, Commit(committing.tid, committing.action)))
+        for resolver in self._resolving.values():
+            sends += [send for send in resolver.outstanding() if send.node == node]
         return sends
-
-    def _back_off(self, call: Call, now: float) -> None:
-        longest = min(BACKOFF_MAX, BACKOFF_FIRST * 2 ** min(call.attempts, 16))
-        at = min(now + longest * self._rng.random(), call.deadline)
-        heapq.heappush(self._backing_off, (at, next(self._order), call))
 
     def _give_up(self, attempt: Attempt, call: Call, now: float) -> list[SendTo]:
         """The caller's deadline has passed and a vote is missing."""
-        if attempt.read_only:
+        definite = attempt.why_not_executed()
+        if definite is not None:
             self._stop_waiting(attempt)
-            self._fail(call, TimedOut("no answer before the deadline; nothing was to be written"))
+            self._fail(call, definite)
+            if len(attempt.requests) == 1:
+                return []
             return self._announce(attempt, action=False, now=now)
-        if attempt.refused:
-            self._stop_waiting(attempt)
-            self._fail(call, Contended("a memory node could not execute it before the deadline"))
-            return self._announce(attempt, action=False, now=now)
-        missing = ", ".join(str(node) for node in attempt.requests if node not in attempt.votes)
-        message = f"memory node {missing} did not answer before the deadline: ask for its outcome"
-        self._fail(call, OutcomeUnknown(message, attempt.tid))
+        self._fail(call, attempt.unknown())
         attempt.call = None
         resolver = RecoveryCoordinator(attempt.tid, sorted(attempt.requests), attempt.voted_ok)
         resolver.asked_at = now
@@ -454,11 +506,3 @@ class Coordinator:
     def _fail(self, call: Call, error: SinfoniaError) -> None:
         call.error = error
         self.finished.append(call)
-
-
-def _out_of_range() -> OutOfRange:
-    return OutOfRange("a memory node does not have all of the bytes named")
-
-
-def _too_late(tid: Tid) -> OutcomeUnknown:
-    return OutcomeUnknown(f"{tid} took so long that its memory node has forgotten it", tid)

@@ -1,7 +1,7 @@
 """What a machine asks of whoever drives it, in the order in which it must happen.
 
 A participant returns Log, LogLazily, Send and SendOnceStable; the coordinators and the manager,
-which keep no log, return SendTo and Finished, ReplyTo and StoreDirectory.
+which keep no log, return SendTo, SendToMember and Finished, ReplyTo and StoreDirectory.
 
 The one law: a ``Send`` may leave only when every ``Log`` before it is on stable storage.  A driver
 may do many steps before it syncs, and then sync once for all of them (group commit); it must not
@@ -11,7 +11,8 @@ reorder.  ``LogLazily`` is stable when convenient; a ``SendOnceStable`` waits fo
 import msgspec
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.protocol.messages import Directory, Reply, Request
+from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.messages import Reply, Request
 from sinfonia.protocol.records import Record
 
 
@@ -49,8 +50,19 @@ class SendTo(msgspec.Struct, frozen=True, gc=False):
     request: Request
 
 
+class SendToMember(msgspec.Struct, frozen=True, gc=False):
+    """Send ``request`` to the member of a memory node at ``endpoint``, whatever its role."""
+
+    node: MemoryNodeId
+    endpoint: str
+    request: Request
+
+
 class StoreDirectory(msgspec.Struct, frozen=True, gc=False):
-    """Make ``directory`` stable in the configuration store before anything that follows."""
+    """Make ``directory`` stable in the configuration store before anything that follows.
+
+    If the store refuses, what follows must not happen, and the manager must be told what is stored.
+    """
 
     directory: Directory
 

@@ -18,7 +18,8 @@ these lists instead, and a dead participant pins only the few tids it was part o
 import msgspec
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.protocol.messages import Tid, Unsettled, Vote, Voted
+from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.messages import Unsettled, Vote, Voted
 from sinfonia.protocol.records import LockRange, Prepared
 
 # Beyond this many undecided minitransactions a node votes BAD_LOAD.

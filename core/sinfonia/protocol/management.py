@@ -2,46 +2,71 @@
 
 It is the paper's management node (section 4.4) with its directory (4.11).  It
 
-- registers memory nodes, and refuses one that has lost what it held: a memory node that restarts
-  without its data, or with another's, must not come back as itself;
-- probes every memory node for minitransactions that have been in doubt for too long, because a
-  client or a memory node died, and runs a recovery coordinator for each;
+- keeps the configuration of every memory node: which member is primary, which replicas are in sync
+  (``configuration`` has the rules).  A member that lost what it held does not come back as itself;
+- probes every member; a primary that is silent is replaced by an in-sync replica that is not;
+- finds minitransactions that have been in doubt for too long, because a client or a memory node
+  died, and runs a recovery coordinator for each; after a crash of many, in bulk (4.6);
 - advances the epoch (4.7), which ages forced-aborts and the sessions of silent clients.
 
-Minitransactions do without it; while it is away nothing is recovered and nobody can register.
-Several may be at work at once as far as recovery goes; the directory has one owner.
+Minitransactions do without it; while it is away nothing is recovered, replaced or registered.
+
+The law: nothing of a directory is told to anybody before it is stored, and it is stored by
+compare-and-swap.  So a change is tentative until its StoreDirectory has been carried out: if that
+fails, the effects after it must be dropped and ``on_directory`` called with what is stored.  All
+safety is in this.  That of several managers only one *leads*, and changes the directory, merely
+spares them quarrels; the others stand by, and settle what is in doubt only if none leads.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.protocol.effects import ReplyTo, SendTo, StoreDirectory
-from sinfonia.protocol.messages import (
-    PROTOCOL_VERSION,
-    STARTS_BITS,
-    CommitAck,
+from sinfonia.protocol import configuration
+from sinfonia.protocol.configuration import Change, Refusal
+from sinfonia.protocol.effects import ReplyTo, SendTo, SendToMember, StoreDirectory
+from sinfonia.protocol.failure_detector import FailureDetector, Life, primary_life
+from sinfonia.protocol.management_messages import (
+    Changed,
     Directory,
+    HandOver,
     MemoryNodeEntry,
-    Probe,
-    ProbeReply,
+    NotLeading,
+    Reconfigure,
+    Reconfigured,
     Recreate,
     Recreated,
     Register,
     Registered,
+    RemoveReplica,
+    WantReplicas,
+)
+from sinfonia.protocol.messages import (
+    PROTOCOL_VERSION,
+    CommitAck,
+    Probe,
+    ProbeReply,
     Replies,
     Request,
     Requests,
     Resolved,
-    Tid,
     Unsettled,
-    starts_of,
 )
-from sinfonia.protocol.recovery import RecoveryCoordinator
+from sinfonia.protocol.recovery import Recoveries
+from sinfonia.protocol.whole_system import WholeSystemRecovery
 
-# Recoveries under way; what is beyond waits for a later probe.
-RECOVERIES_MAX = 16 * 1024
+# A change is pushed to all members at once, but so seldom (seconds) that many changes, as when a
+# cluster starts, share a push.
+PUSH_SPACING = 0.02
 
-ManagerEffect = SendTo | StoreDirectory | ReplyTo
+ManagerEffect = SendTo | SendToMember | StoreDirectory | ReplyTo
+
+ManagementRequest = (
+    Register | Recreate | Reconfigure | WantReplicas | RemoveReplica | HandOver
+)  # what ``Manager.on_request`` takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +76,21 @@ class ManagerSettings:
     in_doubt_timeout: the longest that a dead client's locks stand in the way of others, as long as
     the memory nodes concerned are up.  epoch_length: what is two epochs old is stale.
     decided_age: a committed tid that its client has not declared finished for so long is finished
-    by the manager.
+    by the manager.  fail_after: a primary that is silent for so long is replaced.
     """
 
     in_doubt_timeout: float = 2.0
     epoch_length: float = 3600.0
     decided_age: float = 30.0
+    fail_after: float = 1.0
 
     @property
     def probe_interval(self) -> float:
-        """Half of the timeout is age, a quarter waiting for the probe; the rest is for recovery."""
-        return self.in_doubt_timeout / 4
+        """Half of the timeout is age, a quarter waiting for the probe; the rest is for recovery.
+
+        Of probes, three may be lost before anybody is taken for dead.
+        """
+        return min(self.in_doubt_timeout, self.fail_after) / 4
 
     @property
     def in_doubt_age(self) -> float:
@@ -70,18 +99,39 @@ class ManagerSettings:
 
 
 class Manager:
-    """The management node.  It does no I/O; see effects.py.  Times are monotonic seconds."""
+    """The management node.  It does no I/O; see effects.py.  Times are monotonic seconds.
+
+    ``managers``: the endpoints of all managers, for the directory; none: what it says is right.
+    """
 
     def __init__(
-        self, *, client: int, settings: ManagerSettings, directory: Directory, now: float
+        self,
+        *,
+        client: int,
+        settings: ManagerSettings,
+        directory: Directory,
+        now: float,
+        managers: Sequence[str] = (),
+        leading: bool = True,
     ) -> None:
         self.client = client
         self.settings = settings
         self.directory = directory
-        self.recoveries: dict[Tid, RecoveryCoordinator] = {}
-        self.recovered = 0
+        self.leading = leading
+        self.leader = ""
+        self.recoveries = Recoveries()
+        self.whole_system = WholeSystemRecovery()
         self.serving: dict[MemoryNodeId, bool] = {}
-        self._known_version: dict[MemoryNodeId, int] = {}
+        self.fail_overs = 0
+        self.reboots = 0
+        self._managers = list(managers)
+        self._clock = 0
+        self._unsettled: dict[MemoryNodeId, list[Unsettled]] = {}
+        self._detector = FailureDetector(fail_after=settings.fail_after, now=now)
+        self._detector.watch(directory, now)
+        self._fail_overs_decided = 0
+        self._push_from: Directory | None = None  # who was told what, before the last push
+        self._next_push = now
         self._next_probe = now
         self._next_epoch = now + settings.epoch_length
 
@@ -89,148 +139,348 @@ class Manager:
 
     def entry(self, node: MemoryNodeId) -> MemoryNodeEntry | None:
         """What the directory says of ``node``."""
-        return next((entry for entry in self.directory.nodes if entry.node == node), None)
+        return self.directory.entry(node)
 
-    def on_register(self, route: bytes, request: Register) -> list[ManagerEffect]:
-        """A memory node has started."""
-        entry = self.entry(request.node)
-        refusal = _refusal(entry, request)
-        if refusal:
-            refused = Registered(request.incarnation, self.directory.epoch, self.directory, refusal)
-            return [ReplyTo(route, refused)]
-        incarnation = _incarnation(entry, request)
-        registered = MemoryNodeEntry(
-            request.node,
-            request.endpoint,
-            request.capacity,
-            request.mode,
-            request.identity,
-            incarnation,
-        )
-        effects: list[ManagerEffect] = []
-        if registered != entry:
-            self.serving[request.node] = False
-            effects.append(self._store(registered))
-        welcome = Registered(incarnation, self.directory.epoch, self.directory)
-        # What it left undecided is settled before it serves, so ask for it at once.
-        return [*effects, ReplyTo(route, welcome), SendTo(request.node, self._probe(request.node))]
+    def on_directory(self, directory: Directory, now: float) -> None:
+        """This is what is stored, whatever was decided here."""
+        self._fail_overs_decided = 0
+        if directory.epoch < self.directory.epoch:
+            self._next_epoch = now
+        if directory != self.directory:
+            self._adopt(directory, now)
 
-    def on_recreate(self, route: bytes, request: Recreate) -> list[ManagerEffect]:
-        """An operator gives up what a memory node held; whoever registers next is it."""
-        entry = self.entry(request.node)
-        if entry is None:
-            return [ReplyTo(route, Recreated(f"there is no memory node {request.node}"))]
-        forgotten = MemoryNodeEntry(
-            entry.node, entry.endpoint, entry.capacity, entry.mode, "", entry.incarnation
-        )
-        effects: list[ManagerEffect] = [] if forgotten == entry else [self._store(forgotten)]
-        return [*effects, ReplyTo(route, Recreated())]
+    def on_leadership(self, *, leading: bool, leader: str, now: float) -> None:
+        """Whether this manager leads, or else the endpoint of the one that does, if known."""
+        self.leader = leader
+        if leading and not self.leading:
+            self._next_epoch = now + self.settings.epoch_length
+            # While it stood by it heard nobody.
+            self._detector.wait_anew(now)
+            self._next_probe = now
+        self.leading = leading
 
-    def _store(self, changed: MemoryNodeEntry) -> StoreDirectory:
+    @property
+    def standing_by(self) -> bool:
+        """Another manager leads, and does everything."""
+        return not self.leading and bool(self.leader)
+
+    def _change(self, entries: Sequence[MemoryNodeEntry], now: float) -> list[ManagerEffect]:
+        """Replace what differs, all at once."""
         nodes = {entry.node: entry for entry in self.directory.nodes}
-        nodes[changed.node] = changed
-        old = self.directory
-        ordered = [nodes[node] for node in sorted(nodes)]
-        self.directory = Directory(old.version + 1, old.epoch, old.cluster, ordered)
-        return StoreDirectory(self.directory)
-
-    # --- recovery ------------------------------------------------------------------------------
-
-    def envelope(self, node: MemoryNodeId, requests: list[Request]) -> Requests:
-        """The batch that carries ``requests`` to ``node``."""
-        entry = self.entry(node)
-        incarnation = 0 if entry is None else entry.incarnation
-        return Requests(PROTOCOL_VERSION, self.client, incarnation, 0, requests)
-
-    def on_replies(self, node: MemoryNodeId, batch: Replies, now: float) -> list[ManagerEffect]:
-        """Handle what a memory node says."""
-        entry = self.entry(node)
-        if entry is None or batch.incarnation != entry.incarnation:
+        changed = [entry for entry in entries if nodes.get(entry.node) != entry]
+        if not changed:
             return []
-        effects: list[ManagerEffect] = []
-        for reply in batch.replies:
-            if isinstance(reply, ProbeReply):
-                self.serving[node] = reply.serving
-                self._known_version[node] = reply.directory_version
-                for unsettled in reply.unsettled:
-                    effects += self._recover(unsettled, now)
-            elif isinstance(reply, Resolved) and reply.tid in self.recoveries:
-                recovery = self.recoveries[reply.tid]
-                effects += recovery.on_answer(node, reply.answer)
-                self._end(recovery)
-            elif isinstance(reply, CommitAck) and reply.tid in self.recoveries:
-                recovery = self.recoveries[reply.tid]
-                effects += recovery.on_acknowledged(node)
-                self._end(recovery)
+        nodes |= {entry.node: entry for entry in changed}
+        return self._store(
+            replace(self.directory, nodes=[nodes[node] for node in sorted(nodes)]), now
+        )
+
+    def _store(self, directory: Directory, now: float) -> list[ManagerEffect]:
+        following = replace(directory, version=self.directory.version + 1)
+        self._adopt(following, now)
+        return [StoreDirectory(following)]
+
+    def _adopt(self, directory: Directory, now: float) -> None:
+        if self._push_from is None:
+            self._push_from = self.directory
+        for entry in directory.nodes:
+            before = self.directory.entry(entry.node)
+            if before is None or before.incarnation != entry.incarnation:
+                self.serving[entry.node] = False
+                self._unsettled.pop(entry.node, None)
+        self.directory = directory
+        self._detector.watch(directory, now)
+
+    # --- requests ------------------------------------------------------------------------------
+
+    def on_request(
+        self, route: bytes, request: ManagementRequest, now: float
+    ) -> list[ManagerEffect]:
+        """A member or an operator wants something."""
+        if not self.leading:
+            return [ReplyTo(route, NotLeading(self.leader))]
+        if isinstance(request, Register):
+            return self._on_register(route, request, now)
+        if isinstance(request, Reconfigure):
+            return self._on_reconfigure(route, request, now)
+        entry = self.entry(request.node)
+        change: Change
+        if entry is None:
+            change = Refusal(f"there is no memory node {request.node}")
+        else:
+            change = self._operate(entry, request, now)
+        refusal = change.reason if isinstance(change, Refusal) else ""
+        effects = [] if isinstance(change, Refusal) else self._change([change], now)
+        answer = Recreated(refusal) if isinstance(request, Recreate) else Changed(refusal)
+        return [*effects, ReplyTo(route, answer)]
+
+    def _operate(
+        self,
+        entry: MemoryNodeEntry,
+        request: Recreate | WantReplicas | RemoveReplica | HandOver,
+        now: float,
+    ) -> Change:
+        if isinstance(request, Recreate):
+            is_up = self._detector.is_alive(primary_life(entry), now)
+            return configuration.on_recreate(entry, primary_is_up=is_up)
+        if isinstance(request, WantReplicas):
+            return configuration.on_want_replicas(entry, request)
+        if isinstance(request, RemoveReplica):
+            return configuration.on_remove_replica(entry, request)
+        change = configuration.on_hand_over(entry, request, self._detector.alive(entry, now))
+        self._note_new_life(entry, change, now)
+        return change
+
+    def _on_register(self, route: bytes, request: Register, now: float) -> list[ManagerEffect]:
+        """A member has started."""
+        entry = self.entry(request.node)
+        alive = [] if entry is None else self._detector.alive(entry, now)
+        change = configuration.on_register(entry, request, alive)
+        if isinstance(change, Refusal):
+            if (
+                entry is not None
+                and request.identity == entry.identity
+                and request.starts > entry.starts
+            ):
+                # A later life speaks: the one that is known has ended.
+                self._detector.on_death(primary_life(entry))
+            refused = Registered(
+                request.starts, self.directory.epoch, self.directory, change.reason
+            )
+            return [ReplyTo(route, refused)]
+        if entry is not None and entry != change:
+            self.reboots += request.starts > 1
+            self._note_new_life(entry, change, now)
+        effects = self._change([change], now)
+        if entry is None and request.epoch > self.directory.epoch:
+            effects += self._store(replace(self.directory, epoch=request.epoch), now)
+        effects.append(
+            ReplyTo(
+                route,
+                Registered(
+                    request.starts,
+                    self.directory.epoch,
+                    self.directory,
+                    resigned=request.resigns,
+                ),
+            )
+        )
+        if request.identity == change.identity:
+            # What it left undecided is settled before it serves, so ask for it at once.
+            effects.append(self._probe(primary_life(change), change.endpoint))
         return effects
 
-    def on_tick(self, now: float) -> list[ManagerEffect]:
-        """Time has passed: probe, ask again, advance the epoch."""
+    def _on_reconfigure(
+        self, route: bytes, request: Reconfigure, now: float
+    ) -> list[ManagerEffect]:
+        entry = self.entry(request.node)
         effects: list[ManagerEffect] = []
-        if now >= self._next_epoch:
-            self._next_epoch = now + self.settings.epoch_length
-            old = self.directory
-            self.directory = Directory(old.version + 1, old.epoch + 1, old.cluster, old.nodes)
-            effects.append(StoreDirectory(self.directory))
-        if now >= self._next_probe:
+        # A primary that has become deaf takes its replicas for dead.  It could not serve without
+        # them, nor hear that it may, and they could no longer take over.
+        if entry is not None and not self._detector.is_deaf(primary_life(entry), now):
+            change = configuration.on_reconfigure(entry, request)
+            if not isinstance(change, Refusal):
+                effects = self._change([change], now)
+        return [*effects, ReplyTo(route, Reconfigured(self.directory))]
+
+    def _note_new_life(self, before: MemoryNodeEntry, after: Change, now: float) -> None:
+        """A primary begins: what is in doubt there comes with it."""
+        if isinstance(after, MemoryNodeEntry) and after.incarnation != before.incarnation:
+            known = [entry.node for entry in self.directory.nodes]
+            self.whole_system.on_reboot(after.node, known, now)
+
+    # --- time ----------------------------------------------------------------------------------
+
+    def on_tick(self, now: float) -> list[ManagerEffect]:
+        """Time has passed: push, probe, ask again, and then decide.
+
+        What is decided comes last, so that a store that is away keeps nothing else from happening.
+        """
+        self._detector.look(now)
+        effects: list[ManagerEffect] = []
+        if self._push_from is not None and now >= self._next_push:
+            pushed = self._push(self._push_from, now)
+            effects += [] if self.standing_by else pushed
+        looking = now >= self._next_probe
+        if looking:
             self._next_probe = now + self.settings.probe_interval
-            known = [entry.node for entry in self.directory.nodes if entry.identity]
-            effects += [SendTo(node, self._probe(node)) for node in known]
-            for recovery in self.recoveries.values():
-                if now - recovery.asked_at >= self.settings.probe_interval:
-                    recovery.asked_at = now
-                    effects += recovery.outstanding()
+            if not self.standing_by:
+                effects += self._probe_all()
+                effects += self._give_up_waiting(now)
+                effects += self.recoveries.ask_again(now, after=self.settings.probe_interval)
+        if looking and self.leading:
+            effects += self._decide(now)
         return effects
 
     def next_wakeup(self) -> float:
         """When ``on_tick`` must be called next."""
-        return min(self._next_probe, self._next_epoch)
+        if self._push_from is not None:
+            return min(self._next_push, self._next_probe)
+        return self._next_probe
 
-    def _probe(self, node: MemoryNodeId) -> Probe:
-        current = self._known_version.get(node) == self.directory.version
-        return Probe(
+    def _decide(self, now: float) -> list[ManagerEffect]:
+        """What nobody asks for: the epoch, and who takes over from the dead."""
+        directory = self.directory
+        if now >= self._next_epoch:
+            self._next_epoch = now + self.settings.epoch_length
+            directory = replace(directory, epoch=directory.epoch + 1)
+        if self._managers and directory.managers != self._managers:
+            directory = replace(directory, managers=self._managers)
+        effects = [] if directory is self.directory else self._store(directory, now)
+        heirs = [heir for entry in self.directory.nodes if (heir := self._fail_over(entry, now))]
+        self._fail_overs_decided += len(heirs)
+        return [*effects, *self._change(heirs, now)]
+
+    def _fail_over(self, entry: MemoryNodeEntry, now: float) -> MemoryNodeEntry | None:
+        """The configuration without the primary, if that is dead and somebody can take over."""
+        detector = self._detector
+        if not entry.in_sync or not detector.is_silent(primary_life(entry), now):
+            return None
+        heir = configuration.best_in_sync(entry, detector.alive(entry, now))
+        if heir is None:
+            return None
+        after = configuration.promoted(entry, heir)
+        self._note_new_life(entry, after, now)
+        return after
+
+    def _push(self, before: Directory, now: float) -> list[ManagerEffect]:
+        """Tell everybody, also who is no member any more, of what is stored by now."""
+        self._push_from = None
+        self._next_push = now + PUSH_SPACING
+        self.fail_overs += self._fail_overs_decided
+        self._fail_overs_decided = 0
+        current = set(_members(self.directory))
+        parted = [member for member in _members(before) if member not in current]
+        effects = [self._probe(life, endpoint) for life, endpoint in parted]
+        return [*effects, *self._probe_all()]
+
+    def _probe_all(self) -> list[ManagerEffect]:
+        return [self._probe(life, endpoint) for life, endpoint in _members(self.directory)]
+
+    def _probe(self, life: Life, endpoint: str) -> SendToMember:
+        known = self._detector.directory_version(life) >= self.directory.version
+        all_of_it = self.whole_system.awaits_report(life.node)
+        probe = Probe(
             self.directory.epoch,
-            self.settings.in_doubt_age,
-            self.settings.decided_age,
-            None if current else self.directory,
+            0.0 if all_of_it else self.settings.in_doubt_age,
+            0.0 if all_of_it else self.settings.decided_age,
+            None if known else self.directory,
+        )
+        return SendToMember(life.node, endpoint, probe)
+
+    # --- replies, and what is in doubt ---------------------------------------------------------
+
+    def envelope(self, node: MemoryNodeId, requests: list[Request]) -> Requests:
+        """The batch that carries ``requests`` to a member of ``node``."""
+        entry = self.entry(node)
+        incarnation = 0 if entry is None else entry.incarnation
+        return Requests(
+            PROTOCOL_VERSION,
+            self.client,
+            incarnation,
+            0,
+            requests,
+            clock=self._clock,
+            node=node,
         )
 
-    def _recover(self, unsettled: Unsettled, now: float) -> list[SendTo]:
-        tid = unsettled.tid
-        if tid in self.recoveries or len(self.recoveries) >= RECOVERIES_MAX:
+    def on_replies(self, node: MemoryNodeId, batch: Replies, now: float) -> list[ManagerEffect]:
+        """Handle what a member of ``node`` says."""
+        entry = self.entry(node)
+        if entry is None:
             return []
-        recovery = self.recoveries[tid] = RecoveryCoordinator(tid, unsettled.participants)
-        recovery.asked_at = now
-        return recovery.outstanding()
+        self._clock = max(self._clock, batch.clock)
+        of_primary = batch.incarnation == entry.incarnation
+        effects: list[ManagerEffect] = []
+        for reply in batch.replies:
+            if isinstance(reply, ProbeReply):
+                effects += self._on_probe_reply(entry, reply, now, of_primary=of_primary)
+            elif of_primary and isinstance(reply, Resolved | CommitAck):
+                effects += self.recoveries.on_reply(node, reply)
+        return effects
 
-    def _end(self, recovery: RecoveryCoordinator) -> None:
-        if recovery.finished:
-            self.recovered += 1
-            del self.recoveries[recovery.tid]
-
-
-def _refusal(entry: MemoryNodeEntry | None, request: Register) -> str:
-    """Why this memory node may not serve; empty if it may."""
-    if entry is None or not entry.identity:
-        return ""
-    node = request.node
-    again = f"if its data is lost for good, accept that with `sinfonia recreate CLUSTER {node}`"
-    if request.identity != entry.identity:
-        return (
-            f"memory node {node} is known with another data directory (identity {entry.identity}, "
-            f"this one is {request.identity}); start it with that one, or {again}"
+    def _on_probe_reply(
+        self, entry: MemoryNodeEntry, reply: ProbeReply, now: float, *, of_primary: bool
+    ) -> list[SendTo]:
+        # A member of an older version does not say who it is; it knows no replicas either.
+        of_primary = of_primary and reply.identity in (entry.identity, "")
+        life = Life(entry.node, reply.identity, reply.starts)
+        self._detector.on_answer(
+            primary_life(entry) if of_primary else life,
+            last=reply.last,
+            directory_version=reply.directory_version,
+            now=now,
         )
-    if request.empty and request.incarnation > starts_of(entry.incarnation):
-        return f"memory node {node} ({request.mode}) has restarted without its data; {again}"
-    if request.incarnation < starts_of(entry.incarnation):
-        return f"memory node {node} has been started again since; this process is out of date"
-    return ""
+        if not of_primary:
+            return []
+        self.serving[entry.node] = reply.serving
+        self._unsettled[entry.node] = reply.unsettled
+        sends: list[SendTo] = []
+        if self.whole_system.awaits_report(entry.node):
+            for each in self.whole_system.on_report(entry.node, reply.unsettled):
+                sends += self.recoveries.on_all_voted(each, now)
+            return [*sends, *self._give_up_waiting(now)]
+        for each in reply.unsettled:
+            if not self.whole_system.waits(each.tid):
+                sends += self.recoveries.begin(each, now)
+        return sends
+
+    def _give_up_waiting(self, now: float) -> list[SendTo]:
+        """Ask about what cannot be settled in bulk."""
+
+        def is_up(node: MemoryNodeId) -> bool:
+            entry = self.entry(node)
+            return entry is None or self._detector.is_alive(primary_life(entry), now)
+
+        given_up = self.whole_system.give_up(is_up, now)
+        return [send for each in given_up for send in self.recoveries.begin(each, now)]
+
+    # --- status --------------------------------------------------------------------------------
+
+    def figures(self, now: float) -> dict[str, int | float | str]:
+        """For the status; ``pinned_by_nodeN``: how many tids wait for silent memory node N."""
+        figures: dict[str, int | float | str] = {
+            "leading": int(self.leading),
+            "leader": self.leader,
+            "cluster": self.directory.cluster,
+            "epoch": self.directory.epoch,
+            "directory_version": self.directory.version,
+            "memory_nodes": len(self.directory.nodes),
+            "recoveries": len(self.recoveries),
+            "recovered": self.recoveries.finished,
+            "fail_overs": self.fail_overs,
+            "reboots": self.reboots,
+            "whole_system_recoveries": self.whole_system.recoveries,
+            "settled_in_bulk": self.whole_system.settled,
+        }
+        if not self.standing_by:
+            figures["memory_nodes_serving"] = sum(self.serving.values())
+        for node, tids in sorted(self._pinned(now).items()):
+            figures[f"pinned_by_node{node}"] = tids
+        return figures
+
+    def _pinned(self, now: float) -> Counter[MemoryNodeId]:
+        silent = {
+            entry.node
+            for entry in self.directory.nodes
+            if self._detector.is_silent(primary_life(entry), now)
+        }
+        waiting = {
+            (node, each.tid)
+            for unsettled in self._unsettled.values()
+            for each in unsettled
+            for node in silent.intersection(each.participants)
+        }
+        return Counter(node for node, _ in waiting)
 
 
-def _incarnation(entry: MemoryNodeEntry | None, request: Register) -> int:
-    if entry is None:
-        return request.incarnation
-    directories = entry.incarnation >> STARTS_BITS
-    if not entry.identity:
-        directories += 1
-    return directories << STARTS_BITS | request.incarnation
+def _members(directory: Directory) -> list[tuple[Life, str]]:
+    """All that can be probed, and where: members with an identity."""
+    found: list[tuple[Life, str]] = []
+    for entry in directory.nodes:
+        found.append((primary_life(entry), entry.endpoint))
+        found += [
+            (Life(entry.node, member.identity, member.starts), member.endpoint)
+            for member in entry.replicas
+        ]
+    return [(life, endpoint) for life, endpoint in found if life.identity]

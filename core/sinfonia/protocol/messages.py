@@ -11,12 +11,39 @@ have defaults.
 """
 
 from enum import IntEnum
-from typing import Annotated
 
 import msgspec
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import CompareItem, ReadItem, WriteItem
+from sinfonia.protocol.identifiers import Counter, Tid, Uint64
+from sinfonia.protocol.management_messages import (
+    Changed,
+    Directory,
+    HandOver,
+    MemoryNodeEntry,
+    NotLeading,
+    Reconfigure,
+    Reconfigured,
+    Recreate,
+    Recreated,
+    Register,
+    Registered,
+    RemoveReplica,
+    WantReplicas,
+)
+from sinfonia.protocol.replication_messages import (
+    Append,
+    Appended,
+    GetImage,
+    GetLog,
+    GetPages,
+    ImageBegun,
+    Join,
+    Joined,
+    LogPart,
+    Pages,
+)
 
 # Changes when an old peer could misread a new message.
 PROTOCOL_VERSION = 1
@@ -24,29 +51,8 @@ PROTOCOL_VERSION = 1
 # What ``Replies.node`` says if it is the manager that speaks.
 MANAGER = -1
 
-Counter = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-Uint64 = Annotated[int, msgspec.Meta(ge=0)]  # MessagePack has nothing larger than 2**64 - 1
-
-
-# The low half of an incarnation counts the starts of one data directory, the high half the data
-# directories that have been this memory node; so it grows whatever happens.
-STARTS_BITS = 32
-
-
-def starts_of(incarnation: int) -> int:
-    """How often the data directory was started by then."""
-    return incarnation & (1 << STARTS_BITS) - 1
-
-
-class Tid(msgspec.Struct, array_like=True, frozen=True, gc=False, order=True):
-    """Identity of a minitransaction attempt: unique for ever, aged by ``epoch``."""
-
-    epoch: Counter
-    client: Uint64
-    counter: Counter
-
-    def __str__(self) -> str:
-        return f"{self.epoch}.{self.client:016x}.{self.counter}"
+# ``Requests.node`` of questions that any process may answer.
+ANY_NODE = -1
 
 
 class Vote(IntEnum):
@@ -123,7 +129,7 @@ class Probe(msgspec.Struct, array_like=True, tag=6, frozen=True, gc=False):
     epoch: Counter
     in_doubt_age: float
     decided_age: float
-    directory: "Directory | None" = None
+    directory: Directory | None = None
 
 
 class GetDirectory(msgspec.Struct, array_like=True, tag=7, frozen=True, gc=False):
@@ -132,24 +138,6 @@ class GetDirectory(msgspec.Struct, array_like=True, tag=7, frozen=True, gc=False
 
 class GetStatus(msgspec.Struct, array_like=True, tag=8, frozen=True, gc=False):
     """How are you?"""
-
-
-class Register(msgspec.Struct, array_like=True, tag=20, frozen=True, gc=False):
-    """A memory node reports its start (the paper's reboot notification, section 4.6)."""
-
-    node: MemoryNodeId
-    endpoint: str
-    capacity: int
-    mode: str
-    identity: str
-    incarnation: Uint64
-    empty: bool  # it holds nothing from a former life
-
-
-class Recreate(msgspec.Struct, array_like=True, tag=22, frozen=True, gc=False):
-    """An operator accepts that what this memory node held is lost; its next start is a new life."""
-
-    node: MemoryNodeId
 
 
 Request = (
@@ -163,6 +151,15 @@ Request = (
     | GetStatus
     | Register
     | Recreate
+    | Reconfigure
+    | WantReplicas
+    | RemoveReplica
+    | HandOver
+    | Join
+    | Appended
+    | GetImage
+    | GetPages
+    | GetLog
 )
 
 
@@ -170,6 +167,8 @@ class Requests(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A batch from one client to one memory node, or to the manager (``incarnation`` 0).
 
     ``detached`` is the codec's: (request, write item) of each payload that has its own frame.
+    ``clock`` is the highest that any memory node has told this client; see records.Stamp.
+    ``node``: which memory node is meant, whoever is at its endpoint now.
     """
 
     version: int
@@ -178,6 +177,8 @@ class Requests(msgspec.Struct, array_like=True, frozen=True, gc=False):
     floor: Counter
     requests: list[Request]
     detached: list[tuple[int, int]] = []
+    clock: Counter = 0
+    node: int = ANY_NODE
 
 
 # --- replies -----------------------------------------------------------------------------------
@@ -218,6 +219,12 @@ class NotServing(msgspec.Struct, array_like=True, tag=5, frozen=True, gc=False):
     """Nothing of the batch was executed: the memory node is still coming back; try again soon."""
 
 
+class WrongConfig(msgspec.Struct, array_like=True, tag=9, frozen=True, gc=False):
+    """Nothing of the batch was executed: another member is the primary, as far as is known here."""
+
+    entry: MemoryNodeEntry
+
+
 class Unsettled(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A tid whose participants do not all know its outcome, as far as this one knows."""
 
@@ -226,32 +233,20 @@ class Unsettled(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class ProbeReply(msgspec.Struct, array_like=True, tag=6, frozen=True, gc=False):
-    """What a memory node found older than the ages asked for; at most PROBE_TIDS_MAX of them."""
+    """What a memory node found older than the ages asked for; at most PROBE_TIDS_MAX of them.
+
+    What it says to be in doubt is an OK vote that cannot be lost: it is stable at every in-sync
+    member.  ``identity``, ``starts``: which member speaks, in which life.  ``last``: the last
+    record that is stable there.
+    """
 
     node: MemoryNodeId
     unsettled: list[Unsettled]
     serving: bool
     directory_version: Counter
-
-
-class MemoryNodeEntry(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One memory node in the directory.  ``incarnation`` 0: it has not registered yet."""
-
-    node: MemoryNodeId
-    endpoint: str
-    capacity: int
-    mode: str
-    identity: str
-    incarnation: Uint64
-
-
-class Directory(msgspec.Struct, array_like=True, tag=7, frozen=True, gc=False):
-    """The map from memory-node id to where it is (section 4.11)."""
-
-    version: Counter
-    epoch: Counter
-    cluster: str
-    nodes: list[MemoryNodeEntry]
+    identity: str = ""
+    starts: Counter = 0
+    last: Counter = 0
 
 
 class Status(msgspec.Struct, array_like=True, tag=8, frozen=True, gc=False):
@@ -262,32 +257,26 @@ class Status(msgspec.Struct, array_like=True, tag=8, frozen=True, gc=False):
     figures: dict[str, int | float | str]
 
 
-class Registered(msgspec.Struct, array_like=True, tag=21, frozen=True, gc=False):
-    """Welcome, in the life ``incarnation``; or why the memory node may not serve."""
-
-    incarnation: Uint64
-    epoch: Counter
-    directory: Directory
-    refusal: str = ""
-
-
-class Recreated(msgspec.Struct, array_like=True, tag=23, frozen=True, gc=False):
-    """The answer to Recreate; ``refusal`` is empty if it was done."""
-
-    refusal: str = ""
-
-
 Reply = (
     Voted
     | CommitAck
     | Resolved
     | WrongIncarnation
     | NotServing
+    | WrongConfig
     | ProbeReply
     | Directory
     | Status
     | Registered
     | Recreated
+    | Reconfigured
+    | Changed
+    | NotLeading
+    | Joined
+    | Append
+    | ImageBegun
+    | Pages
+    | LogPart
 )
 
 
@@ -295,7 +284,7 @@ class Replies(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A batch from one memory node, or the MANAGER, to one client.
 
     ``epoch`` is piggybacked (section 4.7); ``detached`` is the codec's: (reply, read item) of each
-    payload that has its own frame.
+    payload that has its own frame.  ``clock``: what is answered here is stamped no later.
     """
 
     version: int
@@ -304,3 +293,4 @@ class Replies(msgspec.Struct, array_like=True, frozen=True, gc=False):
     epoch: Counter
     replies: list[Reply]
     detached: list[tuple[int, int]] = []
+    clock: Counter = 0

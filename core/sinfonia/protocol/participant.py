@@ -34,6 +34,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import BYTES_MAX, ITEMS_MAX, WriteItem
 from sinfonia.protocol import records
 from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable
+from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lists import (
     DECIDED_MAX,
     IN_DOUBT_MAX,
@@ -44,11 +45,11 @@ from sinfonia.protocol.lists import (
     ok_vote,
 )
 from sinfonia.protocol.locks import RangeLocks, lock_ranges
+from sinfonia.protocol.management_messages import Directory
 from sinfonia.protocol.messages import (
     Answer,
     Commit,
     CommitAck,
-    Directory,
     ExecCommit,
     ExecPrepare,
     Forget,
@@ -63,7 +64,6 @@ from sinfonia.protocol.messages import (
     Resolve,
     Resolved,
     Status,
-    Tid,
     Vote,
     Voted,
     WrongIncarnation,
@@ -102,7 +102,9 @@ class Participant:
         logged: bool,
         read_lease: float,
         status: Callable[[], Status],
+        on_probe: Callable[[Probe], None] | None = None,
     ) -> None:
+        """``on_probe``: who sees to probes, calling ``answer_probe`` when the votes are stable."""
         self.node = node
         self.incarnation = incarnation
         self.memory = memory
@@ -110,6 +112,9 @@ class Participant:
         self.read_lease = read_lease
         self.serving = False
         self.epoch = 0
+        # The last Stamp in the log, and whether anything may follow that has none.
+        self.stamped = 0
+        self.unstamped = False
         self.sessions = Sessions()
         self.locks = RangeLocks()
         self.in_doubt: dict[Tid, InDoubt] = {}
@@ -119,6 +124,7 @@ class Participant:
         self.duplicates = 0
         self.directory: Directory | None = None
         self._status = status
+        self._see_to_probe = on_probe
         self._capacity = memory.capacity
         self._bytes = memory.memory
         self._now = 0.0
@@ -172,7 +178,10 @@ class Participant:
             self._on_forget(request, effects)
             return ()
         if isinstance(request, Probe):
-            return [self._on_probe(request, effects)]
+            if self._see_to_probe is None:
+                return [self.answer_probe(request, effects)]
+            self._see_to_probe(request)
+            return ()
         if isinstance(request, GetStatus):
             return [self._status()]
         if isinstance(request, GetDirectory):
@@ -324,23 +333,32 @@ class Participant:
         if known and self.logged:
             effects.append(LogLazily(records.Forgotten(known)))
 
-    def _on_probe(self, request: Probe, effects: list[Effect]) -> Reply:
+    def answer_probe(
+        self, request: Probe, effects: list[Effect], *, stable_before: float = math.inf
+    ) -> ProbeReply:
+        """What is unsettled here, of what was voted on before ``stable_before``: a manager may take
+        what is said to be in doubt for OK votes, and so they must be stable, wherever they have to
+        be."""
         if request.epoch > self.epoch:
-            self._advance_epoch(request.epoch)
+            # A step at a time: one message that is wrong does not make everybody's tids stale.
+            self._advance_epoch(self.epoch + 1)
             if self.logged:
-                effects.append(LogLazily(records.EpochAdvanced(request.epoch)))
+                effects.append(LogLazily(records.EpochAdvanced(self.epoch)))
         unsettled = [
             entry.unsettled
             for entry in self.in_doubt.values()
-            if self._now - entry.since >= request.in_doubt_age
+            if self._now - entry.since >= request.in_doubt_age and entry.since < stable_before
         ]
         unsettled += [
             entry.unsettled
             for entry in self.decided.values()
             if self._now - entry.since >= request.decided_age
         ]
-        if request.directory is not None:
-            self.directory = request.directory
+        directory = request.directory
+        if directory is not None and (
+            self.directory is None or directory.version > self.directory.version
+        ):
+            self.directory = directory
         version = 0 if self.directory is None else self.directory.version
         return ProbeReply(self.node, unsettled[:PROBE_TIDS_MAX], self.serving, version)
 
@@ -453,6 +471,8 @@ class Participant:
     def restore(self, state: records.ParticipantState) -> None:
         """Take over what a checkpoint kept; memory was filled from the same checkpoint."""
         self.epoch = state.epoch
+        self.stamped = state.stamped
+        self.unstamped = state.stamped > 0
         self.sessions.restore(state.sessions)
         for prepared in state.in_doubt:
             self._replay_prepared(prepared)
@@ -461,6 +481,7 @@ class Participant:
 
     def replay(self, record: records.Record) -> None:
         """Redo one record of the log, in log order (section 4.5)."""
+        self.unstamped = True
         if isinstance(record, records.OnePhase):
             session = self._replay_session(record.client, record.epoch, record.floor)
             session.outcomes[record.counter] = Voted(record.counter, OK, record.reads)
@@ -477,8 +498,11 @@ class Participant:
             self.sessions.force_abort(record.tid)
         elif isinstance(record, records.Forgotten):
             self._forget(record.tids)
-        else:
+        elif isinstance(record, records.EpochAdvanced):
             self._advance_epoch(record.epoch)
+        elif isinstance(record, records.Stamp):
+            self.stamped = record.clock
+            self.unstamped = False
 
     def _replay_session(self, client: int, epoch: int, floor: int) -> Session:
         session = self.sessions.of(client, epoch)
@@ -504,6 +528,7 @@ class Participant:
                 records.DecidedState(entry.tid, entry.participants, entry.voted)
                 for entry in self.decided.values()
             ],
+            stamped=self.stamped,
         )
 
     def check_invariants(self) -> None:

@@ -8,11 +8,14 @@ made: replay forgets what the client had already finished with.
 and must get the same answer, and by then the bytes may have changed.
 """
 
+import struct
+
 import msgspec
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import WriteItem
-from sinfonia.protocol.messages import Counter, Tid, Uint64, Voted
+from sinfonia.protocol.identifiers import Counter, Seq, Tid, Uint64
+from sinfonia.protocol.messages import Voted
 
 
 class LockRange(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -71,7 +74,58 @@ class EpochAdvanced(msgspec.Struct, array_like=True, tag=6, frozen=True, gc=Fals
     epoch: Counter
 
 
-Record = OnePhase | Prepared | Decided | ForcedAbort | Forgotten | EpochAdvanced
+class Stamp(msgspec.Struct, array_like=True, tag=7, frozen=True, gc=False):
+    """Everything logged before this happened at ``clock`` or earlier.
+
+    A hybrid logical clock, in microseconds since 1970: the primary's wall clock, but later than any
+    stamp of which its clients knew.  So what was caused by a minitransaction, at whichever memory
+    node, is stamped later than it; and the logs of all, each cut after its last stamp up to one
+    moment, are as they could have been found after a crash of everything.
+    """
+
+    clock: Counter
+
+
+Record = OnePhase | Prepared | Decided | ForcedAbort | Forgotten | EpochAdvanced | Stamp
+
+
+class Batch(msgspec.Struct, frozen=True, gc=False):
+    """``count`` records, ``first`` and following; ``body`` is their encodings end to end."""
+
+    first: Seq
+    count: int
+    body: bytes
+
+    @property
+    def last(self) -> Seq:
+        return self.first + self.count - 1
+
+
+# MessagePack's array with a length of 32 bits: what a body lacks to be an array.
+_ARRAY32 = struct.Struct(">BI")
+_ARRAY32_TAG = 0xDD
+ARRAY_HEADER_BYTES = _ARRAY32.size
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[Record])
+
+
+def array_header(count: int) -> bytes:
+    """What makes a body of ``count`` records a MessagePack array."""
+    return _ARRAY32.pack(_ARRAY32_TAG, count)
+
+
+def encode_body(records: list[Record]) -> bytes:
+    """The encodings of ``records``, one after another."""
+    # As an array, and then without its header, of which MessagePack has three sizes: one call is
+    # faster than one for each record.
+    header = 1 if len(records) < 16 else 3 if len(records) < 65_536 else 5
+    return _encoder.encode(records)[header:]
+
+
+def decode_body(body: bytes, count: int) -> list[Record]:
+    """The inverse of ``encode_body``.  Raises msgspec.DecodeError."""
+    return _decoder.decode(array_header(count) + body)
 
 
 class SessionState(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -98,3 +152,4 @@ class ParticipantState(msgspec.Struct, array_like=True, frozen=True, gc=False):
     sessions: list[SessionState] = []
     in_doubt: list[Prepared] = []
     decided: list[DecidedState] = []
+    stamped: Counter = 0  # no record up to there is stamped later than this

@@ -7,14 +7,29 @@ else somebody's promise makes sure that it never will.
 
 So it is safe at any time, beside the original coordinator, beside other recovery coordinators, and
 if it dies half-way: whatever it learned, the next one learns again.
+
+A vote is for ever.  So whoever has learned, in whatever way, that every participant voted OK need
+not ask anybody: the minitransaction has committed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol.effects import SendTo
-from sinfonia.protocol.messages import Answer, Commit, Forget, Resolve, Tid
+from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.messages import (
+    Answer,
+    Commit,
+    CommitAck,
+    Forget,
+    Resolve,
+    Resolved,
+    Unsettled,
+)
+
+# Recoveries under way at one manager; what is beyond waits for a later probe.
+RECOVERIES_MAX = 16 * 1024
 
 
 class Outcome(Enum):
@@ -72,6 +87,14 @@ class RecoveryCoordinator:
         self._unacknowledged = set(self.participants)
         return self.outstanding()
 
+    def on_all_voted(self) -> list[SendTo]:
+        """Every participant is known to have voted OK."""
+        if self.outcome is not None:
+            return []
+        self.outcome = Outcome.COMMITTED
+        self._unacknowledged = set(self.participants)
+        return self.outstanding()
+
     def on_acknowledged(self, node: MemoryNodeId) -> list[SendTo]:
         """The outcome is stable at ``node``; once it is everywhere, nobody will ask again."""
         if node not in self._unacknowledged:
@@ -96,3 +119,60 @@ class RecoveryCoordinator:
 
     def _commit(self) -> Commit:
         return Commit(self.tid, self.outcome is Outcome.COMMITTED)
+
+
+class Recoveries:
+    """The recovery coordinators that are at work at one manager, at most RECOVERIES_MAX."""
+
+    def __init__(self) -> None:
+        self.finished = 0
+        self._open: dict[Tid, RecoveryCoordinator] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Tid]:
+        return iter(self._open)
+
+    def begin(self, unsettled: Unsettled, now: float) -> list[SendTo]:
+        """Settle a tid by asking its participants, unless that is being done."""
+        if unsettled.tid in self._open:
+            return []
+        recovery = self._coordinator(unsettled, now)
+        return [] if recovery is None else recovery.outstanding()
+
+    def on_all_voted(self, unsettled: Unsettled, now: float) -> list[SendTo]:
+        """Settle a tid on which every participant is known to have voted OK."""
+        recovery = self._coordinator(unsettled, now)
+        return [] if recovery is None else recovery.on_all_voted()
+
+    def on_reply(self, node: MemoryNodeId, reply: Resolved | CommitAck) -> list[SendTo]:
+        """A participant has answered."""
+        recovery = self._open.get(reply.tid)
+        if recovery is None:
+            return []
+        if isinstance(reply, Resolved):
+            sends = recovery.on_answer(node, reply.answer)
+        else:
+            sends = recovery.on_acknowledged(node)
+        if recovery.finished:
+            self.finished += 1
+            del self._open[reply.tid]
+        return sends
+
+    def ask_again(self, now: float, *, after: float) -> list[SendTo]:
+        """What has had no answer for ``after`` seconds."""
+        sends: list[SendTo] = []
+        for recovery in self._open.values():
+            if now - recovery.asked_at >= after:
+                recovery.asked_at = now
+                sends += recovery.outstanding()
+        return sends
+
+    def _coordinator(self, unsettled: Unsettled, now: float) -> RecoveryCoordinator | None:
+        tid = unsettled.tid
+        recovery = self._open.get(tid)
+        if recovery is None and len(self._open) < RECOVERIES_MAX:
+            recovery = self._open[tid] = RecoveryCoordinator(tid, unsettled.participants)
+            recovery.asked_at = now
+        return recovery

@@ -19,7 +19,8 @@ old are voted BAD_EPOCH whether or not they are remembered.
 
 from collections.abc import Iterator
 
-from sinfonia.protocol.messages import Tid, Vote, Voted
+from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.messages import Vote, Voted
 from sinfonia.protocol.records import SessionState
 
 # A client has at most this many minitransactions in flight at one memory node; what is beyond it

@@ -1,0 +1,50 @@
+"""Who met a busy lock comes back after a random and growing delay, and never after its deadline.
+
+The randomness comes from outside, so that a seed replays it.
+"""
+
+import heapq
+from collections.abc import Iterator
+from itertools import count
+from typing import Protocol
+
+from sinfonia.protocol.attempts import Call
+
+# First and longest delay before a busy lock is tried again; doubled each time, and then a random
+# part of it taken.  The first is about one round trip on a local network.
+BACKOFF_FIRST = 0.0004
+BACKOFF_MAX = 0.1
+
+
+class Random(Protocol):
+    """The part of random.Random that a coordinator needs."""
+
+    def random(self) -> float: ...
+
+
+class Backoff:
+    """Calls that wait for their next attempt; ``first_at`` needs at least one."""
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._calls: list[tuple[float, int, Call]] = []
+        self._order = count()
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    @property
+    def first_at(self) -> float:
+        """When the first of them is due."""
+        return self._calls[0][0]
+
+    def add(self, call: Call, now: float) -> None:
+        """``call`` waits from ``now`` on."""
+        longest = min(BACKOFF_MAX, BACKOFF_FIRST * 2 ** min(call.attempts, 16))
+        at = min(now + longest * self._rng.random(), call.deadline)
+        heapq.heappush(self._calls, (at, next(self._order), call))
+
+    def due(self, now: float) -> Iterator[Call]:
+        """Those that have waited long enough."""
+        while self._calls and self._calls[0][0] <= now:
+            yield heapq.heappop(self._calls)[2]

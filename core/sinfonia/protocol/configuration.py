@@ -1,0 +1,353 @@
+"""Who holds a memory node: what each request makes of its configuration, or why it is refused.
+
+Every function takes an entry of the directory and returns the entry that follows, the same one if
+there is nothing to change, or a Refusal that says what to do.  They know no time and remember
+nothing; who is alive comes in as ``alive``: identities, the one with the longest log first.
+
+The law: who is in sync holds everything that was ever acknowledged.  So only an in-sync replica
+becomes primary; nobody becomes in-sync but by the primary's word, in the life that is current; and
+a member that lost its data is no longer in sync.  Each change has a config epoch of its own, and
+each primary that begins an incarnation of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from sinfonia.protocol.management_messages import (
+    HandOver,
+    Member,
+    MemoryNodeEntry,
+    Reconfigure,
+    Register,
+    RemoveReplica,
+    WantReplicas,
+)
+
+# What a mode that keeps replicas is called by.
+REPLICATED_SUFFIX = "-REPL"
+
+# Each replica costs the primary a copy of its log stream; more than a handful is surely a slip.
+REPLICAS_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why something is not done, and what to do instead."""
+
+    reason: str
+
+
+Change = MemoryNodeEntry | Refusal
+
+
+def keeps_replicas(mode: str) -> bool:
+    """Whether memory nodes of ``mode`` may have replicas."""
+    return mode.endswith(REPLICATED_SUFFIX)
+
+
+def replica(entry: MemoryNodeEntry, *, identity: str = "", endpoint: str = "") -> Member | None:
+    """The replica with this identity, or the one at this endpoint."""
+    for member in entry.replicas:
+        if (identity and member.identity == identity) or (endpoint and member.endpoint == endpoint):
+            return member
+    return None
+
+
+def best_in_sync(entry: MemoryNodeEntry, alive: Sequence[str]) -> str | None:
+    """Which replica should be primary if the present one cannot; None if none that is alive may."""
+    in_sync = entry.in_sync
+    return next((identity for identity in alive if identity in in_sync), None)
+
+
+# --- members that register -----------------------------------------------------------------------
+
+
+def on_register(entry: MemoryNodeEntry | None, request: Register, alive: Sequence[str]) -> Change:
+    """A member has started, or asks again because it has not heard the answer."""
+    if entry is None:
+        return _first(request)
+    if not entry.identity:
+        return _refounded(entry, request)
+    for word, mine, known in (
+        ("mode", request.mode, entry.mode),
+        ("capacity", request.capacity, entry.capacity),
+    ):
+        if mine != known:
+            return Refusal(
+                f"memory node {entry.node} has {word} {known}, not {mine}; start all its members "
+                f"with {word} {known}"
+            )
+    if request.identity == entry.identity:
+        return _primary_again(entry, request, alive)
+    known_replica = replica(entry, identity=request.identity)
+    if known_replica is not None:
+        return _replica_again(entry, known_replica, request)
+    return _stranger(entry, request, alive)
+
+
+def _first(request: Register) -> Change:
+    """Nobody has ever been this memory node."""
+    if request.replicas and not keeps_replicas(request.mode):
+        return Refusal(_no_replicas_in(request.mode))
+    if request.replicas > REPLICAS_MAX:
+        return Refusal(_too_many(request.replicas))
+    return MemoryNodeEntry(
+        request.node,
+        request.endpoint,
+        request.capacity,
+        request.mode,
+        request.identity,
+        incarnation=request.lived + 1,
+        starts=request.starts,
+        config_epoch=1,
+        wanted=request.replicas,
+    )
+
+
+def _refounded(entry: MemoryNodeEntry, request: Register) -> MemoryNodeEntry:
+    """An operator has given up what there was: it begins anew, and no old copy counts."""
+    others = [
+        replace(member, in_sync=False)
+        for member in entry.replicas
+        if request.identity != member.identity and request.endpoint != member.endpoint
+    ]
+    return replace(
+        entry,
+        endpoint=request.endpoint,
+        capacity=request.capacity,
+        mode=request.mode,
+        identity=request.identity,
+        incarnation=max(entry.incarnation, request.lived) + 1,
+        starts=request.starts,
+        config_epoch=entry.config_epoch + 1,
+        replicas=others,
+    )
+
+
+def _primary_again(entry: MemoryNodeEntry, request: Register, alive: Sequence[str]) -> Change:
+    """The primary of the last configuration."""
+    if request.starts == entry.starts:
+        return entry
+    if request.starts < entry.starts:
+        return _out_of_date(entry)
+    if not request.empty:
+        return replace(
+            entry,
+            endpoint=request.endpoint,
+            starts=request.starts,
+            incarnation=entry.incarnation + 1,
+            config_epoch=entry.config_epoch + 1,
+        )
+    # An in-sync replica that is away has the data all the same: the memory node waits for it.
+    heir = best_in_sync(entry, [*alive, *entry.in_sync])
+    if heir is None:
+        return Refusal(
+            f"memory node {entry.node} ({entry.mode}) has restarted without its data; "
+            f"{_accept_the_loss(entry)}"
+        )
+    return promoted(entry, heir, former=_newcomer(request))
+
+
+def _replica_again(entry: MemoryNodeEntry, known: Member, request: Register) -> Change:
+    """One of the replicas."""
+    if request.starts == known.starts:
+        if not request.resigns:
+            return entry
+        # Always a new epoch: what was asked in the one before comes to nothing.
+        resigned = replace(known, in_sync=False)
+        return _changed(entry, [resigned if each is known else each for each in entry.replicas])
+    if request.starts < known.starts:
+        return _out_of_date(entry)
+    # What it holds may be less than what it held.
+    now = replace(_newcomer(request), in_sync=known.in_sync and not request.empty)
+    return _changed(entry, [now if member is known else member for member in entry.replicas])
+
+
+def _stranger(entry: MemoryNodeEntry, request: Register, alive: Sequence[str]) -> Change:
+    """A data directory that was never a member, or is none any more."""
+    newcomer = _newcomer(request)
+    replaced = replica(entry, endpoint=request.endpoint)
+    if replaced is not None:
+        return _changed(
+            entry, [newcomer if member is replaced else member for member in entry.replicas]
+        )
+    if request.endpoint == entry.endpoint and entry.in_sync:
+        heir = best_in_sync(entry, alive)
+        if heir is None:
+            return Refusal(
+                f"memory node {entry.node} is known with another data directory (identity "
+                f"{entry.identity}, this one is {request.identity}), and no in-sync replica is up "
+                "to take over; start one of them first, or this one with its old data directory"
+            )
+        return promoted(entry, heir, former=newcomer)
+    if keeps_replicas(entry.mode) and request.endpoint != entry.endpoint:
+        if len(entry.replicas) < entry.wanted:
+            return _changed(entry, [*entry.replicas, newcomer])
+        return Refusal(
+            f"memory node {entry.node} has the {entry.wanted} replicas that are wanted; want more "
+            f"with `sinfonia replica add CLUSTER {entry.node}`, or remove one first"
+        )
+    return Refusal(
+        f"memory node {entry.node} is known with another data directory (identity "
+        f"{entry.identity}, this one is {request.identity}); start it with that one, or "
+        f"{_accept_the_loss(entry)}"
+    )
+
+
+# --- another primary -----------------------------------------------------------------------------
+
+
+def promoted(
+    entry: MemoryNodeEntry, identity: str, *, former: Member | None = None
+) -> MemoryNodeEntry:
+    """The in-sync replica ``identity`` becomes primary; who was becomes a replica, out of sync.
+
+    ``former`` describes the old primary, if its life is not the one in the entry.
+    """
+    heir = replica(entry, identity=identity)
+    assert heir is not None, "the heir is a replica"
+    assert heir.in_sync, "the heir holds everything"
+    if former is None:
+        former = Member(entry.identity, entry.endpoint, entry.starts, in_sync=False)
+    others = [member for member in entry.replicas if member is not heir]
+    return replace(
+        entry,
+        endpoint=heir.endpoint,
+        identity=heir.identity,
+        starts=heir.starts,
+        incarnation=entry.incarnation + 1,
+        config_epoch=entry.config_epoch + 1,
+        replicas=[*others, former],
+    )
+
+
+def on_hand_over(entry: MemoryNodeEntry, request: HandOver, alive: Sequence[str]) -> Change:
+    """An operator moves the part of primary to an in-sync replica."""
+    if request.endpoint == entry.endpoint:
+        return entry
+    heir = replica(entry, endpoint=request.endpoint)
+    if heir is None:
+        return Refusal(_no_such_replica(entry, request.endpoint))
+    if not heir.in_sync:
+        return Refusal(
+            f"the replica of memory node {entry.node} at {heir.endpoint} is not in sync; wait "
+            "until `sinfonia status` says that it is"
+        )
+    if heir.identity not in alive:
+        return Refusal(
+            f"the replica of memory node {entry.node} at {heir.endpoint} does not answer; start it "
+            "first"
+        )
+    return promoted(entry, heir.identity)
+
+
+# --- the set of replicas -------------------------------------------------------------------------
+
+
+def on_reconfigure(entry: MemoryNodeEntry, request: Reconfigure) -> Change:
+    """The primary says who is in sync; that counts if it knows the present configuration."""
+    if (request.incarnation, request.config_epoch) != (entry.incarnation, entry.config_epoch):
+        return Refusal("the configuration has changed meanwhile")
+    in_sync = set(request.in_sync)
+    if not in_sync <= {member.identity for member in entry.replicas}:
+        return Refusal("somebody in it is no replica")
+    # A new epoch even if nothing changes: what was asked in this one before comes to nothing.
+    return _changed(
+        entry,
+        [replace(member, in_sync=member.identity in in_sync) for member in entry.replicas],
+    )
+
+
+def on_want_replicas(entry: MemoryNodeEntry, request: WantReplicas) -> Change:
+    """An operator wants more replicas, or no more to come."""
+    if request.wanted == entry.wanted:
+        return entry
+    if not keeps_replicas(entry.mode):
+        return Refusal(_no_replicas_in(entry.mode))
+    if request.wanted > REPLICAS_MAX:
+        return Refusal(_too_many(request.wanted))
+    if request.wanted < len(entry.replicas):
+        return Refusal(
+            f"memory node {entry.node} has {len(entry.replicas)} replicas; say which to give up "
+            f"with `sinfonia replica remove CLUSTER {entry.node} ENDPOINT`"
+        )
+    return replace(entry, wanted=request.wanted, config_epoch=entry.config_epoch + 1)
+
+
+def on_remove_replica(entry: MemoryNodeEntry, request: RemoveReplica) -> Change:
+    """An operator wants one replica less."""
+    if request.endpoint == entry.endpoint:
+        return Refusal(
+            f"{entry.endpoint} is the primary of memory node {entry.node}; make another member "
+            f"primary first, with `sinfonia replica promote CLUSTER {entry.node} ENDPOINT`"
+        )
+    removed = replica(entry, endpoint=request.endpoint)
+    if removed is None:
+        return entry
+    if removed.in_sync and len(entry.in_sync) == 1 and not request.force:
+        return Refusal(
+            f"the replica at {removed.endpoint} is the only one of memory node {entry.node} that "
+            "is in sync; wait for another one, or accept with --force that the primary alone holds "
+            "the data"
+        )
+    others = [member for member in entry.replicas if member is not removed]
+    wanted = max(entry.wanted - 1, len(others))
+    return replace(_changed(entry, others), wanted=wanted)
+
+
+def on_recreate(entry: MemoryNodeEntry, *, primary_is_up: bool) -> Change:
+    """An operator gives up what the memory node held; whoever registers next is it."""
+    if not entry.identity:
+        return entry
+    if primary_is_up:
+        return Refusal(
+            f"memory node {entry.node} is up at {entry.endpoint} and holds its data; if it shall "
+            "begin anew all the same, stop it and move its data directory away first"
+        )
+    if entry.in_sync:
+        member = next(member for member in entry.replicas if member.in_sync)
+        return Refusal(
+            f"the replica of memory node {entry.node} at {member.endpoint} holds the data; start "
+            "it, and it becomes primary if the present one is away; if it is lost, too, say so "
+            f"with `sinfonia replica remove --force CLUSTER {entry.node} {member.endpoint}` first"
+        )
+    return replace(entry, identity="", starts=0, config_epoch=entry.config_epoch + 1)
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def _newcomer(request: Register) -> Member:
+    return Member(request.identity, request.endpoint, request.starts, in_sync=False)
+
+
+def _changed(entry: MemoryNodeEntry, replicas: list[Member]) -> MemoryNodeEntry:
+    return replace(entry, replicas=replicas, config_epoch=entry.config_epoch + 1)
+
+
+def _out_of_date(entry: MemoryNodeEntry) -> Refusal:
+    return Refusal(
+        f"this member of memory node {entry.node} has been started again since; this process is "
+        "out of date"
+    )
+
+
+def _accept_the_loss(entry: MemoryNodeEntry) -> str:
+    return (
+        f"if its data is lost for good, accept that with `sinfonia recreate CLUSTER {entry.node}`"
+    )
+
+
+def _no_such_replica(entry: MemoryNodeEntry, endpoint: str) -> str:
+    known = ", ".join(member.endpoint for member in entry.replicas) or "none"
+    return f"memory node {entry.node} has no replica at {endpoint}; its replicas: {known}"
+
+
+def _no_replicas_in(mode: str) -> str:
+    return f"mode {mode} keeps no replicas; modes RAM-REPL, LOG-REPL and NVRAM-REPL do"
+
+
+def _too_many(wanted: int) -> str:
+    return f"{wanted} replicas are more than the {REPLICAS_MAX} that a memory node may have"

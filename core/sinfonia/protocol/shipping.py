@@ -1,0 +1,388 @@
+"""The primary's half of replication: nothing is answered before every in-sync replica has it.
+
+A reply may leave when, for each replica that is in sync or about to be,
+
+- the replica has acknowledged every record that the reply rests on; and
+- the replica did not agree to another primary before the reply was computed.  It proves that by
+  answering something that was sent afterwards, or by its *lease*: a replica that acknowledges
+  promises to serve nobody for a while.  The while is counted here from the sending and there from
+  the receipt, each on its own clock, with a margin for clocks that run unevenly.
+
+So a primary that was replaced, and does not know, answers nobody: not writes, which no replica
+acknowledges any more, nor reads, once its leases have run out.
+
+Who is in sync is the configuration's to say, and it is changed by compare-and-swap only.  A replica
+is asked for (``joining``) before it is counted: from then on replies wait for it, and only when it
+has all that was ever acknowledged the configuration is asked to say so.  From the moment of asking
+it may be made primary at any time, so it is waited for until a later configuration says otherwise.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from sinfonia.protocol.identifiers import Seq
+from sinfonia.protocol.management_messages import MemoryNodeEntry, Reconfigure
+from sinfonia.protocol.messages import Reply
+from sinfonia.protocol.records import Batch
+from sinfonia.protocol.replication import ReplicationTimes, common_prefix
+from sinfonia.protocol.replication_messages import Append, Appended, Join, Joined, Life
+
+# Recent batches kept in memory to be sent again; who needs older ones pulls them from the log.
+WINDOW_BYTES_MAX = 32 * 1024 * 1024
+
+# What may be under way to one replica without being acknowledged.
+AHEAD_BYTES_MAX = 8 * 1024 * 1024
+
+# A replica is waited for only once so little is missing that nobody notices.
+JOIN_WITHIN_BYTES = 256 * 1024
+
+# What was not acknowledged by then is sent again.  Twice a slow fsync.
+RESEND_AFTER = 0.1
+
+# How often an unanswered wish for another configuration is repeated.
+ASK_AGAIN = 0.1
+
+# A replica that answers but gets nowhere is given this many times ``drop_after``.
+STUCK_FACTOR = 3
+
+ToReplica = tuple[bytes, Reply]
+
+
+class Peer:
+    """What the primary knows of one replica; times are the primary's monotonic seconds."""
+
+    __slots__ = (
+        "acked",
+        "asked",
+        "due",
+        "echoed",
+        "heard_at",
+        "identity",
+        "in_sync",
+        "joining",
+        "lost",
+        "progress_at",
+        "pushing",
+        "resent_at",
+        "route",
+        "sent",
+        "sent_at",
+        "starts",
+    )
+
+    def __init__(self, identity: str, now: float, *, in_sync: bool) -> None:
+        self.identity = identity
+        self.in_sync = in_sync
+        self.joining = False
+        self.asked = False  # whether the configuration was asked to count it in sync
+        self.due: Seq = 0  # what it must have before it is asked for
+        self.lost = False  # in sync, but without all that it must have
+        self.route = b""
+        self.starts = 0
+        self.acked: Seq = 0
+        self.echoed = float("-inf")
+        self.pushing = False
+        self.sent: Seq = 0
+        self.sent_at = now
+        self.heard_at = now
+        self.progress_at = now  # when it last had all, or more than before
+        self.resent_at = now
+
+    @property
+    def required(self) -> bool:
+        """Whether replies wait for it."""
+        return self.in_sync or self.joining
+
+
+class Shipping:
+    """All replicas of one life of a primary.  It does no I/O."""
+
+    def __init__(
+        self,
+        entry: MemoryNodeEntry,
+        *,
+        times: ReplicationTimes,
+        history: Sequence[Life],
+        last: Seq,
+        now: float,
+    ) -> None:
+        """``entry`` makes this member the primary; its log, all stable, ends with ``last``.
+
+        ``history``: the lives that wrote the log, this one included.  The log may forget early ones
+        while it grows; here they are remembered, as long as what they wrote can still be sent.
+        """
+        self.entry = entry
+        self.last = last  # of all that was shipped
+        self.local_stable = last
+        self.committed: Seq = 0
+        self.peers = {
+            member.identity: Peer(member.identity, now, in_sync=member.in_sync)
+            for member in entry.replicas
+        }
+        self._times = times
+        self._history = list(history)
+        self._life_epoch = entry.config_epoch
+        self._window: deque[Batch] = deque()
+        self._window_bytes = 0
+        self._asked_at = float("-inf")
+        self._advance()
+
+    # --- records -------------------------------------------------------------------------------
+
+    def ship(self, batch: Batch, now: float) -> list[ToReplica]:
+        """``batch`` was logged; send it on, beside the primary's own sync."""
+        assert batch.first == self.last + 1
+        for peer in self.peers.values():
+            if peer.acked == self.last:
+                peer.progress_at = now
+        self.last = batch.last
+        self._window.append(batch)
+        self._window_bytes += len(batch.body)
+        while self._window_bytes > WINDOW_BYTES_MAX and len(self._window) > 1:
+            self._window_bytes -= len(self._window.popleft().body)
+        return self._push_all(now)
+
+    def on_stable(self, seq: Seq) -> None:
+        """The primary's own log is stable up to ``seq``."""
+        self.local_stable = seq
+        self._advance()
+
+    def may_leave(self, seq: Seq, executed_at: float, now: float) -> bool:
+        """Whether a reply may leave that rests on records up to ``seq``."""
+        if self.local_stable < seq:
+            return False
+        lease_from = now - self._times.counted_lease
+        for peer in self.peers.values():
+            if peer.in_sync or peer.joining:
+                if peer.acked < seq:
+                    return False
+                if peer.echoed < executed_at and peer.echoed <= lease_from:
+                    return False
+        return True
+
+    def ask_for_lease(self, executed_at: float, now: float) -> list[ToReplica]:
+        """A reply waits though nothing was logged: have the replicas say that they still follow."""
+        return [
+            self._heartbeat(peer, now)
+            for peer in self.peers.values()
+            if peer.pushing and peer.sent_at < executed_at
+        ]
+
+    # --- what replicas say ---------------------------------------------------------------------
+
+    def on_join(self, route: bytes, join: Join, now: float) -> list[ToReplica]:
+        """A replica wants to be sent what it lacks."""
+        peer = self.peers.get(join.identity)
+        if peer is None or join.config_epoch > self.entry.config_epoch or join.starts < peer.starts:
+            return []
+        if join.config_epoch < self._life_epoch:
+            return []  # it speaks of another primary's life
+        common = common_prefix(self._history, self.last, join.history, join.last)
+        peer.route = route
+        if join.starts != peer.starts:
+            peer.starts, peer.acked = join.starts, 0
+        peer.heard_at = peer.progress_at = now
+        # Without a life in common nobody can say how much of its log is right.
+        diverged = common < join.applied or common == 0 < join.last
+        if peer.in_sync and (diverged or common < self.committed):
+            peer.lost = True
+        if diverged:
+            peer.pushing = False
+            return [(route, self._joined(peer, common, image=True))]
+        # What it has in common with this log is stable there.
+        peer.acked = max(peer.acked, common)
+        peer.pushing = common + 1 >= self._window_first()
+        if not peer.pushing:
+            return [(route, self._joined(peer, common, pull=True))]
+        peer.sent = common
+        self._consider(peer, join.config_epoch)
+        self._advance()
+        joined: ToReplica = (route, self._joined(peer, common))
+        return [joined, *self._push(peer, now), self._heartbeat(peer, now)]
+
+    def on_appended(self, route: bytes, appended: Appended, now: float) -> list[ToReplica]:
+        """A replica has acknowledged."""
+        peer = self.peers.get(appended.identity)
+        if peer is None or peer.starts != appended.starts or peer.route != route:
+            return []
+        if appended.config_epoch < self._life_epoch or appended.last > self.last:
+            return []
+        peer.heard_at = now
+        peer.echoed = max(peer.echoed, appended.sent_at)
+        if appended.last > peer.acked:
+            peer.acked = appended.last
+            peer.progress_at = now
+        if peer.acked == self.last:
+            peer.progress_at = now
+        self._consider(peer, appended.config_epoch)
+        self._advance()
+        return self._push(peer, now) if peer.pushing else []
+
+    def on_configuration(self, entry: MemoryNodeEntry, now: float) -> None:
+        """A later configuration in which this member is still the primary, in the same life."""
+        assert entry.incarnation == self.entry.incarnation
+        if entry.config_epoch <= self.entry.config_epoch:
+            return
+        self.entry = entry
+        self._asked_at = float("-inf")
+        members = {member.identity: member for member in entry.replicas}
+        for identity in self.peers.keys() - members.keys():
+            del self.peers[identity]
+        for identity, member in members.items():
+            peer = self.peers.get(identity)
+            if peer is None:
+                peer = self.peers[identity] = Peer(identity, now, in_sync=False)
+            if member.in_sync and not peer.in_sync:
+                peer.heard_at = peer.progress_at = now
+            if peer.in_sync and not member.in_sync:
+                peer.pushing = False  # it joins again, if it can
+            peer.in_sync = member.in_sync
+            # What was asked for in the epoch before is not granted any more.  Perhaps the replica
+            # has resigned since: that it follows, it must say in this epoch.
+            peer.joining = peer.asked = peer.lost = False
+        self._advance()
+
+    # --- time ----------------------------------------------------------------------------------
+
+    def on_tick(self, now: float) -> list[ToReplica]:
+        """Time has passed: heartbeats, resends."""
+        sends: list[ToReplica] = []
+        for peer in self.peers.values():
+            if peer.joining and not peer.asked and self._is_gone(peer, now):
+                peer.joining = False
+            if not peer.pushing:
+                continue
+            if not peer.required and now - peer.heard_at > self._times.drop_after:
+                peer.pushing = False
+                continue
+            quiet_since = max(peer.progress_at, peer.resent_at)
+            if peer.acked < peer.sent and now - quiet_since >= RESEND_AFTER:
+                peer.sent = peer.acked
+                peer.resent_at = now
+                sends += self._push(peer, now)
+            if now - peer.sent_at >= self._times.heartbeat:
+                sends.append(self._heartbeat(peer, now))
+        return sends
+
+    def wish(self, now: float) -> Reconfigure | None:
+        """The configuration that should be, if it is another one and it is time to ask."""
+        in_sync = []
+        changed = False
+        for peer in self.peers.values():
+            if peer.in_sync or peer.asked:
+                if self._is_gone(peer, now):
+                    changed = True
+                else:
+                    in_sync.append(peer.identity)
+                    changed = changed or not peer.in_sync
+            elif peer.joining and peer.acked >= peer.due:
+                in_sync.append(peer.identity)
+                changed = True
+        if not changed or now - self._asked_at < ASK_AGAIN:
+            return None
+        self._asked_at = now
+        for peer in self.peers.values():
+            peer.asked = peer.asked or (not peer.in_sync and peer.identity in in_sync)
+        entry = self.entry
+        return Reconfigure(entry.node, entry.incarnation, entry.config_epoch, in_sync)
+
+    def next_wakeup(self) -> float | None:
+        """When ``on_tick`` and ``wish`` must be called next."""
+        wakeups = []
+        for peer in self.peers.values():
+            if peer.pushing:
+                wakeups.append(peer.sent_at + self._times.heartbeat)
+                if peer.acked < peer.sent:
+                    wakeups.append(max(peer.progress_at, peer.resent_at) + RESEND_AFTER)
+            if peer.required:
+                wishes = self._asked_at + ASK_AGAIN
+                if not (peer.lost or (peer.joining and peer.acked >= peer.due)):
+                    wishes = max(wishes, peer.heard_at + self._times.drop_after)
+                wakeups.append(wishes)
+        return min(wakeups, default=None)
+
+    # --- parts ---------------------------------------------------------------------------------
+
+    def _window_first(self) -> Seq:
+        """The first record that can still be sent from memory."""
+        return self._window[0].first if self._window else self.last + 1
+
+    def _after(self, seq: Seq) -> Iterator[Batch]:
+        """The batches that hold what follows ``seq``."""
+        recent = []
+        for batch in reversed(self._window):
+            if batch.last <= seq:
+                break
+            recent.append(batch)
+        return reversed(recent)
+
+    def _push_all(self, now: float) -> list[ToReplica]:
+        return [
+            send for peer in self.peers.values() if peer.pushing for send in self._push(peer, now)
+        ]
+
+    def _push(self, peer: Peer, now: float) -> list[ToReplica]:
+        """Send what it lacks, as far as it may be ahead of its acknowledgements."""
+        if peer.sent >= self.last:
+            return []
+        if peer.sent + 1 < self._window_first():
+            peer.pushing = False
+            return [(peer.route, self._joined(peer, peer.acked, pull=True))]
+        sends: list[ToReplica] = []
+        ahead = sum(len(batch.body) for batch in self._after(peer.acked) if batch.last <= peer.sent)
+        for batch in self._after(peer.sent):
+            if ahead > AHEAD_BYTES_MAX:
+                break
+            ahead += len(batch.body)
+            sends.append((peer.route, self._append(batch.first, batch.count, batch.body, now)))
+            peer.sent = batch.last
+            peer.sent_at = now
+        return sends
+
+    def _joined(
+        self, peer: Peer, common: Seq, *, pull: bool = False, image: bool = False
+    ) -> Joined:
+        entry = self.entry
+        return Joined(entry.config_epoch, entry.incarnation, peer.starts, common, pull, image)
+
+    def _heartbeat(self, peer: Peer, now: float) -> ToReplica:
+        peer.sent_at = now
+        return (peer.route, self._append(peer.sent + 1, 0, b"", now))
+
+    def _append(self, first: Seq, count: int, body: bytes, now: float) -> Append:
+        entry = self.entry
+        return Append(
+            entry.config_epoch, entry.incarnation, first, count, body, self.committed, now
+        )
+
+    def _consider(self, peer: Peer, config_epoch: int) -> None:
+        """Begin to wait for a replica that has nearly caught up, as it says in ``config_epoch``."""
+        if peer.required or not peer.pushing or config_epoch != self.entry.config_epoch:
+            return
+        missing = sum(len(batch.body) for batch in self._after(peer.acked))
+        if missing <= JOIN_WITHIN_BYTES:
+            peer.joining = True
+            # Replies that left before now did not wait for it.
+            peer.due = self.last
+
+    def _is_gone(self, peer: Peer, now: float) -> bool:
+        silent, stuck = now - peer.heard_at, now - peer.progress_at
+        drop_after = self._times.drop_after
+        return peer.lost or silent > drop_after or stuck > STUCK_FACTOR * drop_after
+
+    def _advance(self) -> None:
+        """Note what every in-sync member has."""
+        everywhere = self.local_stable
+        for peer in self.peers.values():
+            if (peer.in_sync or peer.joining) and peer.acked < everywhere:
+                everywhere = peer.acked
+        if everywhere > self.committed:
+            self.committed = everywhere
+
+    def check_invariants(self) -> None:
+        assert self.committed <= self.local_stable <= self.last
+        for peer in self.peers.values():
+            assert not peer.in_sync or not peer.joining
+            assert peer.acked <= self.last
+            if peer.in_sync:
+                assert peer.lost or peer.acked >= self.committed or not peer.pushing
