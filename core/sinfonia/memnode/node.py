@@ -1,98 +1,101 @@
-"""One life of a memory node, without sockets: the participant's effects carried out in order.
+"""One life of a member of a memory node, without sockets.
 
-A wake-up is: ``receive`` every batch that has come, then ``flush`` once.  Replies leave ``flush``,
-and only after everything logged before them is on stable storage; all that the wake-up logged
-shares one sync (group commit).  What may be logged lazily waits for such a sync, at most
-LAZY_SYNC_MAX.
+A wake-up is: ``receive`` every batch that has come, then ``flush`` once, then ``tick``.  What is
+said leaves through ``send``, which must not wait.
 
-A life goes ``starting`` (the log is replayed, the manager not yet heard) -> ``settling`` (welcome;
-what was left in doubt is being settled) -> ``serving``.  An in-doubt minitransaction that cannot be
-settled, because a participant is down, does not keep the others waiting: after ``settle_max`` the
-node serves, with the locks of what is in doubt held.
+A life goes
+
+    starting -> settling -> serving            as the primary
+    starting -> catching up -> following       as a replica, which may become the primary
+
+and ends as *over* when the configuration has no such place for it any more: a primary that was
+replaced.  Its memory shows what may never have happened, so that the driver drops the object and
+begins another life on the same data directory.
+
+The role comes from the directory alone (``on_directory``), and only if that speaks of this very
+life.  A primary *settles*: it waits until nobody can be answering reads any more (a former primary,
+by its lease; former holders of read-only locks), and until what was left in doubt is settled, but
+no longer than ``settle_max``: an in-doubt minitransaction that cannot be settled, because a
+participant is down, keeps its locks and does not keep the others waiting.
 
 After a StorageError the object must be dropped: memory may hold what the disk does not.
 """
 
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Callable
 
-from sinfonia.addresses import MemoryNodeId
-from sinfonia.errors import ConfigError, StorageError
+import msgspec
+
+from sinfonia.errors import StorageError
+from sinfonia.memnode.holdings import Holdings
+from sinfonia.memnode.hybrid_clock import HybridClock
+from sinfonia.memnode.leading import PEER_REQUESTS, Leading
+from sinfonia.memnode.replica import Replica
+from sinfonia.memnode.settings import MemoryNodeSettings, State, is_replicated
+from sinfonia.memnode.status import status_figures
 from sinfonia.protocol.attempts import CLOCK_DRIFT_MARGIN
-from sinfonia.protocol.effects import Log, LogLazily, Send, SendOnceStable
-from sinfonia.protocol.messages import (
-    PROTOCOL_VERSION,
+from sinfonia.protocol.following import LOST_AFTER, Follower
+from sinfonia.protocol.management_messages import (
+    Directory,
+    MemoryNodeEntry,
+    Reconfigured,
     Register,
     Registered,
+)
+from sinfonia.protocol.messages import (
+    ANY_NODE,
+    PROTOCOL_VERSION,
+    GetDirectory,
+    GetStatus,
+    NotServing,
+    Probe,
+    ProbeReply,
     Replies,
     Reply,
+    Request,
     Requests,
     Status,
-    Vote,
-    starts_of,
+    WrongConfig,
 )
 from sinfonia.protocol.participant import Participant
 from sinfonia.storage.address_space import AddressSpace
 from sinfonia.storage.data_directory import DataDirectory
-from sinfonia.storage.disk_image import RunningCheckpoint
 from sinfonia.storage.files import Files
-from sinfonia.storage.stable_storage import StableStorage, open_stable_storage
 
-MODES = ("RAM", "LOG")
+# How often an unanswered registration is repeated.
+REGISTER_EVERY = 0.2
 
-# Acknowledgements of COMMIT wait so long for a sync that is needed anyway.
-LAZY_SYNC_MAX = 0.005
-
-# A checkpoint copies this much per wake-up: half a millisecond in which nobody is served.
-CHECKPOINT_STEP_BYTES = 512 * 1024
-
-# A checkpoint that waits for the disk is looked after so often.
-CHECKPOINT_LOOK = 0.005
-
-
-class State(Enum):
-    """Where in its life a memory node is."""
-
-    STARTING = "starting"
-    SETTLING = "settling"
-    SERVING = "serving"
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryNodeSettings:
-    """endpoint: where others reach it; capacity in bytes, times in seconds.
-
-    read_lease: how long the locks of a read-only minitransaction last; a restart takes at least as
-    long.  checkpoint_log_bytes: a checkpoint begins when the log has grown by so much.
-    """
-
-    node: MemoryNodeId
-    endpoint: str
-    capacity: int
-    mode: str = "LOG"
-    read_lease: float = 0.25
-    settle_max: float = 1.0
-    checkpoint_log_bytes: int = 64 * 1024 * 1024
-    log_segment_bytes: int = 64 * 1024 * 1024
-
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ConfigError(f"mode {self.mode!r} is not one of {', '.join(MODES)}")
+Send = Callable[[bytes, Replies], None]
 
 
 class MemoryNode:
-    """Participant and storage of one memory node.  Times are monotonic seconds."""
+    """A member of a memory node.  Times are monotonic seconds."""
 
     def __init__(
-        self, settings: MemoryNodeSettings, files: Files, *, new_identity: str, now: float
+        self,
+        settings: MemoryNodeSettings,
+        files: Files,
+        *,
+        new_identity: str,
+        send: Send,
+        wall: Callable[[], int],
+        now: float,
     ) -> None:
-        """Begin a new life on the data directory ``files``, replaying its log.
+        """Begin a new life on the data directory ``files``.
 
-        ``new_identity`` names the data directory if it has no name yet.  Raises StorageError if it
-        cannot be used.
+        ``new_identity`` names the data directory if it has no name yet.  ``wall`` gives
+        microseconds since 1970.  Raises StorageError if the directory cannot be used.
         """
         self.settings = settings
-        self.state = State.STARTING
+        self.directory: Directory | None = None
+        self.entry: MemoryNodeEntry | None = None
+        self.leading: Leading | None = None
+        self.replica: Replica | None = None
+        self.clock = HybridClock(wall)
+        self.over = ""  # why this life has ended
+        self._files = files
+        self._send = send
+        self._started_at = now
+        self._now = now
         self._owner = DataDirectory.create_or_open(
             files,
             node=settings.node,
@@ -100,218 +103,322 @@ class MemoryNode:
             mode=settings.mode,
             new_identity=new_identity,
         )
-        # Locks of read-only minitransactions that a former life gave, and lost, have ended by then.
-        self._serve_from = now
-        if self._owner.restarted:
-            self._serve_from += settings.read_lease * (1 + CLOCK_DRIFT_MARGIN)
-        self._settled_by = now
-        self._storage: StableStorage | None = None
-        if settings.mode == "LOG":
-            self._storage = _open_storage(files, settings, self._owner.identity)
-            self.space = self._storage.space
-        else:
-            self.space = AddressSpace(settings.capacity)
-        self.participant = Participant(
-            node=settings.node,
-            incarnation=self._owner.incarnation,
-            memory=self.space,
-            logged=self._storage is not None,
-            read_lease=settings.read_lease,
-            status=self.status,
+        self.holdings = Holdings(
+            settings,
+            files,
+            identity=self._owner.identity,
+            led=self._owner.led,
+            make_participant=self._make_participant,
         )
-        self.replayed = 0
-        if self._storage is not None:
-            self._replay(self._storage)
-        self._checkpoint: RunningCheckpoint | None = None
-        self._ready: dict[bytes, list[Reply]] = {}
-        self._held: list[tuple[bytes, list[Reply]]] = []
-        self._must_sync = False
-        self._held_since = now
-        self._ticked_at = now
-        self.syncs = 0
+        self._register_at = now
+        self._resignations = 0
 
-    def _replay(self, storage: StableStorage) -> None:
-        self.participant.restore(storage.checkpoint.state)
-        for _, record in storage.log.replay(storage.checkpoint.processed):
-            self.participant.replay(record)
-            self.replayed += 1
-        storage.image.confirm(self.space.dirty)
-        # A crash may have come between the checkpoint and this.
-        storage.log.truncate_before(storage.checkpoint.processed)
-        self._processed = storage.checkpoint.processed
+    @property
+    def state(self) -> State:
+        """Where in its life it is."""
+        if self.over:
+            return State.OVER
+        if self.leading is not None:
+            return State.SERVING if self.participant.serving else State.SETTLING
+        return State.STARTING if self.replica is None else self.replica.state
+
+    @property
+    def participant(self) -> Participant:
+        """Votes, locks and lists."""
+        return self.holdings.participant
+
+    @property
+    def space(self) -> AddressSpace:
+        """Memory."""
+        return self.holdings.space
+
+    @property
+    def identity(self) -> str:
+        """Of the data directory, and so of the member."""
+        return self._owner.identity
+
+    @property
+    def starts(self) -> int:
+        """Which life of the data directory this is."""
+        return self._owner.starts
+
+    @property
+    def primary(self) -> str | None:
+        """The endpoint to which ``to_primary`` goes; None if this is no replica."""
+        return self.entry.endpoint if self.replica is not None and self.entry is not None else None
 
     # --- the manager ---------------------------------------------------------------------------
 
     def registration(self) -> Register:
-        """What to send to the manager until it welcomes this memory node."""
-        settings, owner = self.settings, self._owner
+        """What to send to the managers until one welcomes this member."""
+        settings = self.settings
+        resigning = self.replica is not None and self.replica.resigning
         return Register(
             settings.node,
             settings.endpoint,
             settings.capacity,
             settings.mode,
-            owner.identity,
-            owner.incarnation,
-            self._storage is None or self._storage.founded,
+            self.identity,
+            self.starts,
+            self.holdings.empty,
+            settings.replicas,
+            self._resignations if resigning else 0,
+            max((life.incarnation for life in self.holdings.history), default=0),
+            self.participant.epoch,
         )
 
-    def on_registered(self, message: Registered, now: float) -> None:
-        """The manager has answered.  Raises StorageError if this memory node may not serve."""
-        if self.state is not State.STARTING:
-            return
-        if starts_of(message.incarnation) != self._owner.incarnation:
+    def on_manager(self, reply: Reply, now: float) -> None:
+        """A manager has answered.  Raises StorageError if this member may not take part."""
+        self._now = now
+        if isinstance(reply, Registered):
+            self._on_registered(reply, now)
+        elif isinstance(reply, Reconfigured):
+            self.on_directory(reply.directory)
+
+    def _on_registered(self, message: Registered, now: float) -> None:
+        if message.starts != self.starts:
             return  # a late answer to a former life
         if message.refusal:
-            raise StorageError(message.refusal)
-        self.participant.incarnation = message.incarnation
-        self.participant.directory = message.directory
+            if self.state is State.STARTING:
+                raise StorageError(message.refusal)
+            return
         self.participant.epoch = max(self.participant.epoch, message.epoch)
-        self.state = State.SETTLING
-        self._settled_by = now + self.settings.settle_max
+        self.on_directory(message.directory)
+        replica, entry = self.replica, message.directory.entry(self.settings.node)
+        if replica is None or not replica.resigning or message.resigned != self._resignations:
+            return
+        if entry is not None and self.identity not in (entry.identity, *entry.in_sync):
+            replica.resigned(now)
+
+    def on_directory(self, directory: Directory) -> None:
+        """The configurations are these now, unless later ones are known.  Raises StorageError."""
+        if self.over or (self.directory and directory.version <= self.directory.version):
+            return
+        self.directory = self.participant.directory = directory
+        entry = directory.entry(self.settings.node)
+        if entry is None or (self.entry and entry.config_epoch < self.entry.config_epoch):
+            return
+        me = (self.identity, self.starts)
+        leads = (entry.identity, entry.starts) == me
+        follows = any((each.identity, each.starts) == me for each in entry.replicas)
+        if self.leading is not None:
+            if leads and entry.incarnation == self.leading.incarnation:
+                self.leading.on_configuration(entry, self._now)
+            else:
+                self._end(f"another primary was made in config epoch {entry.config_epoch}")
+        elif leads:
+            self._lead(entry)
+        elif self.replica is not None and follows:
+            self.replica.follower.follow(entry)
+        elif self.replica is not None:
+            self._end(f"no replica any more since config epoch {entry.config_epoch}")
+        elif follows:
+            self._follow(entry)
+        else:
+            return  # it does not speak of this life
+        self.entry = entry
+
+    def to_managers(self, now: float) -> list[Request]:
+        """What is to be said to the managers now."""
+        if self.leading is not None:
+            wish = self.leading.wish(now)
+            return [] if wish is None else [wish]
+        replica = self.replica
+        resigning = replica is not None and replica.resigning
+        if replica is not None and not resigning and not replica.follower.is_lost(now):
+            return []
+        if self.over or now < self._register_at:
+            return []
+        self._register_at = now + (REGISTER_EVERY if replica is None or resigning else LOST_AFTER)
+        if resigning:
+            self._resignations += 1
+        return [self.registration()]
+
+    def _lead(self, entry: MemoryNodeEntry) -> None:
+        now, settings = self._now, self.settings
+        serve_from = now
+        if self._owner.restarted or self.replica is not None:
+            # Locks of read-only minitransactions that a former life gave, or another primary, end.
+            read_lease = settings.read_lease * (1 + CLOCK_DRIFT_MARGIN)
+            serve_from = self._lease_end() + read_lease
+        self.replica = None
+        replicated = is_replicated(settings.mode)
+        if replicated:
+            self._owner = self._owner.mark_led(self._files, led=True)
+        self.leading = Leading(
+            entry,
+            self.holdings,
+            clock=self.clock,
+            send=self._say,
+            complete_probe=self._complete_probe,
+            serve_from=serve_from,
+            now=now,
+        )
+
+    def _lease_end(self) -> float:
+        """When a primary that this member followed, now or in a former life, must be silent."""
+        if self.replica is not None:
+            granted = self.replica.follower.granted_until
+        else:
+            granted = self._started_at
+        if self._owner.restarted and is_replicated(self.settings.mode):
+            granted = max(granted, self._started_at + self.settings.times.granted_lease)
+        return granted
+
+    def _follow(self, entry: MemoryNodeEntry) -> None:
+        holdings = self.holdings
+        follower = Follower(
+            entry,
+            identity=self.identity,
+            starts=self.starts,
+            times=self.settings.times,
+            log=(holdings.last, holdings.shown, holdings.history),
+            expendable=holdings.empty,
+            now=self._now,
+        )
+        follower.granted_until = self._lease_end()
+        self.replica = Replica(holdings, follower)
+
+    def _end(self, why: str) -> None:
+        self.over = why
 
     # --- a wake-up -----------------------------------------------------------------------------
 
     def receive(self, route: bytes, batch: Requests, now: float) -> None:
-        """Execute a batch; its replies come out of ``flush``."""
-        for effect in self.participant.on_requests(batch, now):
-            if type(effect) is Log:
-                assert self._storage is not None
-                self._storage.log.append(effect.record)
-                self._must_sync = True
-            elif type(effect) is Send:
-                waiting = self._ready.setdefault(route, effect.replies)
-                if waiting is not effect.replies:
-                    waiting += effect.replies
-            elif type(effect) is LogLazily:
-                assert self._storage is not None
-                self._storage.log.append(effect.record)
-            elif isinstance(effect, SendOnceStable):
-                if self._storage is None:
-                    self._ready.setdefault(route, []).extend(effect.replies)
-                    continue
-                if not self._held:
-                    self._held_since = now
-                self._held.append((route, effect.replies))
+        """Handle a batch of requests; what is to be said to it comes out of ``flush``."""
+        self._now = now
+        if batch.node not in (ANY_NODE, self.settings.node):
+            return  # another memory node was here before, and its clients have not noticed
+        if batch.clock > self.clock.latest:
+            self.clock.notice(batch.clock)
+        leading = self.leading
+        if leading is not None and (not leading.replaying or _is_of_peer(batch)):
+            leading.receive(route, batch, now)
+        else:
+            replies = [reply for request in batch.requests for reply in self._answer(request)]
+            if replies:
+                self._say(route, replies)
 
-    def flush(self, now: float) -> list[tuple[bytes, Replies]]:
-        """Sync what must be stable; the replies that may leave then.  Raises StorageError."""
-        if self._must_sync or (self._held and now - self._held_since >= LAZY_SYNC_MAX):
-            self.sync()
-        ready, self._ready = self._ready, {}
-        participant = self.participant
-        return [
-            (
-                route,
-                Replies(
-                    PROTOCOL_VERSION,
-                    self.settings.node,
-                    participant.incarnation,
-                    participant.epoch,
-                    replies,
-                ),
-            )
-            for route, replies in ready.items()
-        ]
+    def _answer(self, request: Request) -> list[Reply]:
+        """What a member says that is not the primary, or not yet."""
+        if isinstance(request, Probe):
+            if request.directory is not None:
+                self.on_directory(request.directory)
+            version = 0 if self.directory is None else self.directory.version
+            return [self._complete_probe(ProbeReply(self.settings.node, [], False, version))]
+        if isinstance(request, GetStatus):
+            return [self.status()]
+        if isinstance(request, GetDirectory):
+            return [NotServing() if self.directory is None else self.directory]
+        if self.entry is None or self.leading is not None:
+            return [NotServing()]
+        return [WrongConfig(self.entry)]
 
-    def sync(self) -> None:
-        """Make everything logged stable; what was held back for that becomes ready."""
-        assert self._storage is not None
-        self._storage.log.sync()
-        self.syncs += 1
-        self._must_sync = False
-        for route, replies in self._held:
-            self._ready.setdefault(route, []).extend(replies)
-        self._held.clear()
+    def on_primary(self, batch: Replies, now: float) -> None:
+        """Handle what the primary says to this replica.  Raises StorageError."""
+        self._now = now
+        if self.replica is not None and not self.over:
+            self.replica.receive(batch, now)
+
+    def wake_up(self, now: float) -> list[Request]:
+        """``flush`` and ``tick``: nobody waits for a checkpoint's step, and a replica says at once
+        what it has to say.  Returns what the primary is to be told.  Raises StorageError."""
+        if self.leading is not None:
+            self.flush(now)
+            self.tick(now)
+            return []
+        self.tick(now)
+        return self.flush(now)
+
+    def flush(self, now: float) -> list[Request]:
+        """Sync what must be stable, and say what may be said then; what the primary is to be told.
+
+        Raises StorageError.
+        """
+        self._now = now
+        if self.over:
+            return []
+        if self.leading is not None:
+            self.leading.flush(now)
+            return []
+        return [] if self.replica is None else self.replica.flush()
 
     def tick(self, now: float) -> None:
         """Time has passed: begin to serve, carry the checkpoint on.  Raises StorageError."""
-        self._ticked_at = now
-        if self.state is State.SETTLING and now >= self._serve_from:
-            settled = not self.participant.in_doubt
-            if settled or now >= self._settled_by:
-                self.state = State.SERVING
-                self.participant.serving = True
-        if self._storage is not None:
-            self._carry_checkpoint(self._storage)
+        self._now = now
+        if self.over:
+            return
+        if self.leading is not None:
+            self.leading.tick(now)
+        elif self.replica is not None:
+            self.replica.tick(now)
+            if self._owner.led and self.replica.follower.committed >= self.holdings.shown:
+                self._owner = self._owner.mark_led(self._files, led=False)
 
     def next_wakeup(self) -> float | None:
         """When ``tick`` and ``flush`` must be called next; None: not before a batch comes."""
-        if self.state is State.SETTLING:
-            return 0.0
-        if self._checkpoint is not None:
-            return self._ticked_at + CHECKPOINT_LOOK if self._checkpoint.waiting else 0.0
-        return self._held_since + LAZY_SYNC_MAX if self._held else None
+        role = self.leading or self.replica
+        return None if role is None or self.over else role.next_wakeup()
 
-    def _carry_checkpoint(self, storage: StableStorage) -> None:
-        if self._checkpoint is None:
-            if storage.log.stable - self._processed < self.settings.checkpoint_log_bytes:
-                return
-            self.begin_checkpoint()
-            assert self._checkpoint is not None
-        # The image must not get ahead of the log.
-        if storage.log.dirty:
-            self.sync()
-        if self._checkpoint.step(self.space, CHECKPOINT_STEP_BYTES):
-            self._processed = self._checkpoint.processed
-            storage.log.truncate_before(self._processed)
-            self._checkpoint = None
-
-    def begin_checkpoint(self) -> None:
-        """Note the state and the pages to be saved; ``tick`` does the rest."""
-        storage = self._storage
-        assert storage is not None
-        if storage.log.dirty:
-            self.sync()
-        self._checkpoint = storage.image.begin_checkpoint(
-            self.space.take_dirty(), self.participant.state(), storage.log.stable
-        )
-
-    # --- for people ----------------------------------------------------------------------------
+    # --- odds and ends -------------------------------------------------------------------------
 
     def status(self) -> Status:
         """Load and health."""
-        participant = self.participant
-        figures: dict[str, int | float | str] = {
-            "mode": self.settings.mode,
-            "capacity_bytes": self.settings.capacity,
-            "incarnation": participant.incarnation,
-            "epoch": participant.epoch,
-            "in_doubt": len(participant.in_doubt),
-            "decided": len(participant.decided),
-            "lock_segments": len(participant.locks),
-            "clients": len(participant.sessions),
-            "duplicates": participant.duplicates,
-            "replayed_records": self.replayed,
-            "log_syncs": self.syncs,
-        }
-        for vote in Vote:
-            figures[f"votes_{vote.name.lower()}"] = participant.votes[vote]
-        if self._storage is not None:
-            figures["log_bytes"] = self._storage.log.stable - self._storage.log.start
-        return Status(self.settings.node, self.state.value, figures)
+        return Status(self.settings.node, self.state.value, status_figures(self))
 
     def close(self) -> None:
         """Let go of files and memory; what was not synced is lost, as in a crash."""
-        if self._storage is not None:
-            self._storage.close()
-        else:
-            self.space.close()
+        self.holdings.close()
 
     def check_invariants(self) -> None:
         """What holds between two wake-ups."""
-        self.participant.check_invariants()
-        assert not self._must_sync, "flush was not called"
-        if self._storage is not None:
-            self._storage.log.check_invariants()
+        self.holdings.check_invariants()
+        if self.leading is not None:
+            self.leading.check_invariants()
+        if self.replica is not None:
+            self.replica.follower.check_invariants()
 
-
-def _open_storage(files: Files, settings: MemoryNodeSettings, identity: str) -> StableStorage:
-    try:
-        return open_stable_storage(
-            files,
-            identity=identity,
-            capacity=settings.capacity,
-            segment_bytes=settings.log_segment_bytes,
+    def _make_participant(self, space: AddressSpace, logged: bool) -> Participant:
+        participant = Participant(
+            node=self.settings.node,
+            incarnation=0,
+            memory=space,
+            logged=logged,
+            read_lease=self.settings.read_lease,
+            status=self.status,
+            on_probe=self._see_to_probe,
         )
-    except OSError as error:
-        raise StorageError(f"cannot open the data directory: {error.strerror}") from error
+        participant.directory = self.directory
+        return participant
+
+    def _see_to_probe(self, probe: Probe) -> None:
+        if probe.directory is not None:
+            self.on_directory(probe.directory)
+        if self.leading is not None and not self.over:
+            self.leading.see_to_probe(probe)
+
+    def _complete_probe(self, reply: ProbeReply) -> ProbeReply:
+        return msgspec.structs.replace(
+            reply,
+            identity=self.identity,
+            starts=self.starts,
+            last=0 if self.holdings.journal is None else self.holdings.journal.stable,
+        )
+
+    def _say(self, route: bytes, replies: list[Reply]) -> None:
+        participant = self.participant
+        self._send(
+            route,
+            Replies(
+                PROTOCOL_VERSION,
+                self.settings.node,
+                participant.incarnation,
+                participant.epoch,
+                replies,
+                clock=self.clock.latest,
+            ),
+        )
+
+
+def _is_of_peer(batch: Requests) -> bool:
+    return bool(batch.requests) and type(batch.requests[0]) in PEER_REQUESTS

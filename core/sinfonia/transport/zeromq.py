@@ -25,7 +25,8 @@ HEARTBEAT_TIMEOUT_MS = 4_000
 RECONNECT_MS = 20
 RECONNECT_MAX_MS = 500
 
-_CONNECTABLE = re.compile(r"tcp://[A-Za-z0-9][A-Za-z0-9._-]{0,254}:[0-9]{1,5}")
+_CONNECTABLE = re.compile(r"tcp://[A-Za-z0-9][A-Za-z0-9._-]{0,254}:([0-9]{1,5})")
+_PORT_MAX = 65_535
 
 # A batch without detached payloads has at most an address and a header.
 SMALL_FRAMES = 2
@@ -70,7 +71,8 @@ def connect_dealer(context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> 
 
 def is_connectable(endpoint: str) -> bool:
     """Whether ``connect_dealer`` takes ``endpoint``; what others say is not stored unless it is."""
-    return _CONNECTABLE.fullmatch(endpoint) is not None
+    match = _CONNECTABLE.fullmatch(endpoint)
+    return match is not None and 0 < int(match[1]) <= _PORT_MAX
 
 
 def drain(socket: "zmq.Socket[bytes]") -> Iterator[list[bytes]]:

@@ -1,0 +1,117 @@
+"""Giving a copy of a memory node to whoever pulls one, a piece at a time.
+
+Nothing is frozen and nobody waits: pages are read as they are, each reply is a piece small enough
+for one wake-up, and the log, which the copier pulls as well, makes up for what changed meanwhile.
+"""
+
+from bisect import bisect_left
+from itertools import islice
+
+import msgspec
+
+from sinfonia.memnode.holdings import Holdings
+from sinfonia.protocol.identifiers import Seq
+from sinfonia.protocol.messages import Reply
+from sinfonia.protocol.replication_messages import (
+    GetLog,
+    GetPages,
+    ImageBegun,
+    LogPart,
+    Pages,
+)
+from sinfonia.storage.address_space import CHUNK_BYTES, PAGE_BYTES
+
+# What one reply carries: read and sent in less than a millisecond.
+PIECE_BYTES = 512 * 1024
+
+_ZERO_PAGE = bytes(PAGE_BYTES)
+_ZERO_CHUNK = bytes(CHUNK_BYTES)
+
+
+class CopySource:
+    """Answers GetImage, GetPages and GetLog for one life of a primary."""
+
+    def __init__(self, holdings: Holdings, incarnation: int) -> None:
+        self._holdings = holdings
+        self._incarnation = incarnation
+        self.begun = False  # whether there was a GetImage; before it there are no pages to give
+        self._chunks: list[int] = []  # as of the last GetImage
+        self.bytes_sent = 0
+
+    def image(self) -> ImageBegun:
+        """Begin a copy.  Everything logged must be stable."""
+        holdings = self._holdings
+        journal = holdings.journal
+        assert journal is not None
+        assert not journal.dirty
+        self.begun = True
+        self._chunks = holdings.space.written_chunks()
+        return ImageBegun(
+            self._incarnation,
+            journal.last,
+            journal.history,
+            msgspec.msgpack.encode(holdings.participant.state()),
+            len(self._chunks) * (CHUNK_BYTES // PAGE_BYTES),
+            holdings.space.capacity,
+            PAGE_BYTES,
+        )
+
+    def pages(self, request: GetPages) -> Pages:
+        """The next piece of memory; what was first written since ``image`` is in the log."""
+        assert self.begun
+        memory = self._holdings.space.memory
+        runs: list[tuple[int, bytes]] = []
+        room = PIECE_BYTES
+        following = 0
+        for chunk in islice(self._chunks, bisect_left(self._chunks, request.start), None):
+            if room <= 0:
+                following = chunk
+                break
+            for address, data in _runs(chunk, memory[chunk : chunk + CHUNK_BYTES]):
+                runs.append((address, data))
+                room -= len(data)
+        self.bytes_sent += PIECE_BYTES - room
+        journal = self._holdings.journal
+        upto = 0 if journal is None else journal.last
+        return Pages(self._incarnation, request.start, following, upto, runs)
+
+    def log(self, request: GetLog, committed: Seq) -> Reply:
+        """The next piece of the log."""
+        journal = self._holdings.journal
+        first = request.after + 1
+        if journal is None:
+            return LogPart(self._incarnation, first, 0, b"", 0, 0, [], gone=True)
+        history = journal.history
+        batch = journal.read_after(request.after, PIECE_BYTES)
+        if batch is None:
+            return LogPart(
+                self._incarnation, first, 0, b"", journal.stable, committed, history, gone=True
+            )
+        self.bytes_sent += len(batch.body)
+        return LogPart(
+            self._incarnation,
+            batch.first,
+            batch.count,
+            batch.body,
+            journal.stable,
+            committed,
+            history,
+        )
+
+
+def _runs(start: int, data: bytes) -> list[tuple[int, bytes]]:
+    """The parts of ``data`` that are not pages of zeros, each with its address."""
+    if data == _ZERO_CHUNK[: len(data)]:
+        return []
+    runs: list[tuple[int, bytes]] = []
+    begin: int | None = None
+    for offset in range(0, len(data), PAGE_BYTES):
+        empty = data[offset : offset + PAGE_BYTES] == _ZERO_PAGE
+        if empty and begin is not None:
+            runs.append((start + begin, data[begin:offset]))
+            begin = None
+        elif not empty and begin is None:
+            begin = offset
+    if begin is not None:
+        runs.append((start + begin, data[begin:]))
+    return runs

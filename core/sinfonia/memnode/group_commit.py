@@ -1,0 +1,196 @@
+"""A reply leaves only when everything it rests on is stable, here and at every in-sync replica.
+
+A wake-up carries out the effects of many requests and then flushes once: whatever was logged shares
+one block, one sync and one message to each replica, which is sent before the sync so that both go
+on at the same time.  What may be logged lazily waits for such a sync, at most LAZY_SYNC_MAX.
+
+With replicas, the replies of a wake-up become a *ticket*: the last record that they can rest on,
+and when they were computed.  Tickets leave in order, when ``Shipping.may_leave`` says so.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sinfonia.memnode.hybrid_clock import HybridClock
+from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable
+from sinfonia.protocol.identifiers import Seq
+from sinfonia.protocol.messages import Reply
+from sinfonia.protocol.records import Stamp
+from sinfonia.protocol.shipping import Shipping
+from sinfonia.storage.journal import Journal
+
+# Acknowledgements of COMMIT wait so long for a sync that is needed anyway.
+LAZY_SYNC_MAX = 0.005
+
+# What nobody waits for is made stable, and told to replicas, so late if nothing else is logged.
+IDLE_SYNC_MAX = 0.1
+
+# Wake-ups whose replies may wait for replicas.  If nobody acknowledges, clients repeat what they
+# asked; their later questions go unanswered, as if the answers had been lost.
+TICKETS_MAX = 10_000
+
+SendReplies = Callable[[bytes, list[Reply]], None]
+
+
+class Ticket(NamedTuple):
+    """Replies that wait for replicas."""
+
+    seq: Seq
+    executed_at: float
+    replies: dict[bytes, list[Reply]]
+
+
+class GroupCommit:
+    """What one primary has computed and not yet said.  Times are monotonic seconds."""
+
+    def __init__(
+        self,
+        journal: Journal | None,
+        *,
+        shipping: Shipping | None,
+        clock: HybridClock,
+        send: SendReplies,
+    ) -> None:
+        """``journal`` None: nothing is logged.  ``shipping`` None: there can be no replicas."""
+        self.journal = journal
+        self.shipping = shipping
+        self.syncs = 0
+        self.logged_bytes = 0
+        self._clock = clock
+        self._send = send
+        self._ready: dict[bytes, list[Reply]] = {}
+        self._held: list[tuple[bytes, list[Reply]]] = []
+        self._held_since = 0.0
+        self._lazy = False  # whether something was logged, or is held, that waits for any sync
+        self._lazy_since = 0.0
+        self._must_sync = False
+        self._stamped = 0  # the last Stamp of this life
+        self._tickets: deque[Ticket] = deque()
+        self._released_at = -math.inf  # the newest ticket that left was computed then
+        self._inherited = 0 if shipping is None else shipping.last
+
+    def carry_out(self, route: bytes, effects: list[Effect], now: float) -> None:
+        """Do what a participant asks for; replies come out of ``flush``."""
+        journal = self.journal
+        for effect in effects:
+            if type(effect) is Log:
+                assert journal is not None
+                journal.append(effect.record)
+                self._must_sync = True
+            elif type(effect) is Send:
+                waiting = self._ready.setdefault(route, effect.replies)
+                if waiting is not effect.replies:
+                    waiting += effect.replies
+            elif type(effect) is LogLazily:
+                assert journal is not None
+                journal.append(effect.record)
+                if not self._lazy:
+                    self._lazy, self._lazy_since = True, now
+            elif isinstance(effect, SendOnceStable):
+                if journal is None:
+                    self._ready.setdefault(route, []).extend(effect.replies)
+                    continue
+                if not self._held:
+                    self._lazy, self._held_since = True, now
+                self._held.append((route, effect.replies))
+
+    def reply(self, route: bytes, replies: list[Reply]) -> None:
+        """Say something that rests on nothing."""
+        self._send(route, replies)
+
+    def flush(self, now: float) -> None:
+        """Sync what must be stable, and send what may leave.  Raises StorageError."""
+        if self._must_sync or (self._lazy and now >= self._sync_by()):
+            self.sync(now)
+        ready = self._ready
+        shipping = self.shipping
+        if shipping is None:
+            if ready:
+                self._ready = {}
+                for route, replies in ready.items():
+                    self._send(route, replies)
+            return
+        if ready:
+            self._ready = {}
+            if len(self._tickets) < TICKETS_MAX:
+                self._tickets.append(Ticket(shipping.last, now, ready))
+        if self._tickets:
+            self._release(shipping, now)
+
+    def stamp_after(self, reading: int, now: float) -> None:
+        """Log a Stamp later than ``reading``, unless there is one.
+
+        None can be if this clock does not follow ``reading``.  Raises StorageError.
+        """
+        if self._stamped <= reading and self._clock.goes_beyond(reading):
+            self.sync(now, stamp=True)
+
+    def sync(self, now: float, *, stamp: bool = False) -> None:
+        """Make everything logged stable; what was held back for that becomes ready.
+
+        ``stamp``: there is to be a Stamp even if nothing was logged.
+        """
+        journal = self.journal
+        assert journal is not None
+        if journal.dirty or stamp:
+            self._stamped = self._clock.stamp()
+            journal.append(Stamp(self._stamped))
+        batch = journal.gather()
+        if batch is not None:
+            self.logged_bytes += len(batch.body)
+            if self.shipping is not None:
+                for route, append in self.shipping.ship(batch, now):
+                    self._send(route, [append])
+        journal.sync()
+        self.syncs += 1
+        self._must_sync = False
+        self._lazy = False
+        if self.shipping is not None:
+            self.shipping.on_stable(journal.stable)
+        for route, replies in self._held:
+            self._ready.setdefault(route, []).extend(replies)
+        self._held.clear()
+
+    def next_wakeup(self) -> float | None:
+        """When ``flush`` must be called next; None: not before a message comes."""
+        return self._sync_by() if self._lazy else None
+
+    @property
+    def stable_before(self) -> float:
+        """After ``flush``: votes given before this moment are stable wherever they have to be."""
+        shipping = self.shipping
+        if shipping is None:
+            return math.inf
+        if shipping.committed < self._inherited:
+            return -math.inf
+        return self._released_at if self._tickets else math.inf
+
+    @property
+    def waiting(self) -> int:
+        """Wake-ups whose replies wait for replicas."""
+        return len(self._tickets)
+
+    def _sync_by(self) -> float:
+        """When what was logged lazily must be stable."""
+        if self._held:
+            return self._held_since + LAZY_SYNC_MAX
+        return self._lazy_since + IDLE_SYNC_MAX
+
+    def _release(self, shipping: Shipping, now: float) -> None:
+        tickets = self._tickets
+        while tickets and shipping.may_leave(tickets[0].seq, tickets[0].executed_at, now):
+            ticket = tickets.popleft()
+            self._released_at = ticket.executed_at
+            for route, replies in ticket.replies.items():
+                self._send(route, replies)
+        if tickets:
+            for route, append in shipping.ask_for_lease(tickets[-1].executed_at, now):
+                self._send(route, [append])
+
+    def check_invariants(self) -> None:
+        """What holds after ``flush``."""
+        assert not self._must_sync, "flush was not called"
+        if self.shipping is not None:
+            self.shipping.check_invariants()

@@ -1,0 +1,265 @@
+"""What a member holds: memory, the participant's lists, and the log that both come from.
+
+``applied`` is the last record that memory and lists show.  A primary shows what it logs at once; a
+replica logs first and applies what cannot be taken back; so does a member that has just started,
+which knows only from the manager, or from its primary, how much of its log is right.
+
+Holdings do not answer anybody; whoever drives them keeps the order of log, sync and answer.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from sinfonia.errors import StorageError
+from sinfonia.memnode.checkpointer import Checkpointer
+from sinfonia.memnode.settings import MemoryNodeSettings, has_disk, is_replicated
+from sinfonia.protocol.identifiers import Seq
+from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.records import (
+    Batch,
+    OnePhase,
+    ParticipantState,
+    Prepared,
+    decode_body,
+)
+from sinfonia.protocol.replication_messages import ImageBegun, Life
+from sinfonia.storage.address_space import AddressSpace
+from sinfonia.storage.batches import cut_batch
+from sinfonia.storage.files import Files
+from sinfonia.storage.journal import Journal, MemoryLog
+from sinfonia.storage.stable_storage import StableStorage, open_stable_storage, refound
+
+# What may be applied at a time: records, and bytes that they write.
+Room = tuple[int, int]
+
+MakeParticipant = Callable[[AddressSpace, bool], Participant]
+
+
+class Holdings:
+    """Memory, lists and log of one life of a member."""
+
+    def __init__(
+        self,
+        settings: MemoryNodeSettings,
+        files: Files,
+        *,
+        identity: str,
+        led: bool,
+        make_participant: MakeParticipant,
+    ) -> None:
+        """Open what the data directory holds.  Raises StorageError.
+
+        ``led``: the image may show all of the log.  A memory node that has no replicas replays its
+        log at once; another one waits until it knows how much of it is right.
+        """
+        self.settings = settings
+        self.storage: StableStorage | None = None
+        self.journal: Journal | None = None
+        self.checkpointer: Checkpointer | None = None
+        self.applied: Seq = 0
+        self.replayed = 0
+        self.empty = True
+        self._files = files
+        self._identity = identity
+        self._make_participant = make_participant
+        self._unapplied: deque[Batch] = deque()  # of what was logged in this life
+        self._confirm_at: Seq | None = None
+        self._numbers_used: Seq = 0  # by logs that were kept for copiers, and given up
+        if has_disk(settings.mode):
+            self._take_storage(_open(files, settings, identity))
+            assert self.storage is not None
+            self.empty = self.storage.founded
+            self.participant.restore(self.storage.checkpoint.state)
+            self._confirm_at = self.storage.log.last
+            # A crash may have come between the checkpoint and this.
+            self.storage.log.truncate_before(self.storage.checkpoint.processed)
+        else:
+            if is_replicated(settings.mode):
+                self.journal = MemoryLog(keep_bytes=settings.keep_log_bytes)
+            self.space = AddressSpace(settings.capacity)
+            self.participant = make_participant(self.space, self.journal is not None)
+        # What memory may show: a checkpoint of a primary takes pages as they are.
+        self.shown: Seq = self.last if led else self.applied
+        if not is_replicated(settings.mode):
+            self.apply_everything()
+
+    # --- applying ------------------------------------------------------------------------------
+
+    @property
+    def last(self) -> Seq:
+        """The last record that was logged."""
+        return 0 if self.journal is None else self.journal.last
+
+    @property
+    def history(self) -> Sequence[Life]:
+        """The lives that wrote the log."""
+        return [] if self.journal is None else self.journal.history
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether replay has shown that the image is sound.
+
+        Until then no checkpoint may begin: it would take the note of which pages replay has mended.
+        """
+        return self._confirm_at is None
+
+    def apply_everything(self) -> None:
+        """Show all that was logged: this log is right.  Raises StorageError."""
+        if self.journal is not None:
+            self.apply_up_to(self.last)
+
+    def apply_up_to(self, seq: Seq, room: Room | None = None) -> None:
+        """Show the records up to ``seq``, or as many of them as there is ``room`` for.
+
+        Raises StorageError if the image turns out damaged.
+        """
+        records, room_bytes = (math.inf, math.inf) if room is None else room
+        seq = int(min(seq, self.applied + records))
+        if self.applied < seq:
+            first_kept = self._unapplied[0].first if self._unapplied else self.last + 1
+            if self.applied + 1 < first_kept:
+                room_bytes -= self._apply_from_journal(min(seq, first_kept - 1), room_bytes)
+            while self._unapplied and self.applied < seq and room_bytes > 0:
+                room_bytes -= len(self._unapplied[0].body)
+                self._apply_batch(self._unapplied[0], seq)
+                if self.applied >= self._unapplied[0].last:
+                    self._unapplied.popleft()
+        if self._confirm_at is not None and self.applied >= self._confirm_at:
+            self._confirm_at = None
+            if self.storage is not None:
+                self.storage.image.confirm(self.space.dirty)
+
+    def _apply_from_journal(self, upto: Seq, room_bytes: float) -> int:
+        """Returns how many bytes were written."""
+        journal = self.journal
+        assert journal is not None
+        replay = self.participant.replay
+        written = 0
+        for seq, record in journal.records_after(self.applied):
+            if seq > upto or written >= room_bytes:
+                break
+            replay(record)
+            self.applied = seq
+            self.replayed += 1
+            if isinstance(record, OnePhase | Prepared):
+                written += sum(len(item.data) for item in record.writes)
+        return written
+
+    def _apply_batch(self, batch: Batch, upto: Seq) -> None:
+        replay = self.participant.replay
+        skipped = self.applied + 1 - batch.first
+        for record in decode_body(batch.body, batch.count)[skipped : upto + 1 - batch.first]:
+            replay(record)
+        self.applied = min(upto, batch.last)
+
+    # --- a replica's log -----------------------------------------------------------------------
+
+    def log_batch(self, batch: Batch, lives: Sequence[Life]) -> None:
+        """Log what the primary sent; it is stable after the next sync."""
+        assert self.journal is not None
+        self.journal.append_body(batch, lives)
+        self._unapplied.append(batch)
+
+    def truncate_after(self, seq: Seq) -> None:
+        """The log is right up to ``seq`` only.  Raises StorageError."""
+        assert self.journal is not None
+        assert self.applied <= seq, "memory shows what is to be taken back"
+        self.journal.truncate_after(seq)
+        while self._unapplied and self._unapplied[-1].last > seq:
+            batch = self._unapplied.pop()
+            if batch.first <= seq:
+                self._unapplied.append(cut_batch(batch, seq)[0])
+        if self._confirm_at is not None:
+            self._confirm_at = min(self._confirm_at, seq)
+
+    # --- copies --------------------------------------------------------------------------------
+
+    def begin_copy(self, image: ImageBegun) -> None:
+        """Give up everything for a copy that begins with ``image``.  Raises StorageError."""
+        state = msgspec.msgpack.decode(image.state, type=ParticipantState)
+        self._unapplied.clear()
+        self._confirm_at = None
+        self.empty = True
+        if self.storage is not None:
+            self.storage.close()
+            self._take_storage(
+                refound(
+                    self._files,
+                    identity=self._identity,
+                    capacity=self.settings.capacity,
+                    segment_bytes=self.settings.log_segment_bytes,
+                    keep_bytes=self.settings.keep_log_bytes,
+                    seq=image.seq,
+                    history=image.history,
+                )
+            )
+        else:
+            self.space.close()
+            self.journal = MemoryLog(
+                keep_bytes=self.settings.keep_log_bytes, after=image.seq, history=image.history
+            )
+            self.space = AddressSpace(self.settings.capacity)
+            self.participant = self._make_participant(self.space, True)
+        self.applied = image.seq
+        self.participant.restore(state)
+
+    def put_pages(self, runs: Sequence[tuple[int, bytes]]) -> None:
+        """Write what came of the copy."""
+        for address, data in runs:
+            self.space.write(address, data)
+
+    def complete_copy(self) -> None:
+        """The copy is stable.  Raises StorageError."""
+        self.empty = False
+        if self.storage is not None:
+            self.storage.complete()
+
+    def begin_logging(self, incarnation: int) -> None:
+        """Log in memory from now on, for someone who copies a memory node that keeps no log."""
+        assert self.journal is None
+        self.journal = MemoryLog(keep_bytes=self.settings.keep_log_bytes, after=self._numbers_used)
+        self.journal.begin_life(incarnation)
+        self.participant.logged = True
+
+    def end_logging(self) -> None:
+        """Nobody copies any more; whoever comes late finds that records are missing."""
+        self._numbers_used = self.last + 1
+        self.journal = None
+        self.participant.logged = False
+
+    # --- odds and ends -------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of files and memory; what was not synced is lost, as in a crash."""
+        if self.storage is not None:
+            self.storage.close()
+        else:
+            self.space.close()
+
+    def check_invariants(self) -> None:
+        assert self.applied <= self.last or self.journal is None
+        self.participant.check_invariants()
+
+    def _take_storage(self, storage: StableStorage) -> None:
+        self.storage = storage
+        self.space = storage.space
+        self.journal = storage.log
+        self.applied = storage.checkpoint.seq
+        self.participant = self._make_participant(self.space, True)
+        self.checkpointer = Checkpointer(storage, self.settings.checkpoint_log_bytes)
+
+
+def _open(files: Files, settings: MemoryNodeSettings, identity: str) -> StableStorage:
+    try:
+        return open_stable_storage(
+            files,
+            identity=identity,
+            capacity=settings.capacity,
+            segment_bytes=settings.log_segment_bytes,
+            keep_bytes=settings.keep_log_bytes,
+        )
+    except OSError as error:
+        raise StorageError(f"cannot open the data directory: {error.strerror}") from error

@@ -1,0 +1,242 @@
+"""A primary's wake-ups: execute, commit as a group, look after replicas and whoever copies.
+
+It settles before it serves; see node.py.
+"""
+
+from collections.abc import Callable
+
+from sinfonia.memnode.copies import CopySource
+from sinfonia.memnode.group_commit import GroupCommit, SendReplies
+from sinfonia.memnode.holdings import Holdings
+from sinfonia.memnode.hybrid_clock import HybridClock
+from sinfonia.memnode.replica import APPLY_BYTES_MAX, APPLY_RECORDS_MAX
+from sinfonia.memnode.settings import is_replicated
+from sinfonia.protocol.effects import Effect
+from sinfonia.protocol.identifiers import Seq
+from sinfonia.protocol.management_messages import MemoryNodeEntry, Reconfigure
+from sinfonia.protocol.messages import Probe, ProbeReply, Request, Requests
+from sinfonia.protocol.records import Stamp
+from sinfonia.protocol.replication_messages import Appended, GetImage, GetLog, GetPages, Join
+from sinfonia.protocol.shipping import Shipping, ToReplica
+from sinfonia.storage.journal import Journal
+
+# What replicas and copiers ask; it comes in batches of its own.
+PEER_REQUESTS = frozenset({Join, Appended, GetImage, GetPages, GetLog})
+
+# A memory node that keeps no log stops to keep one for a copier that has been silent for so long.
+COPY_IDLE = 30.0
+
+
+class Leading:
+    """One life of a memory node, as its primary; times are monotonic seconds."""
+
+    def __init__(
+        self,
+        entry: MemoryNodeEntry,
+        holdings: Holdings,
+        *,
+        clock: HybridClock,
+        send: SendReplies,
+        complete_probe: Callable[[ProbeReply], ProbeReply],
+        serve_from: float,
+        now: float,
+    ) -> None:
+        """Take all that was logged for true; ``tick`` applies what was not applied yet.
+
+        ``complete_probe`` adds who the member is.  Raises StorageError.
+        """
+        self.incarnation = entry.incarnation
+        self.holdings = holdings
+        journal = holdings.journal
+        if journal is not None:
+            if journal.dirty:
+                journal.sync()
+            journal.begin_life(entry.incarnation)
+            self._go_on_stamping(journal, clock)
+        holdings.participant.incarnation = entry.incarnation
+        self.shipping: Shipping | None = None
+        if is_replicated(holdings.settings.mode):
+            self.shipping = Shipping(
+                entry,
+                times=holdings.settings.times,
+                history=holdings.history,
+                last=holdings.last,
+                now=now,
+            )
+        self.group = GroupCommit(journal, shipping=self.shipping, clock=clock, send=send)
+        self.copies = CopySource(holdings, entry.incarnation)
+        self._clock = clock
+        self._send = send
+        self._complete_probe = complete_probe
+        self._route = b""
+        self._probes: list[tuple[bytes, Probe]] = []
+        self._serve_from = serve_from
+        self._settled_by: float | None = None
+        # Until all of the log was applied nothing is executed, saved, or said of what is in doubt.
+        self.replaying = journal is not None
+        self._replay_to = holdings.last
+        self._logging_until: float | None = None
+
+    # --- a wake-up -----------------------------------------------------------------------------
+
+    def receive(self, route: bytes, batch: Requests, now: float) -> None:
+        """Execute a batch; its replies come out of ``flush``."""
+        requests = batch.requests
+        if requests and type(requests[0]) in PEER_REQUESTS:
+            for request in requests:
+                self._on_peer(route, request, now)
+            return
+        self._route = route
+        self.group.carry_out(route, self.holdings.participant.on_requests(batch, now), now)
+
+    def see_to_probe(self, probe: Probe) -> None:
+        """Answer in ``flush``: at once, replicas or not, for who is silent is taken for dead."""
+        self._probes.append((self._route, probe))
+
+    def flush(self, now: float) -> None:
+        """Sync what must be stable, and send what may leave.  Raises StorageError."""
+        self.group.flush(now)
+        if self._probes:
+            self._answer_probes(now)
+
+    def tick(self, now: float) -> None:
+        """Time has passed.  Raises StorageError."""
+        if not self.holdings.participant.serving:
+            self._settle(now)
+        if self.shipping is not None:
+            self._say(self.shipping.on_tick(now))
+        if not self.replaying:
+            self._carry_checkpoint(now)
+        if self._logging_until is not None and now >= self._logging_until:
+            self._logging_until = None
+            self.holdings.end_logging()
+            self.group.journal = None
+
+    def next_wakeup(self) -> float | None:
+        """When ``tick`` and ``flush`` must be called next; None: not before a batch comes."""
+        if not self.holdings.participant.serving:
+            return 0.0
+        checkpointer = self.holdings.checkpointer
+        wakeups = (
+            self.group.next_wakeup(),
+            None if self.shipping is None else self.shipping.next_wakeup(),
+            None if checkpointer is None else checkpointer.next_wakeup(),
+        )
+        return min((each for each in wakeups if each is not None), default=None)
+
+    def _settle(self, now: float) -> None:
+        """Come nearer to serving: replay, let promises of others end, settle what is in doubt."""
+        holdings = self.holdings
+        if self.replaying:
+            holdings.apply_up_to(self._replay_to, (APPLY_RECORDS_MAX, APPLY_BYTES_MAX))
+            self.replaying = holdings.applied < self._replay_to
+            if self.replaying:
+                return
+        if self._settled_by is None:
+            self._settled_by = now + holdings.settings.settle_max
+        if now >= self._serve_from:
+            settled = not holdings.participant.in_doubt
+            holdings.participant.serving = settled or now >= self._settled_by
+
+    # --- the configuration ---------------------------------------------------------------------
+
+    def on_configuration(self, entry: MemoryNodeEntry, now: float) -> None:
+        """A later configuration of the same life."""
+        if self.shipping is not None:
+            self.shipping.on_configuration(entry, now)
+
+    def wish(self, now: float) -> Reconfigure | None:
+        """Another configuration, if one should be asked for."""
+        return None if self.shipping is None else self.shipping.wish(now)
+
+    @property
+    def committed(self) -> Seq:
+        """The last record that is never taken back."""
+        if self.shipping is not None:
+            return self.shipping.committed
+        return 0 if self.holdings.journal is None else self.holdings.journal.stable
+
+    # --- replicas and copiers ------------------------------------------------------------------
+
+    def _on_peer(self, route: bytes, request: Request, now: float) -> None:
+        shipping = self.shipping
+        match request:
+            case Join() if shipping is not None:
+                if request.node == self.holdings.settings.node:
+                    self._say(shipping.on_join(route, request, now))
+            case Appended() if shipping is not None:
+                self._say(shipping.on_appended(route, request, now))
+            case GetImage() if not self.replaying:
+                self._begin_copy(now)
+                self._send(route, [self.copies.image()])
+            case GetPages() if self.copies.begun:
+                self._send(route, [self.copies.pages(request)])
+            case GetLog():
+                if self.holdings.journal is not None:
+                    self._keep_logging(now)
+                    if request.stamp:
+                        self.group.stamp_after(request.stamp, now)
+                self._send(route, [self.copies.log(request, self.committed)])
+
+    def _begin_copy(self, now: float) -> None:
+        """Have a log, all of it stable."""
+        if self.holdings.journal is None:
+            self.holdings.begin_logging(self.incarnation)
+            self.group.journal = self.holdings.journal
+            self._logging_until = now + COPY_IDLE
+        self._keep_logging(now)
+        assert self.holdings.journal is not None
+        if self.holdings.journal.dirty:
+            self.group.sync(now)
+        self.holdings.participant.stamped = self._clock.latest
+
+    def _keep_logging(self, now: float) -> None:
+        if self._logging_until is not None:
+            self._logging_until = now + COPY_IDLE
+
+    def _answer_probes(self, now: float) -> None:
+        probes, self._probes = self._probes, []
+        stable_before = self.group.stable_before
+        for route, probe in probes:
+            effects: list[Effect] = []
+            reply = self.holdings.participant.answer_probe(
+                probe, effects, stable_before=stable_before
+            )
+            self.group.carry_out(route, effects, now)
+            self._send(route, [self._complete_probe(reply)])
+
+    def _say(self, sends: list[ToReplica]) -> None:
+        for route, reply in sends:
+            self._send(route, [reply])
+
+    def _carry_checkpoint(self, now: float) -> None:
+        checkpointer = self.holdings.checkpointer
+        if checkpointer is None:
+            return
+        if checkpointer.due and not checkpointer.running:
+            self.begin_checkpoint(now)
+        if checkpointer.running:
+            checkpointer.carry_on(now, sync=lambda: self.group.sync(now))
+
+    def begin_checkpoint(self, now: float) -> None:
+        """Note the state and the pages to be saved; ``tick`` does the rest."""
+        holdings = self.holdings
+        assert holdings.checkpointer is not None
+        assert holdings.journal is not None
+        if holdings.journal.dirty:
+            self.group.sync(now)
+        holdings.participant.stamped = self._clock.latest
+        holdings.checkpointer.begin(holdings.journal.last, holdings.participant.state())
+
+    def _go_on_stamping(self, journal: Journal, clock: HybridClock) -> None:
+        """Whatever the wall clock says, stamps are later than those of former lives; and what a
+        crash left without one was there before anything that this life answers."""
+        participant = self.holdings.participant
+        clock.resume(participant.stamped)
+        if participant.unstamped:
+            journal.append(Stamp(clock.stamp()))
+            journal.sync()
+
+    def check_invariants(self) -> None:
+        """What holds between two wake-ups."""
+        self.group.check_invariants()

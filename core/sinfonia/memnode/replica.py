@@ -1,0 +1,151 @@
+"""A replica's wake-ups: carry out what its follower decides, and sync before anything is said.
+
+Receives what the primary sends, and collects what is to be said to it: at once, or after the sync
+that makes it true.
+"""
+
+from sinfonia.memnode.holdings import Holdings
+from sinfonia.memnode.settings import State
+from sinfonia.protocol.following import (
+    Answer,
+    ApplyUpTo,
+    Ask,
+    BeginCopy,
+    Follower,
+    FollowerEffect,
+    LogBatch,
+    Phase,
+    PutPages,
+    Resign,
+    SaveCopy,
+    TruncateAfter,
+)
+from sinfonia.protocol.identifiers import Seq
+from sinfonia.protocol.messages import Replies, Request
+
+# Applied in one wake-up: a few milliseconds, in which nobody is answered.  A member that comes back
+# may have a whole log to apply; who is silent for long is taken for dead, and a primary that waits
+# for this one's acknowledgements would wait for that, too.
+APPLY_RECORDS_MAX = 1024
+APPLY_BYTES_MAX = 1024 * 1024
+
+# Logged without being asked to acknowledge it, before it is synced all the same.
+UNSYNCED_BYTES_MAX = 4 * 1024 * 1024
+
+
+class Replica:
+    """One member as long as it is a replica; times are monotonic seconds."""
+
+    def __init__(self, holdings: Holdings, follower: Follower) -> None:
+        self.holdings = holdings
+        self.follower = follower
+        self.resigning = False
+        self.syncs = 0
+        self.copied_bytes = 0
+        self._unsynced_bytes = 0
+        self._ask: list[Request] = []
+        self._answers: list[Request] = []
+        self._apply_to: Seq = 0
+        self._saving = False
+        self._save_from: Seq = 0  # what must be applied before the copy is saved
+
+    @property
+    def state(self) -> State:
+        """As others see it."""
+        following = self.follower.phase is Phase.FOLLOWING
+        return State.FOLLOWING if following else State.CATCHING_UP
+
+    def receive(self, batch: Replies, now: float) -> None:
+        """Handle what the primary says.  Raises StorageError."""
+        for reply in batch.replies:
+            self._carry_out(self.follower.on_reply(reply, now))
+
+    def resigned(self, now: float) -> None:
+        """The manager counts on this replica no more."""
+        self.resigning = False
+        self._carry_out(self.follower.on_resigned(now))
+
+    def flush(self) -> list[Request]:
+        """Sync what must be stable; what may be said to the primary then.  Raises StorageError."""
+        journal = self.holdings.journal
+        assert journal is not None
+        # What is pulled is acknowledged at its end only, but one sync of all would take seconds.
+        if journal.dirty and (self._answers or self._unsynced_bytes >= UNSYNCED_BYTES_MAX):
+            self._sync()
+        said = self._ask + self._answers
+        self._ask, self._answers = [], []
+        return said
+
+    def tick(self, now: float) -> None:
+        """Time has passed.  Raises StorageError."""
+        self._carry_out(self.follower.on_tick(now))
+        self._apply()
+        self._carry_checkpoint(now)
+
+    def next_wakeup(self) -> float | None:
+        """When ``tick`` must be called next."""
+        if self.holdings.applied < self._apply_to:
+            return 0.0
+        checkpointer = self.holdings.checkpointer
+        return None if checkpointer is None else checkpointer.next_wakeup()
+
+    def _apply(self) -> None:
+        self.holdings.apply_up_to(self._apply_to, (APPLY_RECORDS_MAX, APPLY_BYTES_MAX))
+
+    def _carry_out(self, effects: list[FollowerEffect]) -> None:
+        holdings = self.holdings
+        for effect in effects:
+            match effect:
+                case Answer(request):
+                    self._answers.append(request)
+                case Ask(request):
+                    self._ask.append(request)
+                case LogBatch(batch, lives):
+                    holdings.log_batch(batch, lives)
+                    self._unsynced_bytes += len(batch.body)
+                case ApplyUpTo(seq):
+                    self._apply_to = max(self._apply_to, seq)
+                    self._apply()
+                case TruncateAfter(seq):
+                    holdings.truncate_after(seq)
+                case Resign():
+                    self.resigning = True
+                case BeginCopy(image):
+                    self._saving = False
+                    self._apply_to = image.seq
+                    holdings.begin_copy(image)
+                case PutPages(runs):
+                    holdings.put_pages(runs)
+                    self.copied_bytes += sum(len(data) for _, data in runs)
+                case SaveCopy() if not self._saving:
+                    self._saving, self._save_from = True, self._apply_to
+
+    def _carry_checkpoint(self, now: float) -> None:
+        holdings = self.holdings
+        checkpointer = holdings.checkpointer
+        if self._saving and holdings.applied < self._save_from:
+            return
+        if checkpointer is None:
+            if self._saving:
+                self._saved(now)
+            return
+        # A copy is saved by the first checkpoint, which begins once it is whole.
+        whole = self.follower.phase not in (Phase.COPYING, Phase.SAVING) and holdings.confirmed
+        if (self._saving or (whole and checkpointer.due)) and not checkpointer.running:
+            self._sync()
+            checkpointer.begin(holdings.applied, holdings.participant.state())
+        if checkpointer.carry_on(now, sync=self._sync) and self._saving:
+            self._saved(now)
+
+    def _saved(self, now: float) -> None:
+        self._saving = False
+        self.holdings.complete_copy()
+        self._carry_out(self.follower.on_copy_saved(now))
+
+    def _sync(self) -> None:
+        journal = self.holdings.journal
+        assert journal is not None
+        if journal.dirty:
+            journal.sync()
+            self.syncs += 1
+        self._unsynced_bytes = 0

@@ -1,0 +1,69 @@
+"""What a member says of itself to people and to programs that watch it."""
+
+from typing import TYPE_CHECKING
+
+from sinfonia.protocol.messages import Vote
+
+if TYPE_CHECKING:
+    from sinfonia.memnode.node import MemoryNode
+
+Figures = dict[str, int | float | str]
+
+
+def status_figures(node: "MemoryNode") -> Figures:
+    """Load and health, by name."""
+    participant, holdings, entry = node.participant, node.holdings, node.entry
+    figures: Figures = {
+        "mode": node.settings.mode,
+        "capacity_bytes": node.settings.capacity,
+        "identity": node.identity,
+        "starts": node.starts,
+        "role": _role(node),
+        "incarnation": participant.incarnation,
+        "config_epoch": 0 if entry is None else entry.config_epoch,
+        "epoch": participant.epoch,
+        "in_doubt": len(participant.in_doubt),
+        "decided": len(participant.decided),
+        "lock_segments": len(participant.locks),
+        "clients": len(participant.sessions),
+        "duplicates": participant.duplicates,
+        "replayed_records": holdings.replayed,
+        "last_record": holdings.last,
+        "catching_up": 0,
+    }
+    for vote in Vote:
+        figures[f"votes_{vote.name.lower()}"] = participant.votes[vote]
+    if holdings.journal is not None:
+        figures["stable_record"] = holdings.journal.stable
+    if holdings.storage is not None:
+        log = holdings.storage.log
+        figures["log_bytes"] = log.stable_lsn - log.start_lsn
+    _add_role(node, figures)
+    return figures
+
+
+def _role(node: "MemoryNode") -> str:
+    if node.leading is not None:
+        return "primary"
+    return "starting" if node.replica is None else "replica"
+
+
+def _add_role(node: "MemoryNode", figures: Figures) -> None:
+    leading, replica, entry = node.leading, node.replica, node.entry
+    if leading is not None:
+        figures["syncs"] = leading.group.syncs
+        figures["logged_bytes"] = leading.group.logged_bytes
+        figures["committed_record"] = leading.committed
+        figures["applied_record"] = node.holdings.last
+        figures["replies_waiting"] = leading.group.waiting
+        figures["copied_out_bytes"] = leading.copies.bytes_sent
+        figures["replicas_known"] = 0 if entry is None else len(entry.replicas)
+        figures["in_sync_replicas"] = 0 if entry is None else len(entry.in_sync)
+    elif replica is not None:
+        figures["syncs"] = replica.syncs
+        figures["committed_record"] = replica.follower.committed
+        figures["applied_record"] = node.holdings.applied
+        figures["copied_bytes"] = replica.copied_bytes
+        figures["phase"] = replica.follower.phase.value
+        in_sync = entry is not None and node.identity in entry.in_sync
+        figures["catching_up"] = 0 if in_sync else 1
