@@ -1,35 +1,39 @@
-"""The manager on real sockets: a ROUTER for whoever asks, a DEALER to every memory node.
+"""The manager on real sockets: a ROUTER for whoever asks, a DEALER to every member.
 
-Stored before told: a StoreDirectory is on stable storage before any effect after it is carried out.
+See ``driver`` for the order in which things happen.
 """
 
 import logging
 import secrets
 import signal
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from types import FrameType
 
 import zmq
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import ProtocolError
-from sinfonia.management.store import EmbeddedStore
-from sinfonia.protocol.effects import ReplyTo, SendTo, StoreDirectory
-from sinfonia.protocol.management import Manager, ManagerEffect, ManagerSettings
+from sinfonia.management.driver import ManagerDriver
+from sinfonia.management.store import Store
+from sinfonia.protocol.effects import ReplyTo
+from sinfonia.protocol.management import (
+    ManagementRequest,
+    Manager,
+    ManagerEffect,
+    ManagerSettings,
+)
+from sinfonia.protocol.management_messages import Register
 from sinfonia.protocol.messages import (
     MANAGER,
     PROTOCOL_VERSION,
     GetDirectory,
     GetStatus,
-    Recreate,
-    Register,
     Replies,
+    Reply,
     Request,
     Status,
 )
-from sinfonia.storage.data_directory import DirectoryLock
-from sinfonia.storage.files import OsFiles
 from sinfonia.transport.codec import (
     decode_replies,
     decode_requests,
@@ -43,42 +47,62 @@ log = logging.getLogger(__name__)
 # How soon a signal is noticed.
 IDLE_WAIT_MS = 200
 
+# Seconds for which a connection that nothing was sent over is kept: a member that was removed must
+# have the time to hear of it.
+IDLE_CONNECTION = 5.0
+
+Place = tuple[MemoryNodeId, str]
+
 
 class ManagerServer:
-    """The manager with an embedded store."""
+    """One manager."""
 
     def __init__(
-        self, *, endpoint: str, data_directory: Path, cluster: str, settings: ManagerSettings
+        self,
+        *,
+        endpoint: str,
+        store: Store,
+        settings: ManagerSettings,
+        managers: Sequence[str] = (),
     ) -> None:
-        """Bind, lock the data directory and read the store; ``serve`` does the rest.
+        """Bind ``endpoint``; ``serve`` does the rest, and closes the store at its end.
 
-        Raises ConfigError, DataDirectoryInUse or StorageError.
+        ``store``: see ``open_embedded_store`` and ``EtcdStore``.  ``managers``: where others reach
+        each of the cluster's managers, this one included; empty if that is not known.
+        Raises ConfigError.
         """
-        self._lock = DirectoryLock(data_directory)
-        self._store = EmbeddedStore(OsFiles(data_directory), cluster=cluster)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._router = bind_router(self._context, endpoint)
+        try:
+            self._router = bind_router(self._context, endpoint)
+        except BaseException:
+            self._context.term()
+            store.close()
+            raise
+        self._store = store
         self.manager = Manager(
             client=secrets.randbits(64),
             settings=settings,
-            directory=self._store.directory,
+            directory=store.directory,
             now=time.monotonic(),
+            managers=managers,
+            leading=store.leading,
         )
+        self._driver = ManagerDriver(self.manager, store, reply=self._reply)
         self._poller = zmq.Poller()
         self._poller.register(self._router, zmq.POLLIN)
-        self._nodes: dict[MemoryNodeId, tuple[str, zmq.Socket[bytes]]] = {}
-        self._outbox: dict[MemoryNodeId, list[Request]] = {}
+        self._members: dict[Place, zmq.Socket[bytes]] = {}
+        self._used_at: dict[Place, float] = {}
         self._stopping = False
 
     def serve(self) -> None:
-        """Serve until ``stop`` or a signal.  Raises StorageError if the disk fails."""
+        """Serve until ``stop`` or a signal.  Raises StorageError if the store is of no use."""
         signal.signal(signal.SIGTERM, self.stop)
         signal.signal(signal.SIGINT, self.stop)
         try:
             while not self._stopping:
                 wait = round((self.manager.next_wakeup() - time.monotonic()) * 1e3)
                 self._poller.poll(max(1, min(IDLE_WAIT_MS, wait)))
-                self._wake_up(time.monotonic())
+                self.wake_up()
         finally:
             self.close()
 
@@ -87,81 +111,70 @@ class ManagerServer:
         self._stopping = True
 
     def close(self) -> None:
-        """Let go of sockets and the data directory."""
-        for _, socket in self._nodes.values():
+        """Let go of sockets and the store."""
+        for socket in self._members.values():
             socket.close(0)
         self._router.close(0)
         self._context.term()
-        self._lock.release()
+        self._store.close()
 
-    def _wake_up(self, now: float) -> None:
+    def wake_up(self) -> None:
+        """Handle whatever has come, and what the clock says."""
+        now = time.monotonic()
+        driver, manager = self._driver, self.manager
+        driver.refresh(now)
         for frames in drain(self._router):
             try:
                 for request in decode_requests(frames[1:]).requests:
-                    self._carry_out(self._answer(frames[0], request))
+                    driver.carry_out(self._answer(frames[0], request, now), now)
             except ProtocolError as error:
                 log.warning("malformed frames=%d error=%s", len(frames), error)
-        for node, (_, socket) in self._nodes.items():
+        for (node, endpoint), socket in self._members.items():
             for frames in drain(socket):
                 try:
-                    self._carry_out(self.manager.on_replies(node, decode_replies(frames), now))
+                    driver.carry_out(manager.on_replies(node, decode_replies(frames), now), now)
                 except ProtocolError as error:
-                    log.warning("malformed node=%d error=%s", node, error)
-        self._carry_out(self.manager.on_tick(now))
-        outbox, self._outbox = self._outbox, {}
-        for node, requests in outbox.items():
-            try_send(self._socket(node), encode_requests(self.manager.envelope(node, requests)))
+                    log.warning("malformed endpoint=%s error=%s", endpoint, error)
+        driver.carry_out(manager.on_tick(now), now)
+        for node, endpoint, batch in driver.take_batches():
+            self._used_at[node, endpoint] = now
+            try_send(self._socket((node, endpoint)), encode_requests(batch))
+        self._close_idle(now)
 
-    def _answer(self, route: bytes, request: Request) -> list[ManagerEffect]:
-        if isinstance(request, Register):
-            # The directory would stop whoever reads an impossible place there, and for good.
-            if not is_connectable(request.endpoint):
-                raise ProtocolError(f"nobody can connect to {request.endpoint!r}")
-            log.info("register node=%d endpoint=%s", request.node, request.endpoint)
-            return self.manager.on_register(route, request)
-        if isinstance(request, Recreate):
-            log.info("recreate node=%d", request.node)
-            return self.manager.on_recreate(route, request)
+    def _answer(self, route: bytes, request: Request, now: float) -> list[ManagerEffect]:
         if isinstance(request, GetDirectory):
             return [ReplyTo(route, self.manager.directory)]
         if isinstance(request, GetStatus):
-            return [ReplyTo(route, self._status())]
+            return [ReplyTo(route, self._status(now))]
+        if isinstance(request, ManagementRequest):
+            # The directory would stop whoever reads an impossible place there, and for good.
+            if isinstance(request, Register) and not is_connectable(request.endpoint):
+                raise ProtocolError(f"nobody can connect to {request.endpoint!r}")
+            log.info("request kind=%s node=%d", type(request).__name__, request.node)
+            return self.manager.on_request(route, request, now)
         raise ProtocolError(f"{type(request).__name__} is not for a manager")
 
-    def _carry_out(self, effects: list[ManagerEffect]) -> None:
-        for effect in effects:
-            if isinstance(effect, StoreDirectory):
-                self._store.replace(effect.directory)
-            elif isinstance(effect, ReplyTo):
-                epoch = self.manager.directory.epoch
-                replies = Replies(PROTOCOL_VERSION, MANAGER, 0, epoch, [effect.reply])
-                try_send(self._router, [effect.route, *encode_replies(replies)])
-            else:
-                assert isinstance(effect, SendTo)
-                self._outbox.setdefault(effect.node, []).append(effect.request)
+    def _reply(self, route: bytes, reply: Reply) -> None:
+        epoch = self.manager.directory.epoch
+        replies = Replies(PROTOCOL_VERSION, MANAGER, 0, epoch, [reply])
+        try_send(self._router, [route, *encode_replies(replies)])
 
-    def _socket(self, node: MemoryNodeId) -> "zmq.Socket[bytes]":
-        entry = self.manager.entry(node)
-        assert entry is not None, "effects name registered memory nodes only"
-        endpoint, socket = self._nodes.get(node, ("", None))
-        if socket is None or endpoint != entry.endpoint:
-            if socket is not None:
-                self._poller.unregister(socket)
-                socket.close(0)
-            socket = connect_dealer(self._context, entry.endpoint)
+    def _socket(self, place: Place) -> "zmq.Socket[bytes]":
+        socket = self._members.get(place)
+        if socket is None:
+            socket = self._members[place] = connect_dealer(self._context, place[1])
             self._poller.register(socket, zmq.POLLIN)
-            self._nodes[node] = (entry.endpoint, socket)
         return socket
 
-    def _status(self) -> Status:
-        manager = self.manager
-        figures: dict[str, int | float | str] = {
-            "cluster": manager.directory.cluster,
-            "epoch": manager.directory.epoch,
-            "directory_version": manager.directory.version,
-            "memory_nodes": len(manager.directory.nodes),
-            "memory_nodes_serving": sum(manager.serving.values()),
-            "recoveries": len(manager.recoveries),
-            "recovered": manager.recovered,
-        }
+    def _close_idle(self, now: float) -> None:
+        """Members are probed often; what is idle leads to where none is any more."""
+        idle = [place for place, used in self._used_at.items() if now - used > IDLE_CONNECTION]
+        for place in idle:
+            del self._used_at[place]
+            socket = self._members.pop(place)
+            self._poller.unregister(socket)
+            socket.close(0)
+
+    def _status(self, now: float) -> Status:
+        figures = {"store": self._store.kind, **self.manager.figures(now)}
         return Status(MANAGER, "serving", figures)
