@@ -28,6 +28,7 @@ from sinfonia.errors import LimitExceeded as LimitExceeded
 from sinfonia.errors import NotExecuted as NotExecuted
 from sinfonia.errors import OutcomeUnknown as OutcomeUnknown
 from sinfonia.errors import OutOfRange as OutOfRange
+from sinfonia.errors import Overloaded as Overloaded
 from sinfonia.errors import ProtocolError as ProtocolError
 from sinfonia.errors import Refused as Refused
 from sinfonia.errors import SinfoniaError as SinfoniaError

@@ -14,19 +14,29 @@ values are in range, nothing is there twice, and paths are absolute::
     node = 0
     endpoint = "tcp://127.0.0.1:7001"
     capacity = "1GiB"
-    mode = "LOG"                            # RAM: the data is gone with the process
+    mode = "LOG-REPL"
     data_directory = "node0"
+    log_directory = "/nvram/node0"          # if the redo log has a device of its own
+
+    [[memory_node.replica]]                 # of the memory node above it
+    endpoint = "tcp://127.0.0.1:7002"
+    data_directory = "node0r1"
 
     [times]                                 # in seconds; each may be left out
     in_doubt_timeout = 2.0
+
+Several managers, each a ``[[manager]]`` without a data directory, keep what they know on etcd::
+
+    [etcd]
+    endpoints = ["http://10.0.0.1:2379", "http://10.0.0.2:2379", "http://10.0.0.3:2379"]
+
+Which member of a memory node is its primary is not said here: that changes while it runs.
 """
 
-import difflib
-import json
 import re
 import tomllib
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
 
@@ -35,19 +45,32 @@ import msgspec
 from sinfonia.addresses import ADDRESS_MAX, MemoryNodeId
 from sinfonia.client.seed import normalise_endpoint
 from sinfonia.errors import ConfigError
+from sinfonia.protocol.configuration import keeps_replicas
+from sinfonia.toml_checks import (
+    quoted,
+    quoted_path,
+    readable,
+    refuse_twice,
+    refuse_unknown,
+    tables,
+)
 
 CONFIG_FILE = "cluster.toml"
 
-Mode = Literal["LOG", "RAM"]
+Mode = Literal["RAM", "RAM-REPL", "LOG", "LOG-REPL", "NVRAM", "NVRAM-REPL"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 # A memory node is known by a small integer; ids beyond this are surely a slip.
 NODE_ID_MAX = 65_535
 
 ConfigT = TypeVar("ConfigT", bound="ClusterConfig")
-EntryT = TypeVar("EntryT", bound="ManagerEntry | MemoryNodeDescription")
+EntryT = TypeVar("EntryT", bound="ProcessDescription")
+MemberT = TypeVar("MemberT", bound="MemberDescription")
 
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _SIZE = re.compile(r"\s*(\d+)\s*([A-Za-z]*)\s*")
+_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+_URL = re.compile(r"https?://[^/\s:]+:\d+")
 
 
 class ByteCount(int):
@@ -55,44 +78,86 @@ class ByteCount(int):
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds; see ManagerSettings and MemoryNodeSettings, whose defaults these are."""
+    """Seconds; see ManagerSettings and MemoryNodeSettings, whose defaults these are.
+
+    lease: how long a replica promises not to become primary.  fail_after: a primary silent for so
+    long is replaced.  drop_after: a replica silent for so long is no longer waited for.
+    """
 
     in_doubt_timeout: float = 2.0
     epoch_length: float = 3600.0
     decided_age: float = 30.0
     read_lease: float = 0.25
     settle_max: float = 1.0
+    lease: float = 0.5
+    fail_after: float = 1.0
+    drop_after: float = 1.0
 
 
-class ManagerEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the manager is; it binds ``listen`` if that is not its ``endpoint``."""
+class Etcd(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the configuration store is, if it is not the file of a single manager."""
+
+    endpoints: list[str]
+
+
+class ProcessDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """One process; others reach it at ``endpoint``, it binds ``listen`` if that differs.
+
+    ``name`` is what logs and pid files of a cluster on one machine are called.
+    """
 
     endpoint: str
-    data_directory: str
+    data_directory: str = ""
     listen: str = ""
+    name: str = ""
 
 
-class MemoryNodeDescription(msgspec.Struct, frozen=True, kw_only=True):
-    """One memory node; others reach it at ``endpoint``, it binds ``listen`` if that differs.
+class ManagerEntry(ProcessDescription, frozen=True, kw_only=True):
+    """A manager; it has a data directory unless there is etcd."""
 
-    checkpoint_log: a checkpoint begins when the log has grown by so much.
+
+class MemberDescription(ProcessDescription, frozen=True, kw_only=True):
+    """A process that holds a copy of a memory node.
+
+    log_directory: where its redo log is, if not in the data directory.
+    """
+
+    log_directory: str = ""
+
+
+class ReplicaDescription(MemberDescription, frozen=True, kw_only=True):
+    """A further member; ``replaces`` is the endpoint of the one that goes when this is in sync."""
+
+    replaces: str = ""
+
+
+class MemoryNodeDescription(MemberDescription, frozen=True, kw_only=True):
+    """One memory node, and the first of its members.
+
+    checkpoint_log: a checkpoint begins when the log has grown by so much.  keep_log: so much log
+    stays behind it, for replicas that were away.
     """
 
     node: MemoryNodeId
-    endpoint: str
     capacity: ByteCount
-    data_directory: str
     mode: Mode = "LOG"
-    listen: str = ""
     checkpoint_log: ByteCount = ByteCount(64 << 20)
+    keep_log: ByteCount = ByteCount(256 << 20)
+    replica: list[ReplicaDescription] = []
+
+    @property
+    def members(self) -> list[MemberDescription]:
+        """All processes that hold it."""
+        return [self, *self.replica]
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A whole cluster."""
 
     cluster: str
-    manager: ManagerEntry
+    manager: list[ManagerEntry]
     memory_node: list[MemoryNodeDescription]
+    etcd: Etcd | None = None
     times: Times = Times()
 
     @classmethod
@@ -112,19 +177,33 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def from_table(cls, table: Mapping[str, Any], *, directory: Path) -> Self:
         """Check a description; its paths are relative to ``directory``.  Raises ConfigError."""
-        _refuse_unknown(table, cls, "")
-        for key, struct in (("manager", ManagerEntry), ("times", Times)):
-            if isinstance(table.get(key), Mapping):
-                _refuse_unknown(table[key], struct, f"{key}.")
-        nodes = table.get("memory_node", [])
-        for position, node in enumerate(nodes if isinstance(nodes, list) else []):
-            if isinstance(node, Mapping):
-                _refuse_unknown(node, MemoryNodeDescription, f"memory_node[{position}].")
+        refuse_unknown(table, cls, "")
+        for key, struct in (("manager", ManagerEntry), ("etcd", Etcd), ("times", Times)):
+            for where, part in tables(table, key):
+                refuse_unknown(part, struct, where)
+        for where, part in tables(table, "memory_node"):
+            refuse_unknown(part, MemoryNodeDescription, where)
+            for below, replica in tables(part, "replica"):
+                refuse_unknown(replica, ReplicaDescription, where + below)
+        alone = isinstance(table.get("manager"), Mapping)
+        whole = {**table, "manager": [table["manager"]]} if alone else table
         try:
-            config = msgspec.convert(table, type=cls, dec_hook=_decode_size)
+            config = msgspec.convert(whole, type=cls, dec_hook=_decode_size)
+            return _checked(config, directory)
         except msgspec.ValidationError as error:
-            raise ConfigError(_readable(error)) from error
-        return _checked(config, directory)
+            raise ConfigError(_as_written(readable(error, MODES), alone=alone)) from error
+        except ConfigError as error:
+            raise ConfigError(_as_written(str(error), alone=alone)) from error
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients connect: the managers, separated by commas."""
+        return ",".join(manager.endpoint for manager in self.manager)
+
+    @property
+    def processes(self) -> list[ProcessDescription]:
+        """All of them, the managers first."""
+        return [*self.manager, *chain.from_iterable(node.members for node in self.memory_node)]
 
     def describe(self, node: int) -> MemoryNodeDescription:
         """Memory node ``node``.  Raises ConfigError if there is none."""
@@ -136,17 +215,34 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_toml(self, directory: Path) -> str:
         """The inverse of ``load`` for a file in ``directory``."""
-        lines = [f"cluster = {_quoted(self.cluster)}", "", "[manager]"]
-        lines += _entry_lines(self.manager, directory)
+        lines = [f"cluster = {quoted(self.cluster)}"]
+        for position, manager in enumerate(self.manager):
+            lines += ["", "[manager]" if len(self.manager) == 1 else "[[manager]]"]
+            lines += _entry_lines(manager, directory, _manager_name(self.manager, position))
+        if self.etcd is not None:
+            listed = ", ".join(map(quoted, self.etcd.endpoints))
+            lines += ["", "[etcd]", f"endpoints = [{listed}]"]
         for node in self.memory_node:
             lines += ["", "[[memory_node]]", f"node = {node.node}"]
-            lines += _entry_lines(node, directory)
+            lines += _entry_lines(node, directory, _member_name(node, 0))
             lines += [f'capacity = "{format_size(node.capacity)}"', f'mode = "{node.mode}"']
             lines += [f'checkpoint_log = "{format_size(node.checkpoint_log)}"']
+            lines += [f'keep_log = "{format_size(node.keep_log)}"']
+            for position, replica in enumerate(node.replica, 1):
+                lines += ["", "[[memory_node.replica]]"]
+                lines += _entry_lines(replica, directory, _member_name(node, position))
         lines += ["", "# In seconds.", "[times]"]
         times = msgspec.structs.asdict(self.times)
         lines += [f"{key} = {seconds}" for key, seconds in times.items()]
         return "\n".join(lines) + "\n"
+
+
+def as_mode(text: str) -> Mode:
+    """The mode that ``text`` names.  Raises ConfigError."""
+    for mode in MODES:
+        if mode == text:
+            return mode
+    raise ConfigError(f"mode {text!r} is not one of {', '.join(MODES)}")
 
 
 def parse_size(text: int | str) -> int:
@@ -167,15 +263,26 @@ def format_size(size: int) -> str:
 
 
 def resolve_endpoint(cluster: str) -> str:
-    """An endpoint of the cluster that a user named.
+    """Where the cluster that a user named answers: endpoints, separated by commas.
 
-    ``cluster`` is an endpoint, a directory made by ``sinfonia up``, or a description's path.
+    ``cluster`` is that, a directory made by ``sinfonia up``, or a description's path.
     Raises ConfigError.
     """
+    path = described_at(cluster)
+    if path is None:
+        return ",".join(normalise_endpoint(part.strip()) for part in cluster.split(","))
+    return ClusterConfig.load(path).endpoint
+
+
+def described_at(cluster: str) -> Path | None:
+    """The description that a user named; None if it is an endpoint that was named.
+
+    Raises ConfigError if there is none.
+    """
     path = Path(cluster)
-    if cluster.startswith("tcp://") or not (path.exists() or "/" in cluster):
-        return normalise_endpoint(cluster)
-    return ClusterConfig.load(config_file(path)).manager.endpoint
+    if "tcp://" in cluster or not (path.exists() or "/" in cluster):
+        return None
+    return config_file(path)
 
 
 def config_file(path: Path) -> Path:
@@ -187,55 +294,144 @@ def config_file(path: Path) -> Path:
 
 
 def _checked(config: ConfigT, directory: Path) -> ConfigT:
-    """``config`` with full endpoints and absolute paths.  Raises ConfigError."""
+    """``config`` with full endpoints, absolute paths and names.  Raises ConfigError."""
     if not config.cluster:
         raise ConfigError("cluster: a cluster needs a name")
     if not config.memory_node:
         raise ConfigError("memory_node: a cluster needs at least one memory node")
-    for key, seconds in msgspec.structs.asdict(config.times).items():
+    _check_times(config.times)
+    _check_store(config)
+    managers = [
+        _placed(manager, directory, f"manager[{k}].", _manager_name(config.manager, k))
+        for k, manager in enumerate(config.manager)
+    ]
+    nodes = [
+        _memory_node(node, directory, f"memory_node[{k}].")
+        for k, node in enumerate(config.memory_node)
+    ]
+    checked = msgspec.structs.replace(config, manager=managers, memory_node=nodes)
+    processes = checked.processes
+    refuse_twice("memory_node.node", (node.node for node in nodes))
+    refuse_twice("endpoint", (process.endpoint for process in processes))
+    refuse_twice("name", (process.name for process in processes))
+    data = [process.data_directory for process in processes if process.data_directory]
+    refuse_twice("data_directory", data)
+    members = [member for node in nodes for member in node.members]
+    logs = [member.log_directory for member in members if member.log_directory]
+    refuse_twice("log_directory", [*data, *logs])
+    return checked
+
+
+def _check_times(times: Times) -> None:
+    for key, seconds in msgspec.structs.asdict(times).items():
         if not 0 < seconds < float("inf"):
             raise ConfigError(f"times.{key}: {seconds} is not a time; it is in seconds")
-    manager = _placed(config.manager, directory, "manager.")
-    nodes = [
-        _placed(node, directory, f"memory_node[{position}].")
-        for position, node in enumerate(config.memory_node)
+    if times.lease >= times.fail_after:
+        raise ConfigError(
+            f"times.lease: {times.lease} is not less than fail_after ({times.fail_after}): a "
+            "primary would be replaced while its leases may still hold; shorten the lease, or "
+            "lengthen fail_after"
+        )
+    if times.drop_after <= times.fail_after / 2:
+        raise ConfigError(
+            f"times.drop_after: {times.drop_after} is not more than half of fail_after "
+            f"({times.fail_after}): a primary that is cut off would give up its replicas before it "
+            "is given up itself, and nobody could take over; lengthen drop_after"
+        )
+
+
+def _check_store(config: ClusterConfig) -> None:
+    """One manager has a file, several share etcd."""
+    if not config.manager:
+        raise ConfigError("manager: a cluster needs at least one manager")
+    if config.etcd is None:
+        if len(config.manager) > 1:
+            raise ConfigError(
+                f"manager: {len(config.manager)} managers need etcd to agree; add [etcd] with its "
+                "endpoints, or have one [manager]"
+            )
+        if not config.manager[0].data_directory:
+            raise ConfigError("manager[0].data_directory: it must name a directory")
+        return
+    if not config.etcd.endpoints:
+        raise ConfigError('etcd.endpoints: it must name etcd, as ["http://127.0.0.1:2379"]')
+    for url in config.etcd.endpoints:
+        if _URL.fullmatch(url) is None:
+            raise ConfigError(f"etcd.endpoints: {url!r} is not like http://127.0.0.1:2379")
+    for position, manager in enumerate(config.manager):
+        if manager.data_directory:
+            raise ConfigError(
+                f"manager[{position}].data_directory: with etcd a manager has no file; leave it out"
+            )
+
+
+def _memory_node(node: MemoryNodeDescription, directory: Path, where: str) -> MemoryNodeDescription:
+    """``node`` and its replicas, completed.  Raises ConfigError."""
+    if not 0 <= node.node <= NODE_ID_MAX:
+        raise ConfigError(f"memory_node.node: {node.node} is not from 0 to {NODE_ID_MAX}")
+    if node.replica and not keeps_replicas(node.mode):
+        raise ConfigError(
+            f"{where}replica: mode {node.mode} keeps none; choose mode {node.mode}-REPL, or leave "
+            "the replica out"
+        )
+    replicas = [
+        _member(replica, directory, f"{where}replica[{k}].", node.mode, _member_name(node, k + 1))
+        for k, replica in enumerate(node.replica)
     ]
-    for node in nodes:
-        if not 0 <= node.node <= NODE_ID_MAX:
-            raise ConfigError(f"memory_node.node: {node.node} is not from 0 to {NODE_ID_MAX}")
-    processes: list[ManagerEntry | MemoryNodeDescription] = [manager, *nodes]
-    _refuse_twice("memory_node.node", (node.node for node in nodes))
-    _refuse_twice("endpoint", (process.endpoint for process in processes))
-    _refuse_twice("data_directory", (process.data_directory for process in processes))
-    return msgspec.structs.replace(config, manager=manager, memory_node=nodes)
+    first = _member(node, directory, where, node.mode, _member_name(node, 0))
+    return msgspec.structs.replace(first, replica=replicas)
 
 
-def _quoted(text: str) -> str:
-    # TOML's basic strings escape as JSON's do.
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _entry_lines(entry: ManagerEntry | MemoryNodeDescription, directory: Path) -> list[str]:
-    data = Path(entry.data_directory)
-    if data.is_relative_to(directory):
-        data = data.relative_to(directory)
-    lines = [f"endpoint = {_quoted(entry.endpoint)}"]
-    if entry.listen not in ("", entry.endpoint):
-        lines.append(f"listen = {_quoted(entry.listen)}")
-    return [*lines, f"data_directory = {_quoted(str(data))}"]
-
-
-def _placed(entry: EntryT, directory: Path, where: str) -> EntryT:
-    """``entry`` with full endpoints and an absolute data directory."""
-    if not entry.data_directory:
+def _member(member: MemberT, directory: Path, where: str, mode: Mode, default_name: str) -> MemberT:
+    """``member``, completed."""
+    if not member.data_directory:
         raise ConfigError(f"{where}data_directory: it must name a directory")
+    if member.log_directory and mode.startswith("RAM"):
+        raise ConfigError(f"{where}log_directory: mode {mode} writes no log; leave it out")
+    logs = str(directory / member.log_directory) if member.log_directory else ""
+    placed = _placed(member, directory, where, default_name)
+    return msgspec.structs.replace(placed, log_directory=logs)
+
+
+def _manager_name(managers: list[ManagerEntry], position: int) -> str:
+    """What the manager at ``position`` is called if nothing else is said."""
+    return "manager" if len(managers) == 1 else f"manager{position}"
+
+
+def _member_name(node: MemoryNodeDescription, position: int) -> str:
+    """What the member at ``position`` is called if nothing else is said."""
+    return f"node{node.node}r{position}" if position else f"node{node.node}"
+
+
+def _entry_lines(entry: ProcessDescription, directory: Path, default_name: str) -> list[str]:
+    lines = [f"endpoint = {quoted(entry.endpoint)}"]
+    if entry.listen not in ("", entry.endpoint):
+        lines.append(f"listen = {quoted(entry.listen)}")
+    if entry.name not in ("", default_name):
+        lines.append(f"name = {quoted(entry.name)}")
+    if entry.data_directory:
+        lines.append(f"data_directory = {quoted_path(entry.data_directory, directory)}")
+    if isinstance(entry, MemberDescription) and entry.log_directory:
+        lines.append(f"log_directory = {quoted_path(entry.log_directory, directory)}")
+    if isinstance(entry, ReplicaDescription) and entry.replaces:
+        lines.append(f"replaces = {quoted(entry.replaces)}")
+    return lines
+
+
+def _placed(entry: EntryT, directory: Path, where: str, default_name: str) -> EntryT:
+    """``entry`` with a name, full endpoints and an absolute data directory."""
+    if entry.name and _NAME.fullmatch(entry.name) is None:
+        raise ConfigError(f"{where}name: {entry.name!r} is not made of letters, digits, . - and _")
     try:
         endpoint = normalise_endpoint(entry.endpoint)
         listen = normalise_endpoint(entry.listen) if entry.listen else endpoint
     except ConfigError as error:
         raise ConfigError(f"{where}endpoint: {error}") from error
-    absolute = str(directory / entry.data_directory)
-    return msgspec.structs.replace(entry, endpoint=endpoint, listen=listen, data_directory=absolute)
+    data = str(directory / entry.data_directory) if entry.data_directory else ""
+    name = entry.name or default_name
+    return msgspec.structs.replace(
+        entry, endpoint=endpoint, listen=listen, data_directory=data, name=name
+    )
 
 
 def _decode_size(kind: type[Any], value: object) -> ByteCount:
@@ -246,26 +442,6 @@ def _decode_size(kind: type[Any], value: object) -> ByteCount:
         raise ValueError(str(error)) from error  # msgspec adds where it is
 
 
-def _refuse_unknown(table: Mapping[str, Any], struct: type[msgspec.Struct], where: str) -> None:
-    allowed = struct.__struct_fields__
-    for key in table:
-        if key not in allowed:
-            close = difflib.get_close_matches(key, allowed, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ConfigError(f"{where}{key}: unknown; {hint}allowed: {', '.join(allowed)}")
-
-
-def _refuse_twice(what: str, values: Iterable[object]) -> None:
-    value, times = Counter(values).most_common(1)[0]
-    if times > 1:
-        raise ConfigError(f"{what}: {value} is there {times} times; each must have its own")
-
-
-def _readable(error: msgspec.ValidationError) -> str:
-    """msgspec's message, in the words of the file: "Expected `int`, got `str` - at `$.a[0].b`"."""
-    what, _, place = str(error).partition(" - at ")
-    place = place.strip("`").removeprefix("$").removeprefix(".")
-    if what.startswith("Invalid enum value"):
-        what += f"; allowed: {', '.join(get_args(Mode))}"
-    what = what.replace("Object missing required field", "missing").replace("`", "")
-    return f"{place}: {what}" if place else what
+def _as_written(complaint: str, *, alone: bool) -> str:
+    """A single manager is a table in the file, not the first of a list."""
+    return complaint.replace("manager[0]", "manager") if alone else complaint

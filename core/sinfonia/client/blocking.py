@@ -2,28 +2,31 @@
 
 There is no thread behind the scenes, so that one round trip costs little more than the network.
 ZeroMQ's sockets must not be shared between threads, so each thread that calls gets connections, and
-a coordinator, of its own; all end with ``close``.
+a coordinator, of its own; all end with ``close``.  What one learns of the cluster the others are
+told before their next call.
 
 Between two calls of a thread nobody drives its coordinator.  That is safe: what a participant does
 not hear the manager finds out.
 """
 
 import threading
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import zmq
 
+from sinfonia import monotonic
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import SEND_TOGETHER, ClientStatistics, MemoryNodeInfo, time_allowed
-from sinfonia.client.seed import ask_for_directory
-from sinfonia.client.wire import Wire
+from sinfonia.client.seed import endpoints_of, search_directory
+from sinfonia.client.wire import Wire, node_info
 from sinfonia.errors import InvalidMinitransaction, OutcomeUnknown
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.attempts import Call
-from sinfonia.protocol.messages import Directory, Tid
+from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.known_cluster import KnownCluster
+from sinfonia.protocol.management_messages import Directory
 from sinfonia.protocol.recovery import Outcome
 
 # Outcomes that are known should reach the participants; after this long the manager must see to it.
@@ -36,22 +39,22 @@ WAIT_MAX = 0.1
 def connect_blocking(endpoint: str, *, timeout: float = 5.0) -> "BlockingCluster":
     """Find the cluster that the process at ``endpoint`` belongs to; use it with ``with``.
 
-    ``endpoint`` (``tcp://host:port``) is the manager's or any memory node's; ``timeout`` in
-    seconds.  Raises Unreachable or ConfigError; both are definite.
+    ``endpoint`` (``tcp://host:port``) is a manager's or any memory node's, or several with commas
+    between them, of which any will do; ``timeout`` in seconds.  Raises Unreachable or ConfigError;
+    both are definite.
     """
-    return BlockingCluster(ask_for_directory(endpoint, timeout=timeout))
+    endpoints = endpoints_of(endpoint)
+    return BlockingCluster(search_directory(endpoints, timeout=timeout, usable=True), endpoints)
 
 
 class BlockingCluster:
     """An open connection to a cluster, for any number of threads."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, seeds: Sequence[str]) -> None:
         """Use ``connect_blocking``."""
-        self._directory = directory
-        self._nodes = {
-            entry.node: MemoryNodeInfo(entry.node, entry.endpoint, entry.capacity, entry.mode)
-            for entry in directory.nodes
-        }
+        self._known = KnownCluster(directory)
+        self._nodes = {entry.node: node_info(entry) for entry in directory.nodes}
+        self._seeds = seeds
         self._own = threading.local()
         self._all: list[_Connection] = []
         self._guard = threading.Lock()
@@ -136,6 +139,15 @@ class BlockingCluster:
         """
         return self._connection().outcome(tid, time_allowed(timeout))
 
+    def refresh(self, *, timeout: float = 5.0) -> None:
+        """Ask where the memory nodes are now (section 4.11); new ones are in ``nodes`` then.
+
+        There is no need to ask when one fails over.  Raises Unreachable if nobody answers within
+        ``timeout`` seconds.
+        """
+        places = self._connection().wire.places()
+        self._share(search_directory(places, timeout=timeout, usable=False))
+
     def close(self) -> None:
         """Close the connections of all threads, none of which may be in a call."""
         with self._guard:
@@ -150,23 +162,54 @@ class BlockingCluster:
             with self._guard:
                 if self._closed:
                     raise RuntimeError("the cluster was closed")
-                connection = self._own.connection = _Connection(self._directory)
+                connection = self._own.connection = _Connection(
+                    self._known.directory(), self._seeds, self._share
+                )
                 self._all.append(connection)
+        elif connection.version < self._known.version:
+            with self._guard:
+                directory = self._known.directory()
+            connection.learn(directory)
+        # What one thread does may be caused by what another was answered.
+        coordinator = connection.wire.coordinator
+        coordinator.clock = max(each.wire.coordinator.clock for each in tuple(self._all))
         return connection
+
+    def _share(self, directory: Directory) -> None:
+        """Keep what one thread has learned for all."""
+        with self._guard:
+            self._known.learn(directory)
+            while self._known.changed:
+                entry = self._known.entries[self._known.changed.pop()]
+                self._nodes[entry.node] = node_info(entry)
 
 
 class _Connection:
     """The wire of one thread, driven while the thread waits."""
 
-    def __init__(self, directory: Directory) -> None:
-        self.wire = Wire(directory)
-        self._node_of = {socket: node for node, socket in self.wire.sockets.items()}
+    def __init__(
+        self, directory: Directory, seeds: Sequence[str], share: Callable[[Directory], None]
+    ) -> None:
+        """``share`` is told what this thread learns by itself."""
+        self.wire = Wire(directory, seeds)
+        self._share = share
         self._poller = zmq.Poller()
-        for socket in self._node_of:
-            self._poller.register(socket, zmq.POLLIN)
+        self._sockets: dict[MemoryNodeId, zmq.Socket[bytes]] = {}
+        self._node_of: dict[zmq.Socket[bytes], MemoryNodeId] = {}
+        self._listen()
+
+    @property
+    def version(self) -> int:
+        """Of the directory that is known here."""
+        return self.wire.coordinator.known.version
+
+    def learn(self, directory: Directory) -> None:
+        """Take what another thread knows."""
+        self.wire.learn(directory, monotonic.seconds())
+        self._listen()
 
     def execute(self, minitransaction: Minitransaction[Any], timeout: float) -> Result:
-        now = time.monotonic()
+        now = monotonic.seconds()
         call = self.wire.submit(minitransaction, now=now, deadline=now + timeout)
         while not _is_over(call):
             self._handle_next()
@@ -186,14 +229,14 @@ class _Connection:
                     self._handle_next()
                     outstanding -= self._finished_of(pipeline)
             elif len(calls) % SEND_TOGETHER == 0:
-                self.wire.flush(time.monotonic())
+                self.wire.flush(monotonic.seconds())
                 outstanding -= self._finished_of(pipeline)
             call = self._submit(minitransaction, timeout)
             calls.append(call)
             if call.error is None:
                 call.waiter = pipeline
                 outstanding += 1
-        self.wire.flush(time.monotonic())
+        self.wire.flush(monotonic.seconds())
         outstanding -= self._finished_of(pipeline)
         while outstanding:
             self._handle_next()
@@ -202,15 +245,15 @@ class _Connection:
 
     def _submit(self, minitransaction: Minitransaction[Any], timeout: float) -> Call:
         """One call of a pipeline; that it cannot be executed must not stop the others."""
-        now = time.monotonic()
+        now = monotonic.seconds()
         try:
             return self.wire.submit(minitransaction, now=now, deadline=now + timeout)
         except InvalidMinitransaction as error:
             return Call(minitransaction, now, error=error)
 
     def outcome(self, tid: Tid, timeout: float) -> bool:
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
+        deadline = monotonic.seconds() + timeout
+        while monotonic.seconds() < deadline:
             outcome = self.wire.outcome(tid)
             if outcome is Outcome.FORGOTTEN:
                 break
@@ -220,27 +263,44 @@ class _Connection:
         raise OutcomeUnknown(f"the outcome of {tid} cannot be found out", tid)
 
     def close(self) -> None:
-        deadline = time.monotonic() + CLOSE_PATIENCE
-        self.wire.flush(time.monotonic())
-        while not self.wire.coordinator.idle and time.monotonic() < deadline:
+        deadline = monotonic.seconds() + CLOSE_PATIENCE
+        self.wire.flush(monotonic.seconds())
+        while not self.wire.coordinator.idle and monotonic.seconds() < deadline:
             self._handle_next()
         self.wire.close()
 
     def _handle_next(self) -> None:
         """Send what is ready, wait until something has come or the time has, and handle it."""
         wire = self.wire
-        now = time.monotonic()
+        now = monotonic.seconds()
         wire.flush(now)
         if wire.coordinator.finished:
             return  # the flush has seen it come
-        wakeup = wire.coordinator.next_wakeup()
+        if wire.opened:
+            self._listen()
+            self._share(wire.coordinator.known.directory())
+        wakeup = wire.next_wakeup()
         wait = WAIT_MAX if wakeup is None else min(WAIT_MAX, max(0.0, wakeup - now))
         ready = self._poller.poll(round(wait * 1e3))
-        now = time.monotonic()
         for socket, _ in ready:
-            wire.drain(self._node_of[socket], now)
+            wire.drain(self._node_of[socket])
+        now = monotonic.seconds()
         wire.tick(now)
         wire.flush(now)
+
+    def _listen(self) -> None:
+        """Listen to the sockets that are new, and close those that they replace."""
+        opened = self.wire.opened
+        while opened:
+            node, socket = opened.pop(0)
+            old = self._sockets.get(node)
+            if old is not None:
+                self._poller.unregister(old)
+                del self._node_of[old]
+                old.close(0)
+            self._sockets[node] = socket
+            self._node_of[socket] = node
+            self._poller.register(socket, zmq.POLLIN)
 
     def _finished_of(self, pipeline: object) -> int:
         return sum(call.waiter is pipeline for call in self.wire.take_finished())

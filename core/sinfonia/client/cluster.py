@@ -3,11 +3,12 @@
 There is no task per minitransaction or per message: one task per memory node waits for its socket,
 one sends what has gathered, one minds the time.  Between two awaits the coordinator is consistent;
 everything that touches it runs without one.
+
+A socket is closed by the task that waited for it, once it waits no more.
 """
 
 import math
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,14 +16,16 @@ import anyio
 import anyio.lowlevel
 import zmq
 
+from sinfonia import monotonic
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import SEND_TOGETHER, ClientStatistics, MemoryNodeInfo, time_allowed
-from sinfonia.client.seed import ASK_EVERY, Inquiry, unreachable
+from sinfonia.client.seed import ASK_EVERY, DirectorySearch, endpoints_of
 from sinfonia.client.wire import Wire
 from sinfonia.errors import InvalidMinitransaction, OutcomeUnknown
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.attempts import Call
-from sinfonia.protocol.messages import Directory, GetDirectory, Tid
+from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.management_messages import Directory
 from sinfonia.protocol.recovery import Outcome
 
 # How often ``outcome`` looks whether the outcome has been found.
@@ -32,29 +35,37 @@ OUTCOME_EVERY = 0.01
 async def connect(endpoint: str, *, timeout: float = 5.0) -> "Cluster":
     """Find the cluster that the process at ``endpoint`` belongs to; use it with ``async with``.
 
-    ``endpoint`` (``tcp://host:port``) is the manager's or any memory node's; ``timeout`` in
-    seconds.  Raises Unreachable or ConfigError; both are definite.
+    ``endpoint`` (``tcp://host:port``) is a manager's or any memory node's, or several with commas
+    between them, of which any will do; ``timeout`` in seconds.  Raises Unreachable or ConfigError;
+    both are definite.
     """
-    inquiry = Inquiry(endpoint, GetDirectory(), Directory)
+    endpoints = endpoints_of(endpoint)
+    return Cluster(await _search(endpoints, timeout=timeout, usable=True), endpoints)
+
+
+async def _search(endpoints: Sequence[str], *, timeout: float, usable: bool) -> Directory:
+    search = DirectorySearch(endpoints, usable=usable)
     try:
         with anyio.move_on_after(timeout):
             while True:
-                reply = inquiry.poll(time.monotonic())
-                if isinstance(reply, Directory):
-                    return Cluster(reply)
+                directory = search.poll(monotonic.seconds())
+                if directory is not None:
+                    return directory
                 await anyio.sleep(ASK_EVERY)
     finally:
-        inquiry.close()
-    raise unreachable(endpoint, timeout)
+        search.close()
+    raise search.failure(timeout)
 
 
 class Cluster:
     """An open connection to a cluster, within ``async with``."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, seeds: Sequence[str]) -> None:
         """Use ``connect``."""
-        self._wire = Wire(directory)
+        self._wire = Wire(directory, seeds)
         self._tasks = anyio.create_task_group()
+        # What ends the task that listens to a memory node.
+        self._listening: dict[MemoryNodeId, anyio.CancelScope] = {}
         self._to_send = anyio.Event()
         self._timer = anyio.Event()
         self._sleeps_until = 0.0
@@ -62,8 +73,7 @@ class Cluster:
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
-        for node, socket in self._wire.sockets.items():
-            self._tasks.start_soon(self._receive, node, socket)
+        self._listen()
         self._tasks.start_soon(self._send)
         self._tasks.start_soon(self._mind_the_time)
         return self
@@ -74,7 +84,9 @@ class Cluster:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._wire.flush(time.monotonic())  # outcomes that are known should reach the participants
+        self._wire.flush(
+            monotonic.seconds()
+        )  # outcomes that are known should reach the participants
         self._tasks.cancel_scope.cancel()
         try:
             # The body's exception is not told to the task group, which would wrap it.
@@ -105,7 +117,7 @@ class Cluster:
         Busy locks are retried until the timeout.  Raises InvalidMinitransaction or NotExecuted
         (definite: it did not happen) or OutcomeUnknown.
         """
-        now = time.monotonic()
+        now = monotonic.seconds()
         wire = self._wire
         call = wire.submit(minitransaction, now=now, deadline=now + time_allowed(timeout))
         call.waiter = waiter = anyio.Event()
@@ -143,7 +155,7 @@ class Cluster:
                 # The memory nodes should not idle while the rest is being prepared.
                 self._flush_now()
                 await anyio.lowlevel.checkpoint()
-            now = time.monotonic()
+            now = monotonic.seconds()
             deadline = now + time_allowed(timeout)
             try:
                 call = self._wire.submit(minitransaction, now=now, deadline=deadline)
@@ -189,6 +201,16 @@ class Cluster:
                 await anyio.sleep(OUTCOME_EVERY)
         raise OutcomeUnknown(f"the outcome of {tid} cannot be found out", tid)
 
+    async def refresh(self, *, timeout: float = 5.0) -> None:
+        """Ask where the memory nodes are now (section 4.11); new ones are in ``nodes`` then.
+
+        There is no need to ask when one fails over.  Raises Unreachable if nobody answers within
+        ``timeout`` seconds.
+        """
+        directory = await _search(self._wire.places(), timeout=timeout, usable=False)
+        self._wire.learn(directory, monotonic.seconds())
+        self._flush_now()
+
     async def aclose(self) -> None:
         """Close the connection; what is in flight has an unknown outcome."""
         await self.__aexit__(None, None, None)
@@ -196,18 +218,31 @@ class Cluster:
     # --- tasks ---------------------------------------------------------------------------------
 
     def _flush_now(self) -> None:
-        self._wire.flush(time.monotonic())
+        self._wire.flush(monotonic.seconds())
         self._wake_callers()
 
-    async def _receive(self, node: MemoryNodeId, socket: "zmq.Socket[bytes]") -> None:
+    def _listen(self) -> None:
+        """Listen to the sockets that are new, and no more to those that they replace."""
+        opened = self._wire.opened
+        while opened:
+            node, socket = opened.pop(0)
+            if node in self._listening:
+                self._listening[node].cancel()
+            self._listening[node] = scope = anyio.CancelScope()
+            self._tasks.start_soon(self._receive, node, socket, scope)
+
+    async def _receive(
+        self, node: MemoryNodeId, socket: "zmq.Socket[bytes]", scope: anyio.CancelScope
+    ) -> None:
         descriptor = socket.get(zmq.FD)
         assert isinstance(descriptor, int)
-        while True:
-            await anyio.wait_readable(descriptor)
-            now = time.monotonic()
-            self._wire.drain(node, now)
-            self._wire.flush(now)
-            self._wake_callers()
+        with scope:
+            while True:
+                await anyio.wait_readable(descriptor)
+                self._wire.drain(node)
+                self._wire.flush(monotonic.seconds())
+                self._wake_callers()
+        socket.close(0)
 
     async def _send(self) -> None:
         while True:
@@ -217,13 +252,13 @@ class Cluster:
 
     async def _mind_the_time(self) -> None:
         while True:
-            wakeup = self._wire.coordinator.next_wakeup()
+            wakeup = self._wire.next_wakeup()
             self._sleeps_until = math.inf if wakeup is None else wakeup
-            wait = None if wakeup is None else max(0.0, wakeup - time.monotonic())
+            wait = None if wakeup is None else max(0.0, wakeup - monotonic.seconds())
             with anyio.move_on_after(wait):
                 await self._timer.wait()
             self._timer = anyio.Event()
-            now = time.monotonic()
+            now = monotonic.seconds()
             self._wire.tick(now)
             self._wire.flush(now)
             self._wake_callers()
@@ -232,7 +267,9 @@ class Cluster:
         for call in self._wire.take_finished():
             if call.waiter is not None:
                 call.waiter.set()
-        wakeup = self._wire.coordinator.next_wakeup()
+        if self._wire.opened:
+            self._listen()
+        wakeup = self._wire.next_wakeup()
         if wakeup is not None and wakeup < self._sleeps_until:
             self._timer.set()
 

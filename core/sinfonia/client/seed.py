@@ -1,18 +1,18 @@
-"""How a client finds the cluster: it asks any manager or memory node for the directory."""
+"""How a client finds the cluster: it asks any manager or memory node for the directory.
+
+Whoever answers may be behind, so of several answers the newest counts, and a manager's is waited
+for the longest.
+"""
 
 import time
+from collections.abc import Sequence
 
 import zmq
 
+from sinfonia import monotonic
 from sinfonia.errors import ConfigError, ProtocolError, Unreachable
-from sinfonia.protocol.messages import (
-    PROTOCOL_VERSION,
-    Directory,
-    GetDirectory,
-    Reply,
-    Request,
-    Requests,
-)
+from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.messages import MANAGER, PROTOCOL_VERSION, GetDirectory, Requests
 from sinfonia.transport.codec import decode_replies, encode_requests
 from sinfonia.transport.zeromq import connect_dealer, drain, try_send
 
@@ -21,6 +21,11 @@ DEFAULT_PORT = 7000
 # Asking costs nothing, and a connection takes a moment to come up.
 ASK_EVERY = 0.01
 ASK_AGAIN = 0.5
+
+# Once one has answered, the others that were asked get so long: they may know better.
+OTHERS_PATIENCE = 0.1
+
+_QUESTION = encode_requests(Requests(PROTOCOL_VERSION, 0, 0, 0, [GetDirectory()]))
 
 
 def normalise_endpoint(endpoint: str) -> str:
@@ -34,20 +39,27 @@ def normalise_endpoint(endpoint: str) -> str:
     return f"tcp://{host}:{port}"
 
 
+def endpoints_of(text: str) -> list[str]:
+    """The endpoints in a list with commas, each once.  Raises ConfigError."""
+    return list(dict.fromkeys(normalise_endpoint(each.strip()) for each in text.split(",")))
+
+
 class Inquiry:
-    """One question to one process, without waiting: call ``poll`` until it gives the answer."""
+    """One process that is asked for the directory, without waiting: call ``poll``."""
 
-    def __init__(self, endpoint: str, question: Request, answer: type[Reply]) -> None:
-        address = normalise_endpoint(endpoint)
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> None:
+        """Raises ConfigError."""
+        self.is_manager = False  # known once it has answered
         self._endpoint = endpoint
-        self._answer = answer
-        self._batch = encode_requests(Requests(PROTOCOL_VERSION, 0, 0, 0, [question]))
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = connect_dealer(self._context, address)
+        self._socket = connect_dealer(context, normalise_endpoint(endpoint))
         self._ask_at = 0.0
+        self._answered = False
 
-    def poll(self, now: float) -> Reply | None:
-        """The answer, if it has come; ask (again) if it is time to."""
+    def poll(self, now: float) -> Directory | None:
+        """The answer, if it has come; else ask, again if it is time to.
+
+        Raises Unreachable if what answers there does not speak our protocol.
+        """
         for frames in drain(self._socket):
             try:
                 batch = decode_replies(frames)
@@ -56,43 +68,116 @@ class Inquiry:
                     f"{self._endpoint} answers, but is no process of this cluster: {error}"
                 ) from error
             for reply in batch.replies:
-                if isinstance(reply, self._answer):
+                if isinstance(reply, Directory):
+                    self.is_manager = batch.node == MANAGER
+                    self._answered = True
                     return reply
-        if now >= self._ask_at and try_send(self._socket, self._batch):
+        if not self._answered and now >= self._ask_at and try_send(self._socket, _QUESTION):
             self._ask_at = now + ASK_AGAIN
         return None
+
+    def ask_again(self, *, at: float) -> None:
+        """Another answer is wanted, and asked for no sooner than ``at``."""
+        self._answered = False
+        self._ask_at = at
 
     def close(self) -> None:
         """Close the connection."""
         self._socket.close(0)
-        self._context.term()
 
 
-def ask(endpoint: str, question: Request, answer: type[Reply], *, timeout: float = 5.0) -> Reply:
-    """Ask, and wait for the answer.  Raises Unreachable or ConfigError; both are definite."""
-    inquiry = Inquiry(endpoint, question, answer)
-    deadline = time.monotonic() + timeout
+class DirectorySearch:
+    """The directory, from whichever of several processes knows best; none is waited for alone.
+
+    Call ``poll`` until it gives one; ``failure`` says why there is none yet.
+    """
+
+    def __init__(self, endpoints: Sequence[str], *, usable: bool) -> None:
+        """``usable``: go on until some memory node has registered.  Raises ConfigError."""
+        self._endpoints = endpoints
+        self._usable = usable
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._unanswered: list[Inquiry] = []
+        self._best: Directory | None = None
+        self._unusable: Directory | None = None
+        self._refusal: Unreachable | None = None
+        self._decide_at = 0.0
+        try:
+            for endpoint in endpoints:
+                self._unanswered.append(Inquiry(self._context, endpoint))
+        except ConfigError:
+            self.close()
+            raise
+
+    def poll(self, now: float) -> Directory | None:
+        """The newest directory, once it is time to decide.  Raises Unreachable."""
+        for inquiry in list(self._unanswered):
+            try:
+                directory = inquiry.poll(now)
+            except Unreachable as refusal:
+                self._refusal = refusal
+                self._dismiss(inquiry)
+            else:
+                if directory is not None:
+                    self._on_answer(inquiry, directory, now)
+        if self._best is not None and (not self._unanswered or now >= self._decide_at):
+            return self._best
+        if self._refusal is not None and self._best is None and not self._unanswered:
+            raise self._refusal
+        return None
+
+    def failure(self, timeout: float) -> Unreachable:
+        """Why there was no directory within ``timeout``."""
+        if self._unusable is not None:
+            return Unreachable(
+                f"no memory node of the cluster {self._unusable.cluster!r} has reported within "
+                f"{timeout:g} s; `sinfonia status` shows which should have"
+            )
+        return Unreachable(
+            f"no manager or memory node answers at {', '.join(self._endpoints)} within "
+            f"{timeout:g} s; is the cluster up, and is this its address?"
+        )
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._context.destroy(linger=0)
+
+    def _on_answer(self, inquiry: Inquiry, directory: Directory, now: float) -> None:
+        if self._usable and not any(entry.identity for entry in directory.nodes):
+            self._unusable = directory
+            inquiry.ask_again(at=now + ASK_AGAIN)
+            return
+        self._dismiss(inquiry)
+        if self._best is None:
+            self._decide_at = now + OTHERS_PATIENCE
+        if inquiry.is_manager:
+            self._decide_at = now
+        if self._best is None or self._best.version < directory.version:
+            self._best = directory
+
+    def _dismiss(self, inquiry: Inquiry) -> None:
+        self._unanswered.remove(inquiry)
+        inquiry.close()
+
+
+def ask_for_directory(endpoint: str, *, timeout: float = 5.0, usable: bool = False) -> Directory:
+    """The directory, from a manager or memory node; ``endpoint`` may be several, with commas.
+
+    ``usable``: not before some memory node has registered.  Raises Unreachable or ConfigError.
+    """
+    return search_directory(endpoints_of(endpoint), timeout=timeout, usable=usable)
+
+
+def search_directory(endpoints: Sequence[str], *, timeout: float, usable: bool) -> Directory:
+    """As ``ask_for_directory``, from whoever is at ``endpoints``."""
+    search = DirectorySearch(endpoints, usable=usable)
+    deadline = monotonic.seconds() + timeout
     try:
-        while (now := time.monotonic()) < deadline:
-            reply = inquiry.poll(now)
-            if reply is not None:
-                return reply
+        while (now := monotonic.seconds()) < deadline:
+            directory = search.poll(now)
+            if directory is not None:
+                return directory
             time.sleep(ASK_EVERY)
     finally:
-        inquiry.close()
-    raise unreachable(endpoint, timeout)
-
-
-def ask_for_directory(endpoint: str, *, timeout: float = 5.0) -> Directory:
-    """The directory, from any manager or memory node.  Raises Unreachable or ConfigError."""
-    reply = ask(endpoint, GetDirectory(), Directory, timeout=timeout)
-    assert isinstance(reply, Directory)
-    return reply
-
-
-def unreachable(endpoint: str, timeout: float) -> Unreachable:
-    """Nobody answered."""
-    return Unreachable(
-        f"no manager or memory node answers at {endpoint} within {timeout:g} s; is the cluster up, "
-        "and is this its address?"
-    )
+        search.close()
+    raise search.failure(timeout)

@@ -1,57 +1,73 @@
 """A coordinator on real sockets, without waiting: what both clients, async and blocking, drive.
 
-One DEALER per memory node.  Requests that are ready together leave in one message per memory node;
-one ``drain`` handles every reply that has come.
+One DEALER per memory node, connected to its primary.  Requests that are ready together leave in one
+message per memory node; one ``drain`` handles every reply that has come.
 
 ZeroMQ's readable descriptor is edge-triggered: it may stay silent although a message waits, if that
 message came while we were sending.  So every ``flush`` ends with a ``drain``.
+
+When a memory node is served elsewhere, its socket is replaced.  The old one stays open until the
+driver, which may be waiting for its descriptor, has let go of it and closes it: a descriptor that
+is closed under a waiter may come back as somebody else's.
 """
 
+import math
 import random
 import secrets
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import zmq
 
+from sinfonia import monotonic
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClientStatistics, MemoryNodeInfo
+from sinfonia.client.informants import Informants
 from sinfonia.errors import ConfigError, ProtocolError
 from sinfonia.minitransaction import Minitransaction
 from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.coordinator import Coordinator
 from sinfonia.protocol.effects import SendTo
-from sinfonia.protocol.messages import Directory, Request, Tid
+from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
+from sinfonia.protocol.messages import Request
 from sinfonia.protocol.recovery import Outcome
 from sinfonia.transport.codec import DETACH_BYTES_MIN, decode_replies, encode_requests
-from sinfonia.transport.zeromq import connect_dealer, drain, try_send
+from sinfonia.transport.zeromq import connect_dealer, drain, is_connectable, try_send
+
+Opened = tuple[MemoryNodeId, "zmq.Socket[bytes]"]
+
+
+def node_info(entry: MemoryNodeEntry) -> MemoryNodeInfo:
+    """What a caller is told of a memory node."""
+    return MemoryNodeInfo(entry.node, entry.endpoint, entry.capacity, entry.mode)
 
 
 class Wire:
     """The sockets, outboxes and coordinator of one client."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, seeds: Sequence[str]) -> None:
+        """``seeds``: where the directory was found."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._rng = random.Random()
         self.coordinator = Coordinator(
-            client=secrets.randbits(64),
-            rng=random.Random(),
-            directory=directory,
+            client=secrets.randbits(64), rng=self._rng, directory=directory
         )
         self.statistics = ClientStatistics()
-        self.nodes = {
-            entry.node: MemoryNodeInfo(entry.node, entry.endpoint, entry.capacity, entry.mode)
-            for entry in directory.nodes
-        }
-        self.sockets: dict[MemoryNodeId, zmq.Socket[bytes]] = {}
-        try:
-            for node, info in self.nodes.items():
-                self.sockets[node] = connect_dealer(self._context, info.endpoint)
-        except ConfigError:
-            self.close()
-            raise
-        self._outbox: dict[MemoryNodeId, list[Request]] = {node: [] for node in self.nodes}
+        self.nodes: dict[MemoryNodeId, MemoryNodeInfo] = {}
+        self._seeds = seeds
+        self._informants = Informants(self._context)
+        self._sockets: dict[MemoryNodeId, zmq.Socket[bytes]] = {}
+        self._connected: dict[MemoryNodeId, str] = {}
+        self._replaced: list[zmq.Socket[bytes]] = []
+        # New sockets, for the driver to take out and listen to, some in place of others; see above.
+        self.opened: list[Opened] = []
+        self._outbox: defaultdict[MemoryNodeId, list[Request]] = defaultdict(list)
         # Nodes for which the outbox holds large payloads (what is sent again goes in one piece).
         self._large: set[MemoryNodeId] = set()
         self._to_flush: set[MemoryNodeId] = set()
+        self._follow()
 
     def submit(self, minitransaction: Minitransaction[Any], *, now: float, deadline: float) -> Call:
         """Put a minitransaction into the outboxes.  Raises InvalidMinitransaction (definite)."""
@@ -69,27 +85,62 @@ class Wire:
             batch = self.coordinator.envelope(node, requests)
             frames = encode_requests(batch, large=node in self._large)
             self._large.discard(node)
-            if not try_send(self.sockets[node], frames):
-                self.coordinator.on_unsent(node, now)
-            self.drain(node, now)
+            socket = self._sockets.get(node)
+            if socket is None:
+                self.coordinator.on_unsent(node, requests, now)
+                continue
+            if not try_send(socket, frames):
+                self.coordinator.on_unsent(node, requests, now)
+            self.drain(node)
 
-    def drain(self, node: MemoryNodeId, now: float) -> None:
+    def drain(self, node: MemoryNodeId) -> None:
         """Handle every reply of ``node`` that has come."""
-        on_replies = self.coordinator.on_replies
-        for frames in drain(self.sockets[node]):
+        coordinator = self.coordinator
+        on_replies = coordinator.on_replies
+        for frames in drain(self._sockets[node]):
             try:
                 batch = decode_replies(frames)
             except ProtocolError:
                 continue  # whatever it was, it answers nothing; what is asked will be asked again
-            sends = on_replies(node, batch, now)
+            # The clock is read after the vote came: this process may have been stopped meanwhile,
+            # and what a vote promised may be over.
+            sends = on_replies(node, batch, monotonic.seconds())
             if sends:
                 self._put(sends)
+        if coordinator.known.changed:
+            self._follow()
 
     def tick(self, now: float) -> None:
         """Time has passed."""
+        wakeup = self.next_wakeup()
+        if wakeup is None or now < wakeup:
+            return
+        coordinator = self.coordinator
+        self._put(coordinator.on_tick(now))
+        for directory in self._informants.poll(now):
+            self.learn(directory, now)
+        if coordinator.wants_directory(now):
+            self._informants.ask(self.places(), now)
+
+    def next_wakeup(self) -> float | None:
+        """When ``tick`` must be called next; None: not before the next event."""
         wakeup = self.coordinator.next_wakeup()
-        if wakeup is not None and wakeup <= now:
-            self._put(self.coordinator.on_tick(now))
+        let_go_at = self._informants.let_go_at
+        if wakeup is None:
+            return let_go_at if let_go_at < math.inf else None
+        return wakeup
+
+    def learn(self, directory: Directory, now: float) -> None:
+        """Take what is newer in ``directory``."""
+        self._put(self.coordinator.on_directory(directory, now))
+        self._follow()
+
+    def places(self) -> list[str]:
+        """Where the directory may be found: the managers, and then the others in any order."""
+        known = self.coordinator.known
+        members = list(dict.fromkeys(filter(is_connectable, known.members())))
+        self._rng.shuffle(members)
+        return [*filter(is_connectable, known.managers), *self._seeds, *members]
 
     def take_finished(self) -> list[Call]:
         """The calls that are over since the last time."""
@@ -109,12 +160,30 @@ class Wire:
         return self.coordinator.outcome(tid)
 
     def close(self) -> None:
-        """Close the sockets."""
-        for socket in self.sockets.values():
-            socket.close(0)
-        self._context.term()
+        """Close all sockets, those in the driver's hands too."""
+        self._context.destroy(linger=0)
 
     def _put(self, sends: list[SendTo]) -> None:
         for send in sends:
             self._outbox[send.node].append(send.request)
             self._to_flush.add(send.node)
+
+    def _follow(self) -> None:
+        """Connect to where the memory nodes are now."""
+        known = self.coordinator.known
+        while known.changed:
+            node = known.changed.pop()
+            entry = known.entries[node]
+            self.nodes[node] = node_info(entry)
+            if entry.endpoint == self._connected.get(node) or not is_connectable(entry.endpoint):
+                continue
+            try:
+                socket = connect_dealer(self._context, entry.endpoint)
+            except ConfigError:
+                continue  # nobody can be there; the next directory may know better
+            if node in self._sockets:
+                open_still = [each for each in self._replaced if not each.closed]
+                self._replaced = [*open_still, self._sockets[node]]
+            self._sockets[node] = socket
+            self._connected[node] = entry.endpoint
+            self.opened.append((node, socket))
