@@ -8,9 +8,11 @@ import gc
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import click
 import msgspec
@@ -20,16 +22,20 @@ from sinfonia.cli.arguments import json_option, table_console
 from sinfonia.cli.benchmark import (
     BATCHES_IN_FLIGHT,
     CAPACITY,
+    COMPARED_IN_FLIGHT,
     Figures,
+    ModeFigures,
+    compare_modes,
     measure_round_trips,
     measure_throughput,
     message_sizes,
 )
 from sinfonia.cli.echo import EchoClient
 from sinfonia.cli.local_cluster import LOOPBACK, LocalCluster, free_ports
+from sinfonia.cli.local_description import ports_needed
 from sinfonia.cli.processes import end, spawn_detached
 from sinfonia.client.blocking import connect_blocking
-from sinfonia.memnode.node import MODES
+from sinfonia.memnode.settings import MODES, is_replicated
 
 # Allocations between two runs of the garbage collector.
 COLLECT_AFTER = 100_000
@@ -38,9 +44,28 @@ SINGLY_IN_FLIGHT = 64
 BATCHES = (16, 64)
 STOP_PATIENCE = 5.0
 
+# What the plain benchmark measures: without a disk, and with one.
+PLAIN_MODES = ("RAM", "LOG")
+PLAIN_SECONDS = 3.0
+
+# For each of six modes at each of nine depths: less than a minute for all.
+COMPARISON_SECONDS = 0.75
+
 
 @click.command()
-@click.option("--mode", "modes", type=click.Choice(MODES), multiple=True, help="[default: both]")
+@click.option(
+    "--compare-modes",
+    "side_by_side",
+    is_flag=True,
+    help="All modes side by side, 1 to 256 in flight, on one memory node.",
+)
+@click.option(
+    "--mode",
+    "modes",
+    type=click.Choice(MODES),
+    multiple=True,
+    help=f"[default: {' and '.join(PLAIN_MODES)}; with --compare-modes all]",
+)
 @click.option(
     "--memory-nodes",
     "node_counts",
@@ -51,9 +76,8 @@ STOP_PATIENCE = 5.0
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
-    default=3.0,
-    show_default=True,
-    help="For each measurement.",
+    help=f"For each measurement.  [default: {PLAIN_SECONDS:g}; "
+    f"with --compare-modes {COMPARISON_SECONDS:g}]",
 )
 @click.option(
     "--backend",
@@ -70,9 +94,10 @@ STOP_PATIENCE = 5.0
 @json_option
 def bench(
     *,
+    side_by_side: bool,
     modes: tuple[str, ...],
     node_counts: tuple[int, ...],
-    seconds: float,
+    seconds: float | None,
     backend: str,
     directory: Path | None,
     as_json: bool,
@@ -83,32 +108,88 @@ def bench(
     task each; and in batches, 16 of them under way.  On one memory node (one phase) and on two (two
     phases), in mode RAM and LOG.
 
+    With --compare-modes, all modes in turns, as in Figure 12 of the Sinfonia paper: 6 random items
+    of 4 bytes are written, out of 50,000 on one memory node; modes that end with -REPL have one
+    replica, on this machine as well.
+
     All of the client's work is in the figures, but for Python's garbage collector, which runs less
     often than by default.
 
     \b
     With --json, one object a line: mode, memory_nodes, in_flight, batch,
-    minitransactions_per_s, p50_us, p99_us, echo_p50_us.  Latencies are those of
-    a whole batch where there are batches.
+    minitransactions_per_s, p50_us, p99_us, echo_p50_us; with --compare-modes mode,
+    in_flight, minitransactions_per_s, p50_us, p99_us.  Latencies are those of a
+    whole batch where there are batches.
     """
+    if side_by_side and node_counts:
+        raise click.UsageError("--compare-modes is about one memory node; leave --memory-nodes out")
     # As the suite's own processes do: what is alive now stays, and minitransactions form no cycles.
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)
-    table = Table(box=None, pad_edge=False)
-    for column in msgspec.structs.fields(Figures):
-        table.add_column(column.name, justify="right", no_wrap=True)
-    for mode in modes or MODES:
-        for memory_nodes in node_counts or (1, 2):
-            for figures in _measure(mode, memory_nodes, seconds, backend, directory):
-                if as_json:
-                    click.echo(msgspec.json.encode(figures))
-                    sys.stdout.flush()
-                else:
-                    click.echo(".", nl=False, err=True)
-                    table.add_row(*(f"{value}" for value in msgspec.structs.astuple(figures)))
-    if not as_json:
-        click.echo(err=True)
-        table_console().print(table)
+    if side_by_side:
+        with _Report(ModeFigures, as_json=as_json) as report:
+            _compare(modes or MODES, seconds or COMPARISON_SECONDS, backend, directory, report)
+        return
+    with _Report(Figures, as_json=as_json) as report:
+        for mode in modes or PLAIN_MODES:
+            for memory_nodes in node_counts or (1, 2):
+                measured = _measure(
+                    mode, memory_nodes, seconds or PLAIN_SECONDS, backend, directory
+                )
+                for figures in measured:
+                    report.add(figures)
+
+
+class _Report:
+    """JSON lines as they come, or a table at the end."""
+
+    def __init__(self, line: type[msgspec.Struct], *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._table = Table(box=None, pad_edge=False)
+        for column in msgspec.structs.fields(line):
+            self._table.add_column(column.name, justify="right", no_wrap=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, figures: msgspec.Struct) -> None:
+        """One more line."""
+        if self._as_json:
+            click.echo(msgspec.json.encode(figures))
+            sys.stdout.flush()
+        else:
+            click.echo(".", nl=False, err=True)
+            self._table.add_row(*(f"{value}" for value in msgspec.structs.astuple(figures)))
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self._as_json and exc is None:
+            click.echo(err=True)
+            table_console().print(self._table)
+
+
+def _compare(
+    modes: Sequence[str],
+    seconds: float,
+    backend: str,
+    directory: Path | None,
+    report: _Report,
+) -> None:
+    with ExitStack() as stack:
+        clusters = {
+            mode: stack.enter_context(_private_cluster(mode, 1, directory)) for mode in modes
+        }
+        compare_modes(
+            {mode: cluster.endpoint for mode, cluster in clusters.items()},
+            depths=COMPARED_IN_FLIGHT,
+            seconds=seconds,
+            backend=backend,
+            report=report.add,
+        )
 
 
 def _measure(
@@ -157,12 +238,14 @@ def _private_cluster(
     mode: str, memory_nodes: int, directory: Path | None
 ) -> Iterator[LocalCluster]:
     with tempfile.TemporaryDirectory(prefix="sinfonia-bench-", dir=directory) as temporary:
+        replicas = 1 if is_replicated(mode) else 0
         cluster = LocalCluster.create(
             Path(temporary) / "cluster",
             memory_nodes=memory_nodes,
             mode=mode,
             capacity=CAPACITY,
-            ports=free_ports(memory_nodes + 1),
+            replicas=replicas,
+            ports=free_ports(ports_needed(memory_nodes, replicas)),
         )
         with cluster:
             cluster.start()

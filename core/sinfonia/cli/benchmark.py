@@ -4,10 +4,15 @@ A minitransaction here has one compare, one read and one write item of 8 bytes e
 memory nodes it has a write item at the second one, too, so that it takes two phases.  It is built
 anew each time, as an application would.  Slots are used in turn, so that no two in flight want the
 same lock.
+
+Modes are compared as in the paper's Figure 12: a minitransaction writes 6 random items of 4 bytes,
+out of 50,000 on one memory node, and one application node executes up to 256 at a time.
 """
 
+import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
 from itertools import count
 from typing import Any
 
@@ -19,14 +24,7 @@ from sinfonia.client.api import ClusterApi
 from sinfonia.client.blocking import BlockingCluster
 from sinfonia.client.cluster import connect
 from sinfonia.minitransaction import CompareItem, Minitransaction, ReadItem, WriteItem
-from sinfonia.protocol.messages import (
-    PROTOCOL_VERSION,
-    ExecCommit,
-    Replies,
-    Requests,
-    Vote,
-    Voted,
-)
+from sinfonia.protocol.messages import PROTOCOL_VERSION, ExecCommit, Replies, Requests, Vote, Voted
 
 ITEM_BYTES = 8
 SLOT_BYTES = 64
@@ -44,6 +42,17 @@ WARM_UP = 200
 BATCHES_IN_FLIGHT = 16
 
 
+# Figure 12 of the paper.
+RANDOM_ITEMS = 50_000
+RANDOM_ITEM_BYTES = 4
+RANDOM_WRITES = 6
+COMPARED_IN_FLIGHT = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+# A mode is measured so many times at each depth, in turns with the others; the best turn counts,
+# since what else a machine does can only slow it down.
+COMPARED_TURNS = 3
+
+
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the report; latencies are of a minitransaction, or of a whole batch."""
 
@@ -55,6 +64,16 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     p50_us: float
     p99_us: float
     echo_p50_us: float
+
+
+class ModeFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the comparison of modes; latencies are of a minitransaction."""
+
+    mode: str
+    in_flight: int
+    minitransactions_per_s: int
+    p50_us: float
+    p99_us: float
 
 
 class Latencies:
@@ -174,3 +193,73 @@ class _Throughput:
             else:
                 await cluster.execute_many(builder.batch(cluster, batch))
             add(time.perf_counter() - started)
+
+
+def compare_modes(
+    endpoints: Mapping[str, str],
+    *,
+    depths: tuple[int, ...],
+    seconds: float,
+    backend: str,
+    report: Callable[[ModeFigures], None],
+) -> None:
+    """Measure the clusters at ``endpoints``, by mode, with ``depths`` in flight, in turns.
+
+    ``seconds`` is for each mode at each depth; ``report`` is called as soon as one is known.
+    """
+    anyio.run(_Comparison(depths, seconds, report).run, endpoints, backend=backend)
+
+
+class _Comparison:
+    def __init__(
+        self, depths: tuple[int, ...], seconds: float, report: Callable[[ModeFigures], None]
+    ) -> None:
+        self._depths = depths
+        self._turn = seconds / COMPARED_TURNS
+        self._report = report
+        self._rng = random.Random(1)
+
+    async def run(self, endpoints: Mapping[str, str]) -> None:
+        async with AsyncExitStack() as stack:
+            clusters = {
+                mode: await stack.enter_async_context(await connect(endpoint))
+                for mode, endpoint in endpoints.items()
+            }
+            for cluster in clusters.values():
+                await cluster.execute_many(self._build(cluster) for _ in range(WARM_UP))
+            for depth in self._depths:
+                best: dict[str, ModeFigures] = {}
+                for _ in range(COMPARED_TURNS):
+                    for mode, cluster in clusters.items():
+                        figures = await self._measure(mode, cluster, depth)
+                        known = best.setdefault(mode, figures)
+                        if figures.minitransactions_per_s > known.minitransactions_per_s:
+                            best[mode] = figures
+                for figures in best.values():
+                    self._report(figures)
+
+    def _build(self, cluster: ClusterApi) -> Minitransaction[Any]:
+        minitransaction = cluster.minitransaction()
+        for item in self._rng.sample(range(RANDOM_ITEMS), RANDOM_WRITES):
+            minitransaction.write(0, item * RANDOM_ITEM_BYTES, b"item")
+        return minitransaction
+
+    async def _measure(self, mode: str, cluster: ClusterApi, depth: int) -> ModeFigures:
+        latencies = Latencies()
+        started = time.perf_counter()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(depth):
+                tasks.start_soon(self._work, cluster, latencies, started + self._turn)
+        elapsed = time.perf_counter() - started
+        return ModeFigures(
+            mode=mode,
+            in_flight=depth,
+            minitransactions_per_s=round(len(latencies) / elapsed),
+            p50_us=latencies.percentile_us(50),
+            p99_us=latencies.percentile_us(99),
+        )
+
+    async def _work(self, cluster: ClusterApi, latencies: Latencies, until: float) -> None:
+        while (started := time.perf_counter()) < until:
+            await self._build(cluster).execute()
+            latencies.add(time.perf_counter() - started)

@@ -1,10 +1,11 @@
 """Commands on a whole cluster.
 
-What `up` and `down` say is what happened: `up` returns when every process serves, `down` when every
-process has ended.
+What `up` and `down` say is what happened: `up` returns when every process serves or follows in
+sync, `down` when every process has ended.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -21,13 +22,16 @@ from sinfonia.cli.arguments import (
     parse_size_option,
     table_console,
 )
-from sinfonia.cli.cluster_status import SERVING, ClusterStatus, look_at
+from sinfonia.cli.cluster_status import look_at
 from sinfonia.cli.local_cluster import LocalCluster
-from sinfonia.client.seed import DEFAULT_PORT, ask
-from sinfonia.config import CONFIG_FILE, format_size, resolve_endpoint
+from sinfonia.cli.local_description import port_of, ports_needed
+from sinfonia.cli.operators import Operator
+from sinfonia.cli.status_tables import memory_node_table, problem_lines, process_table
+from sinfonia.client.seed import DEFAULT_PORT
+from sinfonia.config import CONFIG_FILE, MODES, format_size
 from sinfonia.errors import ConfigError
-from sinfonia.memnode.node import MODES
-from sinfonia.protocol.messages import Recreate, Recreated
+from sinfonia.protocol.configuration import REPLICAS_MAX, keeps_replicas
+from sinfonia.protocol.management_messages import Recreate
 
 MEMORY_NODES_DEFAULT = 3
 MODE_DEFAULT = "LOG"
@@ -44,7 +48,12 @@ CAPACITY_DEFAULT = 1 << 30
 @click.option(
     "--mode",
     type=click.Choice(MODES),
-    help=f"LOG keeps data over crashes, RAM does not.  [default: {MODE_DEFAULT}]",
+    help=f"LOG and NVRAM keep data over crashes, RAM does not.  [default: {MODE_DEFAULT}]",
+)
+@click.option(
+    "--replicas",
+    type=click.IntRange(0, REPLICAS_MAX),
+    help="Of each memory node, in the modes with -REPL.  [default: 1 in these]",
 )
 @click.option(
     "--capacity",
@@ -52,38 +61,68 @@ CAPACITY_DEFAULT = 1 << 30
     metavar="SIZE",
     help="Addresses of each memory node.  [default: 1GiB]",
 )
+@click.option("--managers", type=click.IntRange(1, 9), help="How many.  [default: 1]")
+@click.option("--etcd", multiple=True, metavar="URL", help="Where managers keep what they know.")
 @click.option(
     "--port",
     type=click.IntRange(1, 65_535),
-    help=f"The manager's; memory nodes take the following ones.  [default: {DEFAULT_PORT}]",
+    help=f"The manager's; the others take the following ones.  [default: {DEFAULT_PORT}]",
 )
+@json_option
 def up(
+    *,
     directory: Path,
     memory_nodes: int | None,
     mode: str | None,
+    replicas: int | None,
     capacity: int | None,
+    managers: int | None,
+    etcd: tuple[str, ...],
     port: int | None,
+    as_json: bool,
 ) -> None:
     """Start a cluster on this machine, with all it has in DIR.
 
     If there is one in DIR already, start what is not running of it: the whole cluster after
-    `sinfonia down` or a reboot, or one memory node that was killed.
+    `sinfonia down` or a reboot, or one process that was killed.
+
+    \b
+        sinfonia up demo
+        sinfonia up demo --mode LOG-REPL --replicas 1
+        sinfonia up demo --managers 3 --etcd http://127.0.0.1:2379
     """
     if (directory / CONFIG_FILE).exists():
         cluster = LocalCluster(directory)
-        _refuse_changes(cluster, memory_nodes, mode, capacity, port)
-    else:
-        first = port or DEFAULT_PORT
-        count = memory_nodes or MEMORY_NODES_DEFAULT
-        cluster = LocalCluster.create(
-            directory,
-            memory_nodes=count,
-            mode=mode or MODE_DEFAULT,
-            capacity=capacity or CAPACITY_DEFAULT,
-            ports=range(first, first + count + 1),
+        _refuse_changes(
+            cluster,
+            {
+                "--memory-nodes": memory_nodes,
+                "--mode": mode,
+                "--replicas": replicas,
+                "--capacity": capacity,
+                "--managers": managers,
+                "--etcd": ",".join(etcd) or None,
+                "--port": port,
+            },
         )
-    console = Console(stderr=True)
-    started = _start(cluster, console)
+    else:
+        mode = mode or MODE_DEFAULT
+        cluster = _create(
+            directory,
+            memory_nodes=memory_nodes or MEMORY_NODES_DEFAULT,
+            mode=mode,
+            replicas=int(keeps_replicas(mode)) if replicas is None else replicas,
+            capacity=capacity or CAPACITY_DEFAULT,
+            managers=managers or 1,
+            etcd=etcd,
+            port=port or DEFAULT_PORT,
+        )
+    started = start_showing_progress(cluster)
+    if as_json:
+        pids = {name: process.pid for name, process in cluster.running.items()}
+        found = {"cluster": cluster.config.cluster, "endpoint": cluster.endpoint}
+        click.echo(json.dumps({**found, "started": started, "processes": pids}, indent=2))
+        return
     if not started:
         click.echo(f"Cluster {cluster.config.cluster!r} was up already.")
     _print_cluster(cluster, directory)
@@ -91,18 +130,22 @@ def up(
 
 @click.command()
 @directory_argument
-def down(directory: Path) -> None:
+@json_option
+def down(directory: Path, *, as_json: bool) -> None:
     """Stop the cluster in DIR.
 
     Each process is asked to end, and killed only if it does not.  The data stays, for the next
-    `sinfonia up`; but memory nodes in mode RAM lose theirs.
+    `sinfonia up`; but memory nodes in the modes RAM and RAM-REPL lose theirs.
     """
     cluster = LocalCluster(directory)
-    running = cluster.running
+    running = list(cluster.running)
+    killed = cluster.stop() if running else []
+    if as_json:
+        click.echo(json.dumps({"ended": running, "killed": killed}, indent=2))
+        return
     if not running:
         click.echo(f"Cluster {cluster.config.cluster!r} was not running.")
         return
-    killed = cluster.stop()
     for name in killed:
         click.echo(f"{name} did not end when asked, and was killed.", err=True)
     click.echo(f"Cluster {cluster.config.cluster!r} is down: {', '.join(running)} ended.")
@@ -112,15 +155,18 @@ def down(directory: Path) -> None:
 @cluster_or_default
 @json_option
 def status(cluster: str, *, as_json: bool) -> None:
-    """Show how each process of CLUSTER is.
+    """Show how each process and each memory node of CLUSTER is.
 
-    Exit code 1 if not all of them serve.
+    Exit code 1 if not all of them serve, or a replica is not in sync.
     """
     found = look_at(cluster)
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
     else:
-        _print_status(found)
+        click.echo(f"Cluster {found.cluster!r}")
+        table_console().print(process_table(found), "", memory_node_table(found), sep="\n")
+        for line in problem_lines(found):
+            click.echo(line)
     if not found.healthy:
         click.get_current_context().exit(1)
 
@@ -135,41 +181,66 @@ def recreate(cluster: str, node: int) -> None:
     For a memory node whose data is lost: one in mode RAM that has restarted, or one whose disk is
     gone.  Whoever registers next as this memory node is let in, with whatever data it has.
     """
-    answer = ask(resolve_endpoint(cluster), Recreate(MemoryNodeId(node)), Recreated)
-    assert isinstance(answer, Recreated)
-    if answer.refusal:
-        raise ConfigError(answer.refusal)
+    with Operator(cluster) as operator:
+        if operator.local is not None:
+            # `up` has ended them when the memory node was refused.
+            operator.start([manager.name for manager in operator.local.config.manager])
+        operator.request(Recreate(MemoryNodeId(node)))
     click.echo(
         f"Memory node {node} may begin anew: start it, with `sinfonia up` if it is on this machine."
     )
 
 
-def _refuse_changes(
-    cluster: LocalCluster,
-    memory_nodes: int | None,
-    mode: str | None,
-    capacity: int | None,
-    port: int | None,
-) -> None:
+def _create(
+    directory: Path,
+    *,
+    memory_nodes: int,
+    mode: str,
+    replicas: int,
+    capacity: int,
+    managers: int,
+    etcd: Sequence[str],
+    port: int,
+) -> LocalCluster:
+    processes = ports_needed(memory_nodes, replicas, managers)
+    return LocalCluster.create(
+        directory,
+        memory_nodes=memory_nodes,
+        mode=mode,
+        replicas=replicas,
+        capacity=capacity,
+        managers=managers,
+        etcd=etcd,
+        ports=range(port, port + processes),
+    )
+
+
+def _refuse_changes(cluster: LocalCluster, options: Mapping[str, object]) -> None:
     """An option that says something else than the cluster is must not pass silently."""
-    nodes = cluster.config.memory_node
-    manager_port = int(cluster.endpoint.rpartition(":")[2])
-    for option, wanted, actual in (
-        ("--memory-nodes", memory_nodes, {len(nodes)}),
-        ("--mode", mode, {node.mode for node in nodes}),
-        ("--capacity", capacity, {int(node.capacity) for node in nodes}),
-        ("--port", port, {manager_port}),
-    ):
-        if wanted is not None and {wanted} != actual:
-            has = ", ".join(map(str, actual))
+    config = cluster.config
+    nodes = config.memory_node
+    actual: dict[str, set[object]] = {
+        "--memory-nodes": {len(nodes)},
+        "--mode": {node.mode for node in nodes},
+        "--replicas": {len(node.replica) for node in nodes},
+        "--capacity": {int(node.capacity) for node in nodes},
+        "--managers": {len(config.manager)},
+        "--etcd": {",".join(config.etcd.endpoints) if config.etcd is not None else "no etcd"},
+        "--port": {port_of(config.manager[0].endpoint)},
+    }
+    for option, wanted in options.items():
+        if wanted is not None and {wanted} != actual[option]:
+            has = ", ".join(map(str, actual[option]))
             raise ConfigError(
                 f"{option} {wanted}: the cluster in {cluster.directory} was made with {has}; "
                 "leave the option out, or make another cluster in another directory"
             )
 
 
-def _start(cluster: LocalCluster, console: Console) -> list[str]:
-    total = len(cluster.endpoints)
+def start_showing_progress(cluster: LocalCluster, names: Sequence[str] = ()) -> list[str]:
+    """Start ``names`` (default: all) as far as they do not run; returns what was started."""
+    console = Console(stderr=True)
+    total = len(names or cluster.endpoints)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -178,12 +249,13 @@ def _start(cluster: LocalCluster, console: Console) -> list[str]:
     )
     silent = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=silent) as progress:
-        task = progress.add_task("starting", total=total, completed=len(cluster.running))
+        run = sum(name in cluster.running for name in names or cluster.endpoints)
+        task = progress.add_task("starting", total=total, completed=run)
 
         def on_serving(name: str) -> None:
             progress.update(task, advance=1, description=f"{name} serves")
 
-        return cluster.start(on_serving=on_serving)
+        return cluster.start(names, on_serving=on_serving)
 
 
 def _print_cluster(cluster: LocalCluster, directory: Path) -> None:
@@ -195,10 +267,11 @@ def _print_cluster(cluster: LocalCluster, directory: Path) -> None:
         pid = str(running[name].pid) if name in running else "-"
         table.add_row(name, endpoint, pid, str(directory / "log" / f"{name}.log"))
     first = cluster.config.memory_node[0]
+    replicas = f", replicas of each: {len(first.replica)}" if first.replica else ""
     click.echo(
         f"Cluster {cluster.config.cluster!r} serves at {cluster.endpoint}: "
-        f"{len(cluster.config.memory_node)} memory nodes of {format_size(first.capacity)}, "
-        f"mode {first.mode}.\n"
+        f"{len(cluster.config.memory_node)} memory nodes of {format_size(first.capacity)}"
+        f"{replicas}, mode {first.mode}.\n"
     )
     table_console().print(table)
     click.echo(
@@ -209,25 +282,3 @@ Try:
   sinfonia status {directory}
   sinfonia down {directory}"""
     )
-
-
-def _print_status(status: ClusterStatus) -> None:
-    table = Table(box=None, pad_edge=False)
-    columns = ("PROCESS", "STATE", "ENDPOINT", "MODE", "CAPACITY", "IN DOUBT", "COMMITTED", "LOG")
-    for column in columns:
-        table.add_column(column, no_wrap=True)
-    for process in status.processes:
-        figures = process.figures
-        capacity, log = figures.get("capacity_bytes"), figures.get("log_bytes")
-        table.add_row(
-            process.name,
-            process.state if process.state == SERVING else f"[bold red]{process.state}[/]",
-            process.endpoint,
-            str(figures.get("mode", "")),
-            format_size(capacity) if isinstance(capacity, int) else "",
-            str(figures.get("in_doubt", "")),
-            str(figures.get("votes_ok", "")),
-            f"{log / 2**20:.1f}MiB" if isinstance(log, int) else "",
-        )
-    click.echo(f"Cluster {status.cluster!r}")
-    table_console().print(table)

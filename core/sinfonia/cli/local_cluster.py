@@ -7,14 +7,12 @@
     DIR/log/NAME.log        what each process printed
     DIR/run/NAME.pid        who it is; see processes.py
 
-NAME is ``manager`` or ``node0``, ``node1``, ...  Starting starts what is not running, be it all
-or one memory node that was killed; what a start began it also ends, should it fail.
+NAME is ``manager`` (or ``manager0``, ``manager1``, ...), ``node0``, ``node1``, ... and for replicas
+``node0r1``, ...  Starting starts what is not running, be it all or one process that was killed;
+what a start began it also ends, should it fail.
 """
 
-import contextlib
-import random
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,24 +20,30 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sinfonia.addresses import MemoryNodeId
+from sinfonia.cli.local_description import (
+    LOOPBACK,
+    StartFailed,
+    free_ports,
+    new_cluster,
+    refuse_taken,
+    write_description,
+)
+from sinfonia.cli.observer import Observer, Sight
 from sinfonia.cli.processes import ProcessIdentity, end, spawn_detached
-from sinfonia.client.seed import ASK_EVERY, ask
+from sinfonia.client.seed import ASK_EVERY
 from sinfonia.config import (
     CONFIG_FILE,
-    ByteCount,
     ClusterConfig,
-    ManagerEntry,
-    MemoryNodeDescription,
+    ProcessDescription,
     Times,
+    as_mode,
     config_file,
 )
-from sinfonia.errors import ConfigError, DataDirectoryInUse, SinfoniaError, Unreachable
-from sinfonia.protocol.messages import GetStatus, Status
-from sinfonia.storage.data_directory import DirectoryLock
+from sinfonia.errors import ConfigError, DataDirectoryInUse
+from sinfonia.protocol.management_messages import Directory
+from sinfonia.storage.data_directory import IDENTITY_FILE, DirectoryLock
 
-MANAGER = "manager"
-LOOPBACK = "127.0.0.1"
+__all__ = ["LOOPBACK", "LocalCluster", "StartFailed", "free_ports"]
 
 # A memory node that replays a long log takes its time; one that does not start says so and ends.
 START_TIMEOUT = 60.0
@@ -47,26 +51,21 @@ START_TIMEOUT = 60.0
 # A process finishes its wake-up and lets go of its files; a checkpoint's write may take a while.
 STOP_PATIENCE = 10.0
 
-# How long one question to a process that is starting may take.
+# How long one question to processes that are starting may take.
 STATUS_TIMEOUT = 0.5
 
 # What is quoted of the log of a process that did not start.
 LOG_LINES = 5
 
-# For clusters that need no known place: above the usual services, below the kernel's own choice.
-PRIVATE_PORTS = range(20_000, 32_000)
-
 OnServing = Callable[[str], None]
-
+OnSight = Callable[[Sight], None]
 
 # How a process says on its log why it could not start, or go on.
 ERROR_PREFIX = "Error: "
 
 SERVING = "serving"
-
-
-class StartFailed(SinfoniaError):
-    """A process of the cluster did not start; the message quotes its log."""
+FOLLOWING = "following"
+CATCHING_UP = "catching up"
 
 
 class LocalCluster:
@@ -86,52 +85,55 @@ class LocalCluster:
         mode: str,
         capacity: int,
         ports: Sequence[int],
+        replicas: int = 0,
+        managers: int = 1,
+        etcd: Sequence[str] = (),
         times: Times | None = None,
     ) -> Self:
-        """Describe a new cluster in ``directory``, the manager on the first of ``ports``.
+        """Describe a new cluster in ``directory``, the first manager on the first of ``ports``.
 
         Raises ConfigError or StartFailed, and then nothing was made: there is something else in
         ``directory``, or on a port.
         """
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise ConfigError(f"{directory} is not empty and holds no cluster; choose another")
-        if len(ports) != memory_nodes + 1 or not all(0 < port < 65_536 for port in ports):
-            raise ConfigError(f"ports {min(ports)}-{max(ports)} do not exist; they end at 65535")
-        endpoints = [f"tcp://{LOOPBACK}:{port}" for port in ports]
-        for endpoint in endpoints:
-            _refuse_taken(endpoint)
-        config = ClusterConfig(
-            cluster=directory.resolve().name,
-            manager=ManagerEntry(endpoint=endpoints[0], data_directory=MANAGER),
-            memory_node=[
-                MemoryNodeDescription(
-                    node=MemoryNodeId(node),
-                    endpoint=endpoints[node + 1],
-                    capacity=ByteCount(capacity),
-                    mode="RAM" if mode == "RAM" else "LOG",
-                    data_directory=f"node{node}",
-                )
-                for node in range(memory_nodes)
-            ],
-            times=times or Times(),
+        config = new_cluster(
+            directory.resolve().name,
+            memory_nodes=memory_nodes,
+            mode=as_mode(mode),
+            capacity=capacity,
+            ports=ports,
+            replicas=replicas,
+            managers=managers,
+            etcd=etcd,
+            times=times,
         )
+        for process in config.processes:
+            refuse_taken(process.endpoint)
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            (directory / CONFIG_FILE).write_text(config.to_toml(directory), "utf-8")
         except OSError as error:
             raise ConfigError(f"cannot make {directory}: {error.strerror}") from error
+        write_description(config, directory)
         return cls(directory)
 
     @property
     def endpoint(self) -> str:
         """Where clients connect."""
-        return self.config.manager.endpoint
+        return self.config.endpoint
 
     @property
     def endpoints(self) -> dict[str, str]:
-        """Of each process by name, the manager first."""
-        nodes = {f"node{node.node}": node.endpoint for node in self.config.memory_node}
-        return {MANAGER: self.endpoint, **nodes}
+        """Of each process by name, the managers first."""
+        return {process.name: process.endpoint for process in self.config.processes}
+
+    def change(self, config: ClusterConfig) -> None:
+        """Describe the cluster anew; what runs goes on as it is.  Raises ConfigError."""
+        for process in config.processes:
+            if process.endpoint not in self.endpoints.values():
+                refuse_taken(process.endpoint)
+        write_description(config, self.directory)
+        self.config = ClusterConfig.load(self.directory / CONFIG_FILE)
 
     def process(self, name: str) -> ProcessIdentity | None:
         """The running process ``name``, if it runs."""
@@ -152,20 +154,23 @@ class LocalCluster:
         names: Sequence[str] = (),
         *,
         timeout: float = START_TIMEOUT,
-        on_serving: OnServing | None = None,
+        on_serving: OnServing = lambda _: None,
+        on_sight: OnSight = lambda _: None,
     ) -> list[str]:
         """Start ``names`` (default: all) as far as they do not run, and wait until they serve.
 
-        Returns what was started.  Raises StartFailed, and then nothing is left that this started.
+        ``on_serving`` is called for each that does, ``on_sight`` with every look.  Returns what was
+        started.  Raises StartFailed, and then nothing is left that this started.
         """
         with self._alone():
             started: dict[str, ProcessIdentity] = {}
             try:
-                for name in names or self.endpoints:
-                    if self.process(name) is None:
-                        _refuse_taken(self.endpoints[name])
+                for wave in self._waves(names or list(self.endpoints)):
+                    for name in wave:
+                        refuse_taken(self.endpoints[name])
                         started[name] = self._start(name)
-                self._wait_until_serving(dict(started), time.monotonic() + timeout, on_serving)
+                    waiting = {name: started[name] for name in wave}
+                    self._wait_until_ready(waiting, timeout, on_serving, on_sight)
             except BaseException:
                 end(list(started.values()), patience=STOP_PATIENCE)
                 for name in started:
@@ -218,40 +223,73 @@ class LocalCluster:
         finally:
             lock.release()
 
+    def _waves(self, names: Sequence[str]) -> Iterator[list[str]]:
+        """Those of ``names`` that do not run, in the order in which to start them.
+
+        A replica that never lived comes when all else serves: else it might come before the first
+        member of a memory node that never lived either, and be its primary.
+        """
+        missing = [name for name in names if self.process(name) is None]
+        replicas = [replica for node in self.config.memory_node for replica in node.replica]
+        new = {each.name for each in replicas if not _has_lived(each)}
+        yield [name for name in missing if name not in new]
+        yield [name for name in missing if name in new]
+
     def _start(self, name: str) -> ProcessIdentity:
-        command = ["-m", "sinfonia.cli.main"]
-        config = ["--config", str(self.directory / CONFIG_FILE)]
-        if name == MANAGER:
-            command += ["manager", *config]
-        else:
-            command += ["memnode", *config, "--node", name.removeprefix("node")]
+        command = ["-m", "sinfonia.cli.main", *self._command(name)]
         log_file = self.log_file(name)
         log_file.parent.mkdir(exist_ok=True)
         process = spawn_detached(command, log_file=log_file)
         process.write(self._pid_file(name))
         return process
 
-    def _wait_until_serving(
+    def _command(self, name: str) -> list[str]:
+        """What `sinfonia` is to do as the process ``name``."""
+        config = ["--config", str(self.directory / CONFIG_FILE)]
+        for number, manager in enumerate(self.config.manager):
+            if manager.name == name:
+                several = len(self.config.manager) > 1
+                return ["manager", *config, *(["--number", str(number)] if several else [])]
+        for node in self.config.memory_node:
+            for position, member in enumerate(node.members):
+                if member.name == name:
+                    replica = ["--replica", str(position)] if position else []
+                    return ["memnode", *config, "--node", str(node.node), *replica]
+        raise ConfigError(f"cluster {self.config.cluster!r} has no process {name!r}")
+
+    def _wait_until_ready(
         self,
         started: dict[str, ProcessIdentity],
-        deadline: float,
-        on_serving: OnServing | None,
+        timeout: float,
+        on_serving: OnServing,
+        on_sight: OnSight,
     ) -> None:
+        """Until all of ``started`` serve, or are in sync.  Raises StartFailed."""
         waiting = list(started)
-        while waiting:
-            for name in list(waiting):
-                if not started[name].running:
-                    raise StartFailed(f"{name} did not start: {self._last_words(name)}")
-                if _serves(self.endpoints[name]):
-                    waiting.remove(name)
-                    if on_serving is not None:
+        deadline = time.monotonic() + timeout
+        places = [self.endpoints[name] for name in self.running] if waiting else []
+        with Observer(places, follow=False) as observer:
+            while waiting:
+                for name in waiting:
+                    if not started[name].running:
+                        raise StartFailed(f"{name} did not start: {self.last_words(name)}")
+                sight = observer.look(STATUS_TIMEOUT)
+                on_sight(sight)
+                for name in list(waiting):
+                    if is_ready(sight, self.endpoints[name]):
+                        waiting.remove(name)
                         on_serving(name)
-            if waiting and time.monotonic() >= deadline:
-                name = waiting[0]
-                raise StartFailed(f"{name} does not serve yet: {self._last_words(name)}")
-            time.sleep(ASK_EVERY)
+                states = {_state(sight, self.endpoints[name]) for name in waiting}
+                if CATCHING_UP in states:
+                    # It gets on, however much there is to copy.
+                    deadline = time.monotonic() + timeout
+                elif waiting and time.monotonic() >= deadline:
+                    name = waiting[0]
+                    raise StartFailed(f"{name} does not serve yet: {self.last_words(name)}")
+                time.sleep(ASK_EVERY)
 
-    def _last_words(self, name: str) -> str:
+    def last_words(self, name: str) -> str:
+        """What the log of a process that has ended says of why."""
         log_file = self.log_file(name)
         lines = log_file.read_text("utf-8", "replace").splitlines()
         if lines and lines[-1].startswith(ERROR_PREFIX):
@@ -259,39 +297,26 @@ class LocalCluster:
         return f"{log_file} ends with\n  " + "\n  ".join(lines[-LOG_LINES:])
 
 
-def _serves(endpoint: str) -> bool:
-    try:
-        status = ask(endpoint, GetStatus(), Status, timeout=STATUS_TIMEOUT)
-    except Unreachable:
-        return False
-    return isinstance(status, Status) and status.state == SERVING
+def is_ready(sight: Sight, endpoint: str) -> bool:
+    """Whether the process at ``endpoint`` serves, or follows in sync."""
+    state = _state(sight, endpoint)
+    return state == SERVING or (state == FOLLOWING and is_in_sync(sight.directory, endpoint))
 
 
-def _refuse_taken(endpoint: str) -> None:
-    """Raise StartFailed if someone listens at ``endpoint``.
-
-    The process would say so itself, but only after its rival had answered in its place.
-    """
-    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, int(port)))
-        except OSError as error:
-            raise StartFailed(
-                f"{endpoint} is in use by another process; stop that one, or choose other ports: "
-                f"for a new cluster with --port, else in {CONFIG_FILE}"
-            ) from error
+def is_in_sync(directory: Directory | None, endpoint: str) -> bool:
+    """Whether the replica at ``endpoint`` may become primary."""
+    return directory is not None and any(
+        member.in_sync
+        for entry in directory.nodes
+        for member in entry.replicas
+        if member.endpoint == endpoint
+    )
 
 
-def free_ports(number: int) -> list[int]:
-    """Ports of loopback on which nobody listens."""
-    # Not from the range that the kernel gives to connections: they would be taken at any time.
-    found: list[int] = []
-    for port in random.sample(PRIVATE_PORTS, len(PRIVATE_PORTS)):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((LOOPBACK, port))
-            found.append(port)
-        if len(found) == number:
-            return found
-    raise ConfigError(f"there are no {number} free ports on {LOOPBACK}")
+def _state(sight: Sight, endpoint: str) -> str:
+    status = sight.statuses.get(endpoint)
+    return "" if status is None else status.state
+
+
+def _has_lived(process: ProcessDescription) -> bool:
+    return (Path(process.data_directory) / IDENTITY_FILE).exists()

@@ -11,11 +11,14 @@ from typing import Any
 
 import click
 
+from sinfonia.cli.backup_commands import backup, restore
 from sinfonia.cli.bench_commands import bench
 from sinfonia.cli.cluster_commands import down, recreate, status, up
 from sinfonia.cli.log_commands import log
 from sinfonia.cli.minitransaction_commands import execute, get, put
 from sinfonia.cli.process_commands import manager, memnode
+from sinfonia.cli.replica_commands import drain, memory_node, replica
+from sinfonia.cli.top import top
 from sinfonia.errors import OutcomeUnknown, SinfoniaError
 
 
@@ -56,15 +59,40 @@ def main() -> None:
         sinfonia status demo
         sinfonia down demo
 
-    CLUSTER is tcp://HOST:PORT of the manager or of any memory node, a directory made by
-    `sinfonia up`, or a cluster.toml.  DIR and an optional CLUSTER default to $SINFONIA_CLUSTER,
-    or else to ./cluster.
+    \b
+    With a replica of each memory node, so that one may die:
+        sinfonia up demo --mode LOG-REPL --replicas 1
+        sinfonia top demo
+
+    CLUSTER is tcp://HOST:PORT of any manager or memory node (or several, with commas), a directory
+    made by `sinfonia up`, or a cluster.toml.  DIR and an optional CLUSTER default to
+    $SINFONIA_CLUSTER, or else to ./cluster.
     """
     # `down` and service managers end a command with SIGTERM; let it clean up as Ctrl-C does.
     signal.signal(signal.SIGTERM, _interrupt)
 
 
-for command in (up, down, status, recreate, get, put, execute, log, bench, memnode, manager):
+COMMANDS: tuple[click.Command, ...] = (
+    up,
+    down,
+    status,
+    top,
+    get,
+    put,
+    execute,
+    memory_node,
+    replica,
+    drain,
+    recreate,
+    backup,
+    restore,
+    log,
+    bench,
+    memnode,
+    manager,
+)
+
+for command in COMMANDS:
     main.add_command(command)
 
 

@@ -6,6 +6,7 @@ question which holds.  Logs go to standard error, a line per event, as key=value
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -14,12 +15,16 @@ from click.core import ParameterSource
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.cli.arguments import parse_size_option
 from sinfonia.client.seed import normalise_endpoint
-from sinfonia.config import ClusterConfig, Times
+from sinfonia.config import MODES, ClusterConfig, Times
 from sinfonia.errors import ConfigError
+from sinfonia.management.etcd_store import EtcdStore
 from sinfonia.management.server import ManagerServer
-from sinfonia.memnode.node import MODES, MemoryNodeSettings
+from sinfonia.management.store import Store, open_embedded_store
 from sinfonia.memnode.server import MemoryNodeServer
+from sinfonia.memnode.settings import MemoryNodeSettings
+from sinfonia.protocol.configuration import REPLICAS_MAX
 from sinfonia.protocol.management import ManagerSettings
+from sinfonia.protocol.replication import ReplicationTimes
 
 LOG_FORMAT = "time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"
 
@@ -35,10 +40,21 @@ listen_option = click.option("--listen", metavar="ENDPOINT", help="Bind this: tc
 @click.command()
 @config_option
 @click.option("--node", type=click.IntRange(0), required=True, help="Its id in the cluster.")
+@click.option(
+    "--replica",
+    type=click.IntRange(0),
+    default=0,
+    help="With --config: its first, second, ... replica; 0 is the memory node's own entry.",
+)
 @listen_option
 @click.option("--advertise", metavar="ENDPOINT", help="Where others reach it, if not there.")
-@click.option("--manager", metavar="ENDPOINT", help="Where the manager is.")
+@click.option("--manager", "managers", multiple=True, metavar="ENDPOINT", help="Each manager.")
 @click.option("--data-directory", type=click.Path(path_type=Path), help="Its own, for ever.")
+@click.option(
+    "--log-directory",
+    type=click.Path(path_type=Path),
+    help="Where its redo log is, if not in the data directory: a disk of its own, or NVRAM.",
+)
 @click.option(
     "--capacity",
     type=parse_size_option,
@@ -48,130 +64,251 @@ listen_option = click.option("--listen", metavar="ENDPOINT", help="Bind this: tc
     help="Address space.",
 )
 @click.option("--mode", type=click.Choice(MODES), default="LOG", show_default=True)
+@click.option(
+    "--replicas",
+    type=click.IntRange(0, REPLICAS_MAX),
+    default=0,
+    show_default=True,
+    help="How many the memory node shall have; counts when it is first heard of.",
+)
+@click.option(
+    "--lease",
+    type=click.FloatRange(0, min_open=True),
+    default=Times().lease,
+    show_default=True,
+    metavar="SECONDS",
+    help="The same for all members, and less than the managers' fail_after.",
+)
 @click.pass_context
 def memnode(
     ctx: click.Context,
     *,
     config: Path | None,
     node: int,
+    replica: int,
     listen: str | None,
     advertise: str | None,
-    manager: str | None,
+    managers: tuple[str, ...],
     data_directory: Path | None,
+    log_directory: Path | None,
     capacity: int,
     mode: str,
+    replicas: int,
+    lease: float,
 ) -> None:
-    """Run one memory node, in the foreground.
+    """Run one member of a memory node, in the foreground.
 
     \b
-    In mode LOG every acknowledged write survives a crash; in mode RAM the data
-    is gone with the process, and the memory node is not let in again until
-    `sinfonia recreate` says that this is understood.
+    LOG    every acknowledged write survives a crash: the redo log is synced.
+    NVRAM  the same, on a device that keeps what is written without a sync; with
+           --log-directory you vouch that it does.
+    RAM    the data is gone with the process, and the memory node is not let in
+           again until `sinfonia recreate` says that this is understood.
+    With -REPL, replicas hold it, too, and one takes over when the primary dies.
 
     \b
         sinfonia memnode --config cluster.toml --node 0
+        sinfonia memnode --config cluster.toml --node 0 --replica 1
         sinfonia memnode --node 0 --listen tcp://0.0.0.0:7001 --advertise tcp://10.0.0.5:7001 \\
             --manager tcp://10.0.0.4:7000 --data-directory /var/lib/sinfonia/node0
     """
     if config is not None:
-        _refuse_both(ctx, allowed={"config", "node"})
-        server = _configured_memory_node(ClusterConfig.load(config), node)
+        _refuse_both(ctx, allowed={"config", "node", "replica"})
+        server = _configured_member(ClusterConfig.load(config), node, replica)
     else:
-        for name in ("listen", "manager", "data_directory"):
+        for name in ("listen", "managers", "data_directory"):
             _require(ctx, name)
-        server = _memory_node(
+        if replica:
+            raise click.UsageError("--replica says which entry of --config FILE is meant")
+        if log_directory is not None and mode.startswith("RAM"):
+            raise click.UsageError(f"--log-directory: mode {mode} writes no log")
+        server = _member(
             MemoryNodeSettings(
                 node=MemoryNodeId(node),
                 endpoint=normalise_endpoint(advertise or listen or ""),
                 capacity=capacity,
                 mode=mode,
+                replicas=replicas,
+                times=ReplicationTimes(lease=lease),
             ),
             data_directory=data_directory or Path(),
-            manager=normalise_endpoint(manager or ""),
+            managers=[normalise_endpoint(manager) for manager in managers],
             listen=normalise_endpoint(listen or ""),
+            log_directory=log_directory,
         )
     server.serve()
 
 
 @click.command()
 @config_option
+@click.option("--number", type=click.IntRange(0), default=0, help="With --config: which one.")
 @listen_option
+@click.option("--advertise", metavar="ENDPOINT", help="Where others reach it, if not there.")
 @click.option("--data-directory", type=click.Path(path_type=Path), help="Its own, for ever.")
+@click.option("--etcd", multiple=True, metavar="URL", help="Instead: each etcd, http://HOST:PORT.")
+@click.option(
+    "--manager",
+    "managers",
+    multiple=True,
+    metavar="ENDPOINT",
+    help="With --etcd: each manager of the cluster, this one too.",
+)
 @click.option("--cluster", metavar="NAME", help="The cluster's name; the same for ever.")
 @click.pass_context
 def manager(
     ctx: click.Context,
     *,
     config: Path | None,
+    number: int,
     listen: str | None,
+    advertise: str | None,
     data_directory: Path | None,
+    etcd: tuple[str, ...],
+    managers: tuple[str, ...],
     cluster: str | None,
 ) -> None:
-    """Run the manager, in the foreground.
+    """Run a manager, in the foreground.
 
     \b
-    It knows where the memory nodes are, and settles what crashed clients left
-    undecided.  Minitransactions go on without it.
+    It knows where the memory nodes are, replaces a primary that died, and settles
+    what crashed clients left undecided.  Minitransactions go on without it.
+    A single manager keeps what it knows in a file; several share etcd, and one of
+    them leads.
 
     \b
         sinfonia manager --config cluster.toml
-        sinfonia manager --listen tcp://0.0.0.0:7000 --data-directory /var/lib/sinfonia/manager \\
-            --cluster production
+        sinfonia manager --listen tcp://0.0.0.0:7000 --advertise tcp://10.0.0.4:7000 \\
+            --data-directory /var/lib/sinfonia/manager --cluster production
     """
     if config is not None:
-        _refuse_both(ctx, allowed={"config"})
-        description = ClusterConfig.load(config)
-        times = description.times
-        listen = description.manager.listen
-        data_directory = Path(description.manager.data_directory)
-        cluster = description.cluster
+        _refuse_both(ctx, allowed={"config", "number"})
+        server = _configured_manager(ClusterConfig.load(config), number)
     else:
-        for name in ("listen", "data_directory", "cluster"):
+        for name in ("listen", "cluster", *(() if etcd else ("data_directory",))):
             _require(ctx, name)
-        times = Times()
+        if etcd and data_directory is not None:
+            raise click.UsageError("--data-directory: with --etcd there is no file")
+        here = normalise_endpoint(advertise or listen or "")
+        if etcd:
+            _refuse_wildcard("a manager", here)
+        server = _manager(
+            endpoint=here,
+            listen=normalise_endpoint(listen or ""),
+            cluster=cluster or "",
+            managers=[normalise_endpoint(each) for each in managers or (here,)],
+            etcd=etcd,
+            data_directory=data_directory or Path(),
+            times=Times(),
+        )
+    server.serve()
+
+
+def _configured_manager(config: ClusterConfig, number: int) -> ManagerServer:
+    if number >= len(config.manager):
+        raise ConfigError(
+            f"cluster {config.cluster!r} has {len(config.manager)} managers, counted from 0; "
+            f"--number {number} is none of them"
+        )
+    entry = config.manager[number]
+    return _manager(
+        endpoint=entry.endpoint,
+        listen=entry.listen,
+        cluster=config.cluster,
+        managers=[manager.endpoint for manager in config.manager],
+        etcd=config.etcd.endpoints if config.etcd is not None else (),
+        data_directory=Path(entry.data_directory),
+        times=config.times,
+    )
+
+
+def _manager(
+    *,
+    endpoint: str,
+    listen: str,
+    cluster: str,
+    managers: list[str],
+    etcd: Sequence[str],
+    data_directory: Path,
+    times: Times,
+) -> ManagerServer:
     _log_to_stderr()
-    ManagerServer(
-        endpoint=normalise_endpoint(listen or ""),
-        data_directory=data_directory or Path(),
-        cluster=cluster or "",
+    store: Store
+    if etcd:
+        store = EtcdStore(etcd, cluster=cluster, candidate=endpoint)
+    else:
+        store = open_embedded_store(data_directory, cluster=cluster)
+    return ManagerServer(
+        endpoint=listen,
+        store=store,
         settings=ManagerSettings(
             in_doubt_timeout=times.in_doubt_timeout,
             epoch_length=times.epoch_length,
             decided_age=times.decided_age,
+            fail_after=times.fail_after,
         ),
-    ).serve()
+        # Clients that have no better address than a wildcard go on using the one they came by.
+        managers=[place for place in managers if not _is_wildcard(place)],
+    )
 
 
-def _configured_memory_node(config: ClusterConfig, node: int) -> MemoryNodeServer:
+def _configured_member(config: ClusterConfig, node: int, replica: int) -> MemoryNodeServer:
     entry = config.describe(node)
+    if replica >= len(entry.members):
+        raise ConfigError(
+            f"memory node {node} has {len(entry.replica)} replicas; --replica {replica} is none of "
+            "them"
+        )
+    member = entry.members[replica]
+    times = config.times
     settings = MemoryNodeSettings(
         node=entry.node,
-        endpoint=entry.endpoint,
+        endpoint=member.endpoint,
         capacity=int(entry.capacity),
         mode=entry.mode,
-        read_lease=config.times.read_lease,
-        settle_max=config.times.settle_max,
+        read_lease=times.read_lease,
+        settle_max=times.settle_max,
         checkpoint_log_bytes=int(entry.checkpoint_log),
+        keep_log_bytes=int(entry.keep_log),
+        replicas=len(entry.replica),
+        times=ReplicationTimes(lease=times.lease, drop_after=times.drop_after),
     )
-    return _memory_node(
+    return _member(
         settings,
-        data_directory=Path(entry.data_directory),
-        manager=config.manager.endpoint,
-        listen=entry.listen,
+        data_directory=Path(member.data_directory),
+        managers=[manager.endpoint for manager in config.manager],
+        listen=member.listen,
+        log_directory=Path(member.log_directory) if member.log_directory else None,
     )
 
 
-def _memory_node(
-    settings: MemoryNodeSettings, *, data_directory: Path, manager: str, listen: str
+def _member(
+    settings: MemoryNodeSettings,
+    *,
+    data_directory: Path,
+    managers: list[str],
+    listen: str,
+    log_directory: Path | None,
 ) -> MemoryNodeServer:
-    host = settings.endpoint.removeprefix("tcp://").rpartition(":")[0]
-    if host in WILDCARDS:
-        raise ConfigError(
-            f"nobody can reach a memory node at {settings.endpoint}; --advertise must say where it "
-            "is"
-        )
+    _refuse_wildcard("a memory node", settings.endpoint)
     _log_to_stderr()
-    return MemoryNodeServer(settings, data_directory=data_directory, manager=manager, listen=listen)
+    return MemoryNodeServer(
+        settings,
+        data_directory=data_directory,
+        managers=managers,
+        listen=listen,
+        log_directory=log_directory,
+    )
+
+
+def _is_wildcard(endpoint: str) -> bool:
+    return endpoint.removeprefix("tcp://").rpartition(":")[0] in WILDCARDS
+
+
+def _refuse_wildcard(what: str, endpoint: str) -> None:
+    if _is_wildcard(endpoint):
+        raise ConfigError(
+            f"nobody can reach {what} at {endpoint}; --advertise must say where it is"
+        )
 
 
 def _log_to_stderr() -> None:
@@ -187,6 +324,6 @@ def _refuse_both(ctx: click.Context, *, allowed: set[str]) -> None:
 
 
 def _require(ctx: click.Context, name: str) -> None:
-    if ctx.params[name] is None:
+    if not ctx.params[name]:
         option = next(parameter for parameter in ctx.command.params if parameter.name == name)
         raise click.UsageError(f"{option.opts[0]} is missing; give it, or --config FILE")

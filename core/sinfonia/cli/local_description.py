@@ -1,0 +1,257 @@
+"""A cluster on this machine is described as a value: made, grown and shrunk, then written whole.
+
+Ports follow each other: managers, then the first member of each memory node, then their replicas.
+What is added later takes the next free ones.  No name or data directory is used a second time: a
+process never finds what another has left there.
+"""
+
+import contextlib
+import os
+import random
+import socket
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+
+import msgspec
+
+from sinfonia.addresses import MemoryNodeId
+from sinfonia.config import (
+    CONFIG_FILE,
+    ByteCount,
+    ClusterConfig,
+    Etcd,
+    ManagerEntry,
+    MemoryNodeDescription,
+    Mode,
+    ReplicaDescription,
+    Times,
+)
+from sinfonia.errors import ConfigError, SinfoniaError
+from sinfonia.protocol.configuration import keeps_replicas
+
+LOOPBACK = "127.0.0.1"
+PORT_MAX = 65_535
+
+# For clusters that need no known place: above the usual services, below the kernel's own choice.
+PRIVATE_PORTS = range(20_000, 32_000)
+
+
+class StartFailed(SinfoniaError):
+    """A process of the cluster did not start; the message quotes its log."""
+
+
+def new_cluster(
+    name: str,
+    *,
+    memory_nodes: int,
+    mode: Mode,
+    capacity: int,
+    ports: Sequence[int],
+    replicas: int = 0,
+    managers: int = 1,
+    etcd: Sequence[str] = (),
+    times: Times | None = None,
+) -> ClusterConfig:
+    """A cluster on ``ports`` of loopback; its paths are relative.  Raises ConfigError."""
+    if len(ports) != ports_needed(memory_nodes, replicas, managers):
+        raise ConfigError(f"{len(ports)} ports are not as many as there are processes")
+    if not all(0 < port <= PORT_MAX for port in ports):
+        raise ConfigError(f"ports {min(ports)}-{max(ports)} do not exist; they end at {PORT_MAX}")
+    if replicas and not keeps_replicas(mode):
+        raise ConfigError(f"mode {mode} keeps no replicas; choose mode {mode}-REPL")
+    if managers > 1 and not etcd:
+        raise ConfigError(f"{managers} managers need etcd to agree; say where it is with --etcd")
+    endpoints = iter([f"tcp://{LOOPBACK}:{port}" for port in ports])
+    entries = [
+        ManagerEntry(endpoint=next(endpoints), data_directory="" if etcd else "manager")
+        for _ in range(managers)
+    ]
+    nodes = [
+        MemoryNodeDescription(
+            node=MemoryNodeId(node),
+            endpoint=next(endpoints),
+            capacity=ByteCount(capacity),
+            mode=mode,
+            data_directory=f"node{node}",
+        )
+        for node in range(memory_nodes)
+    ]
+    return ClusterConfig(
+        cluster=name,
+        manager=entries,
+        memory_node=[
+            msgspec.structs.replace(
+                node,
+                replica=[
+                    ReplicaDescription(
+                        endpoint=next(endpoints), data_directory=f"node{node.node}r{k}"
+                    )
+                    for k in range(1, replicas + 1)
+                ],
+            )
+            for node in nodes
+        ],
+        etcd=Etcd(endpoints=list(etcd)) if etcd else None,
+        times=times or Times(),
+    )
+
+
+def ports_needed(memory_nodes: int, replicas: int = 0, managers: int = 1) -> int:
+    """One for each process."""
+    return managers + memory_nodes * (1 + replicas)
+
+
+def with_memory_node(
+    config: ClusterConfig, directory: Path, node: int, *, capacity: int | None, replicas: int | None
+) -> ClusterConfig:
+    """``config`` with another memory node, like the first in what is not said."""
+    model = config.memory_node[0]
+    wanted = len(model.replica) if replicas is None else replicas
+    if wanted and not keeps_replicas(model.mode):
+        raise ConfigError(f"mode {model.mode} keeps no replicas")
+    ports = _ports_to_add(config)
+    names = _names_to_add(config, directory, node)
+    added = MemoryNodeDescription(
+        node=MemoryNodeId(node),
+        endpoint=f"tcp://{LOOPBACK}:{next(ports)}",
+        capacity=ByteCount(model.capacity if capacity is None else capacity),
+        mode=model.mode,
+        checkpoint_log=model.checkpoint_log,
+        keep_log=model.keep_log,
+        data_directory=next(names),
+        replica=[_replica(next(ports), next(names)) for _ in range(wanted)],
+    )
+    return msgspec.structs.replace(config, memory_node=[*config.memory_node, added])
+
+
+def with_replica(
+    config: ClusterConfig, directory: Path, node: int, *, replaces: str = ""
+) -> ClusterConfig:
+    """``config`` with another replica of memory node ``node``.  Raises ConfigError."""
+    described = config.describe(node)
+    if not keeps_replicas(described.mode):
+        raise ConfigError(
+            f"memory node {node} is in mode {described.mode}, which keeps no replicas; only a "
+            f"cluster made with mode {described.mode}-REPL does"
+        )
+    name = next(_names_to_add(config, directory, node))
+    added = _replica(next(_ports_to_add(config)), name, replaces)
+    return _with_node(
+        config, msgspec.structs.replace(described, replica=[*described.replica, added])
+    )
+
+
+def without_member(config: ClusterConfig, node: int, endpoint: str) -> ClusterConfig:
+    """``config`` without that member; if it was the first, the next takes its place.
+
+    Raises ConfigError if there is no other.
+    """
+    described = config.describe(node)
+    rest = [
+        msgspec.structs.replace(member, replaces="") if member.replaces == endpoint else member
+        for member in described.replica
+        if member.endpoint != endpoint
+    ]
+    if described.endpoint != endpoint:
+        return _with_node(config, msgspec.structs.replace(described, replica=rest))
+    if not rest:
+        raise ConfigError(f"{endpoint} is the only member of memory node {node} that is described")
+    first = rest[0]
+    return _with_node(
+        config,
+        msgspec.structs.replace(
+            described,
+            endpoint=first.endpoint,
+            listen=first.listen,
+            name=first.name,
+            data_directory=first.data_directory,
+            log_directory=first.log_directory,
+            replica=rest[1:],
+        ),
+    )
+
+
+def write_description(config: ClusterConfig, directory: Path) -> None:
+    """Put it there at once and for good: a crash leaves the one before, or this.
+
+    Raises ConfigError.
+    """
+    file = directory / CONFIG_FILE
+    new = file.with_suffix(".new")
+    try:
+        with new.open("w", encoding="utf-8") as stream:
+            stream.write(config.to_toml(directory))
+            stream.flush()
+            os.fsync(stream.fileno())
+        new.replace(file)
+    except OSError as error:
+        raise ConfigError(f"cannot write {file}: {error.strerror}") from error
+
+
+def refuse_taken(endpoint: str) -> None:
+    """Raise StartFailed if someone listens at ``endpoint``.
+
+    The process would say so itself, but only after its rival had answered in its place.
+    """
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            raise StartFailed(
+                f"{endpoint} is in use by another process; stop that one, or choose other ports: "
+                f"for a new cluster with --port, else in {CONFIG_FILE}"
+            ) from error
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports of loopback on which nobody listens."""
+    # Not from the range that the kernel gives to connections: they would be taken at any time.
+    found: list[int] = []
+    for port in random.sample(PRIVATE_PORTS, len(PRIVATE_PORTS)):
+        if _is_free(port):
+            found.append(port)
+        if len(found) == number:
+            return found
+    raise ConfigError(f"there are no {number} free ports on {LOOPBACK}")
+
+
+def port_of(endpoint: str) -> int:
+    """The last part of an endpoint."""
+    return int(endpoint.rpartition(":")[2])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe, contextlib.suppress(OSError):
+        probe.bind((LOOPBACK, port))
+        return True
+    return False
+
+
+def _replica(port: int, name: str, replaces: str = "") -> ReplicaDescription:
+    return ReplicaDescription(
+        endpoint=f"tcp://{LOOPBACK}:{port}", data_directory=name, name=name, replaces=replaces
+    )
+
+
+def _with_node(config: ClusterConfig, changed: MemoryNodeDescription) -> ClusterConfig:
+    nodes = [changed if node.node == changed.node else node for node in config.memory_node]
+    return msgspec.structs.replace(config, memory_node=nodes)
+
+
+def _ports_to_add(config: ClusterConfig) -> Iterator[int]:
+    highest = max(port_of(process.endpoint) for process in config.processes)
+    for port in range(highest + 1, PORT_MAX + 1):
+        if _is_free(port):
+            yield port
+    raise ConfigError(f"there is no free port from {highest + 1} on")
+
+
+def _names_to_add(config: ClusterConfig, directory: Path, node: int) -> Iterator[str]:
+    used = {process.name for process in config.processes}
+    for k in count():
+        name = f"node{node}r{k}" if k else f"node{node}"
+        if name not in used and not (directory / name).exists():
+            yield name

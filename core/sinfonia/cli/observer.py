@@ -1,0 +1,215 @@
+"""Whoever looks at a cluster asks all of its processes at once, and waits for none too long.
+
+Dead processes cost one time limit and not one each.  Who belongs to the cluster stands in its
+directory, which every process that is up can tell, so that one endpoint is enough to find the
+others.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, KeysView, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import zmq
+
+from sinfonia.client.seed import ASK_AGAIN, ASK_EVERY, normalise_endpoint
+from sinfonia.errors import ProtocolError, SinfoniaError, Unreachable
+from sinfonia.protocol.management_messages import Changed, Directory, NotLeading, Recreated
+from sinfonia.protocol.messages import (
+    PROTOCOL_VERSION,
+    GetDirectory,
+    GetStatus,
+    Reply,
+    Request,
+    Requests,
+    Status,
+)
+from sinfonia.transport.codec import decode_replies, encode_requests
+from sinfonia.transport.zeromq import connect_dealer, drain, is_connectable, try_send
+
+# A process that serves answers within a wake-up; one that syncs a lot may take a moment.
+ANSWER_WITHIN = 1.0
+
+# Answers to the two questions of a look come together, or the second never comes; and who was
+# silent at the last look is probably down.
+GRACE = 0.1
+
+# A manager answers an operator once it has stored the change; and leadership may pass meanwhile.
+MANAGERS_ANSWER_WITHIN = 10.0
+
+
+class OperationRefused(SinfoniaError):
+    """A manager will not do what an operator asked for; the message says why."""
+
+
+class Correspondence:
+    """Connections to many processes; a question is asked again until it is answered."""
+
+    def __init__(self, endpoints: Iterable[str]) -> None:
+        """Connect.  Raises ConfigError."""
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._sockets: dict[str, zmq.Socket[bytes]] = {}
+        self._poller = zmq.Poller()
+        self._ask_at: dict[str, float] = {}
+        try:
+            for endpoint in endpoints:
+                self.reach(endpoint)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def endpoints(self) -> KeysView[str]:
+        """Those that can be asked."""
+        return self._sockets.keys()
+
+    def reach(self, endpoint: str) -> None:
+        """Connect to ``endpoint``, too."""
+        if endpoint not in self._sockets:
+            socket = connect_dealer(self._context, normalise_endpoint(endpoint))
+            self._sockets[endpoint] = socket
+            self._poller.register(socket, zmq.POLLIN)
+
+    def begin(self) -> None:
+        """Begin a new question: late answers to the one before are dropped."""
+        self._ask_at.clear()
+        for socket in self._sockets.values():
+            for _ in drain(socket):
+                pass
+
+    def ask(self, questions: Sequence[Request], endpoints: Iterable[str]) -> None:
+        """Ask ``endpoints``, as far as that has not just been done."""
+        now = time.monotonic()
+        batch = encode_requests(Requests(PROTOCOL_VERSION, 0, 0, 0, list(questions)))
+        for endpoint in endpoints:
+            if now >= self._ask_at.get(endpoint, now) and try_send(self._sockets[endpoint], batch):
+                self._ask_at[endpoint] = now + ASK_AGAIN
+
+    def receive(self) -> Iterator[tuple[str, Reply]]:
+        """What comes within a moment, and from where."""
+        if not self._poller.poll(round(ASK_EVERY * 1e3)):
+            return
+        for endpoint, socket in list(self._sockets.items()):
+            for frames in drain(socket):
+                try:
+                    replies = decode_replies(frames).replies
+                except ProtocolError:
+                    continue  # whoever that is, it is no process of this cluster
+                for reply in replies:
+                    yield endpoint, reply
+
+    def close(self) -> None:
+        """Close the connections."""
+        for socket in self._sockets.values():
+            socket.close(0)
+        self._context.term()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What was seen at one look, begun at ``taken_at``; whoever is not in ``statuses`` was silent.
+
+    Who is well answers at once, so that figures are as of the beginning.
+    """
+
+    taken_at: float
+    statuses: dict[str, Status]
+    directory: Directory | None
+
+
+class Observer(Correspondence):
+    """Looks at a cluster, once or again and again.
+
+    ``follow``: look at those, too, whom the directory names.
+    """
+
+    def __init__(self, endpoints: Iterable[str], *, follow: bool = True) -> None:
+        super().__init__(endpoints)
+        self._follow = follow
+        self._directory: Directory | None = None
+        self._silent: set[str] = set()
+
+    def look(self, timeout: float = ANSWER_WITHIN) -> Sight:
+        """Ask everybody, for at most ``timeout`` seconds; less for who was silent the last time."""
+        self.begin()
+        statuses: dict[str, Status] = {}
+        begun = time.monotonic()
+        enough = begun + timeout
+        while (now := time.monotonic()) < enough:
+            self.ask((GetStatus(), GetDirectory()), self.endpoints - statuses.keys())
+            for endpoint, reply in self.receive():
+                if isinstance(reply, Status):
+                    statuses[endpoint] = reply
+                elif isinstance(reply, Directory):
+                    self._learn(reply)
+            missing = self.endpoints - statuses.keys()
+            if not missing and self._directory is not None:
+                break
+            if missing <= self._silent:
+                enough = min(enough, now + GRACE)
+        self._silent = set(self.endpoints - statuses.keys())
+        return Sight(begun, statuses, self._directory)
+
+    def _learn(self, directory: Directory) -> None:
+        if self._directory is not None and directory.version <= self._directory.version:
+            return
+        self._directory = directory
+        if self._follow:
+            for endpoint in members_of(directory):
+                if is_connectable(endpoint):
+                    self.reach(endpoint)
+
+
+def members_of(directory: Directory) -> Iterator[str]:
+    """The endpoints of all that the directory names."""
+    yield from directory.managers
+    for entry in directory.nodes:
+        yield entry.endpoint
+        for replica in entry.replicas:
+            yield replica.endpoint
+
+
+def ask_all(endpoints: Iterable[str], *, timeout: float = ANSWER_WITHIN) -> dict[str, Status]:
+    """What the processes at ``endpoints`` say within ``timeout`` seconds, by endpoint."""
+    with Observer(endpoints, follow=False) as observer:
+        return observer.look(timeout).statuses
+
+
+def ask_managers(
+    managers: Iterable[str], request: Request, *, timeout: float = MANAGERS_ANSWER_WITHIN
+) -> None:
+    """Have the manager that leads carry out ``request``, which must be safe to repeat.
+
+    Raises OperationRefused, or Unreachable if no manager that leads answers.
+    """
+    followers: set[str] = set()
+    deadline = time.monotonic() + timeout
+    with Correspondence(managers) as correspondence:
+        while time.monotonic() < deadline:
+            # All of them, also those that did not lead: one may have begun to meanwhile.
+            correspondence.ask([request], correspondence.endpoints)
+            for endpoint, reply in correspondence.receive():
+                if isinstance(reply, Changed | Recreated):
+                    if reply.refusal:
+                        raise OperationRefused(reply.refusal)
+                    return
+                if isinstance(reply, NotLeading):
+                    followers.add(endpoint)
+                    if is_connectable(reply.leader):
+                        correspondence.reach(reply.leader)
+        asked = ", ".join(correspondence.endpoints)
+    if followers:
+        raise Unreachable(f"none of the managers leads ({asked}); is etcd up?")
+    raise Unreachable(f"no manager answers at {asked} within {timeout:g} s; is it up?")
