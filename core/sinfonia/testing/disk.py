@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from random import Random
 
-from sinfonia.storage.files import SECTOR_BYTES, Buffer
+from sinfonia.storage.files import LOG_PREFIX, SECTOR_BYTES, Buffer
 
 # The granularity in which data_extents tells data from holes, as on real file systems.
 _EXTENT_BYTES = 4096
@@ -93,11 +93,12 @@ class _Inode:
 class VirtualFile:
     """A file of a ``VirtualDisk``, open."""
 
-    __slots__ = ("_disk", "_inode")
+    __slots__ = ("_disk", "_inode", "_needs_no_sync")
 
-    def __init__(self, disk: "VirtualDisk", inode: _Inode) -> None:
+    def __init__(self, disk: "VirtualDisk", inode: _Inode, *, needs_no_sync: bool) -> None:
         self._disk = disk
         self._inode = inode
+        self._needs_no_sync = needs_no_sync
 
     def read_at(self, offset: int, length: int) -> bytes:
         inode = self._inode
@@ -110,9 +111,12 @@ class VirtualFile:
         if self._disk.full and offset + len(data) > max(inode.allocated, len(inode.content)):
             raise _os_error(errno.ENOSPC)
         inode.write(offset, bytes(data))
+        self._changed()
 
     def sync(self) -> None:
         self._disk.operate()
+        if self._needs_no_sync:
+            return
         if self._disk.fail_sync:
             self._disk.fail_sync = False
             self._inode.crash(self._disk.rng)
@@ -125,6 +129,7 @@ class VirtualFile:
     def truncate(self, size: int) -> None:
         self._disk.operate()
         self._inode.resize(size)
+        self._changed()
 
     def allocate(self, size: int) -> None:
         self._disk.operate()
@@ -135,6 +140,7 @@ class VirtualFile:
             if size > inode.size:
                 inode.resize(size)
             inode.allocated = size
+            self._changed()
 
     def data_extents(self) -> list[tuple[int, int]]:
         content, size = self._inode.content, self._inode.size
@@ -152,6 +158,10 @@ class VirtualFile:
 
     def close(self) -> None:
         pass
+
+    def _changed(self) -> None:
+        if self._needs_no_sync:
+            self._inode.sync()
 
 
 class _LazyJob:
@@ -179,10 +189,13 @@ class VirtualDisk:
     Set ``fail_sync`` to let the next sync of a file fail with EIO, ``full`` to let everything that
     needs more space fail with ENOSPC, ``lose_power_at`` to raise PowerLost instead of carrying out
     the operation of that number (``operations`` counts them).
+
+    ``log_needs_no_sync``: the files of the redo log are on a device that has everything at once.
     """
 
-    def __init__(self, rng: Random) -> None:
+    def __init__(self, rng: Random, *, log_needs_no_sync: bool = False) -> None:
         self.rng = rng
+        self.log_needs_no_sync = log_needs_no_sync
         self.fail_sync = False
         self.full = False
         self.lose_power_at: int | None = None
@@ -231,7 +244,8 @@ class VirtualDisk:
                 raise _os_error(errno.ENOSPC, name)
             inode = _Inode()
             self._change_names({name: inode})
-        return VirtualFile(self, inode)
+        needs_no_sync = self.log_needs_no_sync and name.startswith(LOG_PREFIX)
+        return VirtualFile(self, inode, needs_no_sync=needs_no_sync)
 
     def exists(self, name: str) -> bool:
         return name in self._names

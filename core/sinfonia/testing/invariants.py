@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from sinfonia.memnode.node import MemoryNode, State
+from sinfonia.memnode.node import MemoryNode
+from sinfonia.memnode.settings import State
 from sinfonia.testing.simulated_client import SimulatedClient
 from sinfonia.testing.simulated_manager import SimulatedManager
 from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
@@ -10,23 +11,44 @@ from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
 
 def unrest(
     nodes: Sequence[SimulatedMemoryNode],
-    manager: SimulatedManager,
+    managers: Sequence[SimulatedManager],
     clients: Sequence[SimulatedClient],
 ) -> str:
     """What is still going on; empty if nothing is left of any minitransaction but its effects."""
     for process in nodes:
-        if process.node is None or process.node.state is not State.SERVING:
-            return f"{process.name} does not serve"
-        left = _left_over(process.node)
+        if process.node is None:
+            return f"{process.name} is down"
+        if process.node.state not in (State.SERVING, State.FOLLOWING):
+            return f"{process.name} is {process.node.state.value}"
+        left = _left_over(process.node) or _not_in_sync(process.node)
         if left:
             return f"{process.name} {left}"
-    if manager.manager is None:
-        return "there is no manager"
-    if manager.manager.recoveries:
-        return f"the manager recovers {', '.join(map(str, manager.manager.recoveries))}"
+    for each in managers:
+        if each.manager is None:
+            return f"{each.name} is down"
+        # One that only stands by leaves what it began to the one that leads.
+        if each.manager.recoveries and not each.manager.standing_by:
+            return f"{each.name} recovers {', '.join(map(str, each.manager.recoveries))}"
+    if not any(each.leads for each in managers):
+        return "no manager leads"
     for client in clients:
         if client.alive and client.unfinished:
             return f"{client.name} waits for operations {', '.join(map(str, client.unfinished))}"
+    return ""
+
+
+def _not_in_sync(node: MemoryNode) -> str:
+    """What keeps a member from being as good as the others; empty if nothing does."""
+    if node.leading is not None:
+        shipping, entry = node.leading.shipping, node.entry
+        if shipping is None or entry is None:
+            return ""
+        if len(entry.in_sync) < entry.wanted:
+            return f"has {len(entry.in_sync)} replicas in sync, of {entry.wanted}"
+        return "" if shipping.committed == node.holdings.last else "waits for its replicas"
+    replica = node.replica
+    if replica is not None and node.holdings.applied < replica.follower.last:
+        return "has not applied everything"
     return ""
 
 
@@ -51,7 +73,9 @@ def check_bounds(nodes: Sequence[SimulatedMemoryNode], *, clients: int) -> None:
         log_bytes = node.status().figures.get("log_bytes", 0)
         assert isinstance(log_bytes, int)
         settings = node.settings
-        log_bytes_max = 2 * (settings.checkpoint_log_bytes + settings.log_segment_bytes)
+        # The log goes on while a checkpoint is made, and is cut by whole segments.
+        log_bytes_max = 2 * settings.checkpoint_log_bytes + 3 * settings.log_segment_bytes
+        log_bytes_max += settings.keep_log_bytes
         assert log_bytes <= log_bytes_max, f"{process.name} keeps {log_bytes} bytes of log"
         sessions = len(node.participant.sessions)
         assert sessions <= clients, f"{process.name} keeps {sessions} sessions of {clients} clients"

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
+from sinfonia.testing.profile import WITHOUT_REPLICAS
+
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
     """``broken()`` is the context in which ``rule`` is broken.
 
-    ``profile`` names the targeted profile in whose runs that shows; without one it shows in any.
+    ``profile`` names the profile in whose runs that shows, by default any without replicas.
     """
 
     name: str
@@ -18,7 +20,9 @@ class Mutation:
     broken: Callable[[], AbstractContextManager[None]]
 
 
-def mutation(*, profile: str = "") -> Callable[[Callable[[], Iterator[None]]], Mutation]:
+def mutation(
+    *, profile: str = WITHOUT_REPLICAS
+) -> Callable[[Callable[[], Iterator[None]]], Mutation]:
     """Make a mutation of a function that breaks the rule in its docstring until it goes on."""
 
     def make(break_rule: Callable[[], Iterator[None]]) -> Mutation:

@@ -5,12 +5,22 @@ taken out of the real code; the simulator has to notice within a few runs, and i
 the simulator that needs mending.
 """
 
-from sinfonia.testing import mutations_of_agreement, mutations_of_durability
+from sinfonia.testing import (
+    mutations_of_agreement,
+    mutations_of_copies,
+    mutations_of_durability,
+    mutations_of_replication,
+)
 from sinfonia.testing.mutation import Mutation
 
 MUTATIONS: dict[str, Mutation] = {
     each.name: each
-    for module in (mutations_of_durability, mutations_of_agreement)
+    for module in (
+        mutations_of_durability,
+        mutations_of_agreement,
+        mutations_of_replication,
+        mutations_of_copies,
+    )
     for each in vars(module).values()
     if isinstance(each, Mutation)
 }

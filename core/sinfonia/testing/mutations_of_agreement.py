@@ -8,24 +8,17 @@ import msgspec
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import Contended
-from sinfonia.memnode.node import MemoryNode
+from sinfonia.memnode.leading import Leading
 from sinfonia.minitransaction import CompareItem, ReadItem, WriteItem
 from sinfonia.protocol import participant as participant_module
 from sinfonia.protocol import records
 from sinfonia.protocol.attempts import Attempt, Call
 from sinfonia.protocol.coordinator import Coordinator
 from sinfonia.protocol.effects import Effect, SendTo
+from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lists import InDoubt
 from sinfonia.protocol.locks import lock_ranges
-from sinfonia.protocol.messages import (
-    Answer,
-    ExecCommit,
-    ExecPrepare,
-    Forget,
-    Tid,
-    Vote,
-    Voted,
-)
+from sinfonia.protocol.messages import Answer, ExecCommit, ExecPrepare, Forget, Vote, Voted
 from sinfonia.protocol.participant import Participant
 from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
 from sinfonia.protocol.sessions import Session
@@ -164,13 +157,13 @@ def read_lease_ignored() -> Iterator[None]:
 @mutation(profile="blinks")
 def restart_before_read_leases_end() -> Iterator[None]:
     """A restarted node serves nobody before the read locks that it lost would have ended."""
-    tick = MemoryNode.tick
+    tick = Leading.tick
 
-    def broken(self: MemoryNode, now: float) -> None:
+    def broken(self: Leading, now: float) -> None:
         self._serve_from = now
         tick(self, now)
 
-    with patch.object(MemoryNode, "tick", broken):
+    with patch.object(Leading, "tick", broken):
         yield
 
 

@@ -7,17 +7,17 @@ from unittest.mock import patch
 
 import msgspec
 
-from sinfonia.memnode.node import MemoryNode
+from sinfonia.memnode.checkpointer import Checkpointer
+from sinfonia.memnode.group_commit import GroupCommit
 from sinfonia.protocol import records
 from sinfonia.protocol.effects import Effect, Log, Send, SendOnceStable
+from sinfonia.protocol.identifiers import Seq, Tid
 from sinfonia.protocol.messages import (
     Commit,
     ExecPrepare,
-    Replies,
     Reply,
     Requests,
     Resolve,
-    Tid,
     Vote,
     Voted,
 )
@@ -31,13 +31,13 @@ from sinfonia.testing.mutation import mutation
 @mutation()
 def vote_before_sync() -> Iterator[None]:
     """A vote may leave only once it is in the redo log, on stable storage (Figure 4, line 20)."""
-    flush = MemoryNode.flush
+    flush = GroupCommit.flush
 
-    def broken(self: MemoryNode, now: float) -> list[tuple[bytes, Replies]]:
+    def broken(self: GroupCommit, now: float) -> None:
         self._must_sync = False
-        return flush(self, now)
+        flush(self, now)
 
-    with patch.object(MemoryNode, "flush", broken):
+    with patch.object(GroupCommit, "flush", broken):
         yield
 
 
@@ -134,15 +134,16 @@ class _ChecksumOf:
 @mutation()
 def log_truncated_before_checkpoint_rules() -> Iterator[None]:
     """The log is cut when the checkpoint that replaces it is stable, not when it begins."""
-    begin_checkpoint = MemoryNode.begin_checkpoint
+    begin = Checkpointer.begin
 
-    def broken(self: MemoryNode) -> None:
-        begin_checkpoint(self)
-        assert self._storage is not None
-        assert self._checkpoint is not None
-        self._storage.log.truncate_before(self._checkpoint.processed)
+    def broken(self: Checkpointer, applied: Seq, state: records.ParticipantState) -> None:
+        begin(self, applied, state)
+        assert self._running is not None
+        log = self._storage.log
+        log._keep_bytes = 0  # what is kept for others would hide the mistake
+        log.truncate_before(self._running.processed)
 
-    with patch.object(MemoryNode, "begin_checkpoint", broken):
+    with patch.object(Checkpointer, "begin", broken):
         yield
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import CompareItem, ReadItem, WriteItem
 from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable
+from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     Answer,
@@ -21,7 +22,6 @@ from sinfonia.protocol.messages import (
     Resolve,
     Resolved,
     Status,
-    Tid,
     Voted,
 )
 from sinfonia.protocol.participant import Participant

@@ -31,6 +31,7 @@ class ClusterFactory(Protocol):
         *,
         memory_nodes: int = 1,
         mode: str = "LOG",
+        replicas: int = 0,
         capacity: int = CAPACITY,
         times: Times | None = None,
         started: bool = True,
@@ -42,6 +43,7 @@ def _factory(stack: ExitStack) -> ClusterFactory:
         *,
         memory_nodes: int = 1,
         mode: str = "LOG",
+        replicas: int = 0,
         capacity: int = CAPACITY,
         times: Times | None = None,
         started: bool = True,
@@ -54,7 +56,8 @@ def _factory(stack: ExitStack) -> ClusterFactory:
             memory_nodes=memory_nodes,
             mode=mode,
             capacity=capacity,
-            ports=free_ports(memory_nodes + 1),
+            ports=free_ports(1 + memory_nodes * (1 + replicas)),
+            replicas=replicas,
             times=times,
         )
         stack.callback(_end, cluster)

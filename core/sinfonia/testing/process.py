@@ -28,6 +28,7 @@ class Surroundings:
     scheduler: Scheduler
     network: Network[Message]
     profile: Profile
+    managers: list[str] = field(default_factory=lambda: ["manager"])
     events: Counter[str] = field(default_factory=Counter)
 
 

@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sinfonia.testing.aimed_profiles import REPLICATED, TARGETED
 from sinfonia.testing.network import Weather
 
 CLEAR = Weather()
@@ -23,7 +24,17 @@ class Profile:
     minitransactions: int = 60
     words_per_node: int = 2
     kinds: tuple[str, ...] = ()  # of minitransactions, as workload.py names them; none: all
-    logged: bool = True
+    mode: str = "LOG"
+    replicas: int = 0
+    lease_s: float = 0.5
+    drop_after_s: float = 1.0
+    fail_after_s: float = 1.0
+    read_lease_s: float = 0.25
+    keep_log_bytes: int = 1024 * 1024
+    apply_records: int = 16  # that a member applies in one wake-up
+    piece_bytes: int = 4096  # of a checkpoint, and of what a replica pulls
+    window_bytes: int = 32 * 1024 * 1024  # of the log that a primary has ready for its replicas
+    readers_share: float = 0.0  # of the clients: those that never write
     weather: Weather = CLEAR
     think_s_mean: float = 0.01
     timeout_s_max: float = 4.0
@@ -32,9 +43,20 @@ class Profile:
     kill_in_disk_share: float = 0.5  # of the kills of memory nodes: those in the middle of a flush
     power_loss_share: float = 0.7  # of their deaths: those that lose what is not synced
     cluster_kill_rate: float = 0.0
+    replica_blink_rate: float = 0.0  # of replicas that die and are back at once
+    managers: int = 1
     manager_kill_rate: float = 0.0
+    store_away_rate: float = 0.0  # of the store that several managers share, for some or for all
+    store_answers_lost: float = 0.0
+    operator_rate: float = 0.0  # of hand-overs, and of replicas removed and added
+    remove_share: float = 0.3  # of what an operator does
     pause_rate: float = 0.0
+    pause_s_max: float = 1.5
     partition_rate: float = 0.0
+    partition_s_max: float = 2.0
+    replica_cut_rate: float = 0.0  # of links between the members of one memory node
+    strand_rate: float = 0.0  # of a primary left alone with some clients
+    last_words_rate: float = 0.0  # of primaries that die just after they sent a record
     fsync_failure_rate: float = 0.0
     disk_full_rate: float = 0.0
     down_s_max: float = 1.0
@@ -44,108 +66,54 @@ class Profile:
     epoch_s: float = 3600.0
     in_doubt_timeout_s: float = 0.8
     wire: bool = False  # pass every message through the codec
+    clock_step_rate: float = 0.0  # of the wall clocks of memory nodes
+
+    @property
+    def logged(self) -> bool:
+        """Whether data survives the death of all members."""
+        return not self.mode.startswith("RAM")
 
 
-# Each is aimed at one trap; what it does not name is drawn at random.
-TARGETED: dict[str, dict[str, Any]] = {
-    "calm": {},
-    "replays": {"weather": Weather(duplication=0.3, replay=0.3, late=0.1, late_max=0.5)},
-    "dying-clients": {"client_kill_chance": 0.015, "weather": Weather(late=0.1, late_max=3.0)},
-    "dying-clients-and-replays": {
-        "client_kill_chance": 0.015,
-        "weather": Weather(duplication=0.2, replay=0.3, late=0.1, late_max=4.0),
-    },
-    "power-cuts": {"node_kill_rate": 2.0, "cluster_kill_rate": 0.2, "down_s_max": 0.3},
-    "power-cuts-and-late-messages": {
-        "node_kill_rate": 2.0,
-        "down_s_max": 0.1,
-        "weather": Weather(loss=0.05, late=0.2, late_max=0.5),
-    },
-    "everybody-dies": {
-        "client_kill_chance": 0.01,
-        "node_kill_rate": 1.5,
-        "manager_kill_rate": 0.5,
-        "down_s_max": 0.3,
-        "weather": Weather(late=0.05, late_max=2.0),
-    },
-    "bad-disks": {
-        "fsync_failure_rate": 1.0,
-        "disk_full_rate": 0.5,
-        "node_kill_rate": 0.5,
-        "down_s_max": 0.3,
-    },
-    "partitions": {"partition_rate": 1.0, "pause_rate": 0.5},
-    # Votes of a snapshot that come late, because their client stood still.
-    "pauses-in-snapshots": {
-        "kinds": ("read_many", "blind_write", "swap"),
-        "pause_rate": 4.0,
-        "think_s_mean": 0.01,
-        "weather": Weather(late=0.3, late_max=0.8),
-    },
-    # Locks that are lost in a restart so short that hardly anybody sees it.
-    "blinks": {
-        "kinds": ("read_many", "blind_write", "guarded_write"),
-        "memory_nodes": 2,
-        "words_per_node": 1,
-        "think_s_mean": 0.01,
-        "node_kill_rate": 4.0,
-        "down_s_max": 0.005,
-        "settle_s_max": 0.0,
-        "weather": Weather(late=0.3, late_max=0.2),
-    },
-    "blinks-behind-cut-links": {
-        "kinds": ("read_many", "blind_write", "swap", "guarded_write", "guarded_write"),
-        "memory_nodes": 2,
-        "clients": 6,
-        "words_per_node": 1,
-        "think_s_mean": 0.005,
-        "timeout_s_max": 10.0,
-        "node_kill_rate": 4.0,
-        "partition_rate": 4.0,
-        "down_s_max": 0.005,
-        "settle_s_max": 0.0,
-        "in_doubt_timeout_s": 4.0,
-        "weather": Weather(late=0.3, late_max=1.0),
-    },
-    # Copies of requests that come to the next life of a memory node.
-    "blinks-and-late-duplicates": {
-        "kinds": ("swap",),
-        "memory_nodes": 3,
-        "words_per_node": 1,
-        "think_s_mean": 0.2,
-        "node_kill_rate": 4.0,
-        "down_s_max": 0.005,
-        "settle_s_max": 0.0,
-        "weather": Weather(duplication=0.5, late=0.4, late_max=0.8),
-    },
-    "lost-replies": {
-        "kinds": ("swap", "blind_write"),
-        "memory_nodes": 2,
-        "node_kill_rate": 4.0,
-        "down_s_max": 0.02,
-        "checkpoint_log_bytes": 512,
-        "weather": Weather(loss=0.3),
-    },
-    "torn-writes": {
-        "kinds": ("wide_swap", "wide_swap", "swap"),
-        "node_kill_rate": 3.0,
-        "kill_in_disk_share": 1.0,
-        "power_loss_share": 1.0,
-        "down_s_max": 0.1,
-    },
-}
+# Names for a profile that is drawn at random, all of it: without replicas, and with.
+WITHOUT_REPLICAS = "without-replicas"
+WITH_REPLICAS = "with-replicas"
+PROFILES = (WITHOUT_REPLICAS, WITH_REPLICAS, *TARGETED, *REPLICATED)
+
+REPLICATED_SHARE = 0.6  # of the profiles of which nothing is said
+REPLICATED_MODES = ("LOG-REPL", "LOG-REPL", "LOG-REPL", "NVRAM-REPL", "RAM-REPL")
 
 
 def targeted_profile(name: str, rng: random.Random) -> Profile:
     """The profile of that name, with sizes drawn for one seed."""
+    if name == WITHOUT_REPLICAS:
+        return _without_replicas(rng)
+    if name == WITH_REPLICAS:
+        return _with_replicas(rng)
+    if name in REPLICATED:
+        chosen: dict[str, Any] = {"mode": "LOG-REPL", **REPLICATED[name]}
+        return replace(_replicated_sizes(rng), **chosen)
     return replace(_sizes(rng), **TARGETED[name])
 
 
 def random_profile(rng: random.Random) -> Profile:
     """A profile drawn for one seed."""
+    return _with_replicas(rng) if rng.random() < REPLICATED_SHARE else _without_replicas(rng)
+
+
+def _without_replicas(rng: random.Random) -> Profile:
     if rng.random() < 0.5:
         return targeted_profile(rng.choice(list(TARGETED)), rng)
     return replace(_sizes(rng), **_swarm(rng))
+
+
+def _with_replicas(rng: random.Random) -> Profile:
+    if rng.random() < 0.5:
+        return targeted_profile(rng.choice(list(REPLICATED)), rng)
+    swarm = _swarm(rng) | _replicated_swarm(rng)
+    if swarm["mode"] == "RAM-REPL":
+        # What is only in memory may be lost with two members, however they die.
+        swarm |= {"cluster_kill_rate": 0.0, "fsync_failure_rate": 0.0, "disk_full_rate": 0.0}
+    return replace(_replicated_sizes(rng), **swarm)
 
 
 def _sizes(rng: random.Random) -> Profile:
@@ -165,9 +133,51 @@ def _sizes(rng: random.Random) -> Profile:
     )
 
 
+def _replicated_sizes(rng: random.Random) -> Profile:
+    return replace(
+        _sizes(rng),
+        memory_nodes=rng.randint(2, 3),
+        clients=rng.randint(2, 4),
+        minitransactions=rng.randint(50, 60),
+        timeout_s_max=10.0,
+        lease_s=rng.choice((0.3, 0.5, 0.8)),
+        fail_after_s=rng.choice((0.6, 1.0)),
+        drop_after_s=rng.choice((0.5, 1.0)),
+        keep_log_bytes=rng.choice((512, 16 * 1024, 1024 * 1024)),
+        piece_bytes=rng.choice((1, 4096, 512 * 1024)),
+        window_bytes=rng.choice((256, 4096, 32 * 1024 * 1024)),
+        pause_s_max=4.0,
+        partition_s_max=4.0,
+    )
+
+
+def _replicated_swarm(rng: random.Random) -> dict[str, Any]:
+    def perhaps(most: float) -> float:
+        return _perhaps(rng, most)
+
+    return {
+        "mode": rng.choice(REPLICATED_MODES),
+        "replicas": rng.choice((1, 1, 2)),
+        "node_kill_rate": perhaps(2.0),
+        "replica_blink_rate": perhaps(1.0),
+        "replica_cut_rate": perhaps(0.7),
+        "strand_rate": perhaps(0.5),
+        "last_words_rate": perhaps(1.0),
+        "clock_step_rate": perhaps(1.0),
+        "managers": rng.choice((1, 1, 2, 3)),
+        "store_away_rate": perhaps(0.5),
+        "store_answers_lost": perhaps(0.2),
+        "operator_rate": perhaps(1.0),
+    }
+
+
+def _perhaps(rng: random.Random, most: float) -> float:
+    return rng.uniform(0.0, most) if rng.random() < 0.4 else 0.0
+
+
 def _swarm(rng: random.Random) -> dict[str, Any]:
     def perhaps(most: float) -> float:
-        return rng.uniform(0.0, most) if rng.random() < 0.4 else 0.0
+        return _perhaps(rng, most)
 
     weather = Weather(
         delay_mean=rng.choice((0.0002, 0.001, 0.01)),
@@ -187,7 +197,7 @@ def _swarm(rng: random.Random) -> dict[str, Any]:
     }
     if rng.random() < 0.15:
         # Memory nodes in RAM mode have nothing to come back with, so they do not die.
-        return faults | {"logged": False}
+        return faults | {"mode": "RAM"}
     return faults | {
         "node_kill_rate": perhaps(2.0),
         "kill_in_disk_share": rng.random(),

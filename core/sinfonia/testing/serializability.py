@@ -20,9 +20,9 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.testing.history import Located, Operation, Outcome
 from sinfonia.testing.serializability_search import INFINITY, Search, Step
 
-# A history of 150 operations takes some hundred choices when values are unique; a search that
-# needs a thousand times as many would keep a test run waiting for seconds.
-STEPS_MAX = 200_000
+# A history of 150 operations takes some hundred choices when values are unique, and some thousand
+# when many outcomes are unknown; a search of a million steps takes seconds.
+STEPS_MAX = 1_000_000
 
 # An explanation asks a hundred times; what cannot be decided so quickly is left in it.
 EXPLANATION_STEPS_MAX = 1000
@@ -56,7 +56,7 @@ def check(history: Sequence[Operation], *, steps_max: int = STEPS_MAX) -> Verdic
     if found is None:
         return Verdict(Serializability.UNKNOWN, explanation=f"undecided after {steps_max} steps")
     if found:
-        order = tuple(dict.fromkeys(search.steps[index].number for index, _, _ in search.trail))
+        order = tuple(dict.fromkeys(search.steps[placed.index].number for placed in search.trail))
         return Verdict(Serializability.OK, order)
     return Verdict(Serializability.ILLEGAL, explanation=_explain(history))
 

@@ -13,11 +13,13 @@ The search of Wing and Gong with Lowe's memory of what has been tried, for minit
 
 A definite step must be placed; a possible one (unknown outcome) may be, and only where it makes a
 difference: before the next definite step something must *meet* it, in a cell that one of the two
-sets.  If nothing does, it may as well come after that definite step, or not at all.
+sets.  If nothing does, it may as well come after that definite step, or not at all.  And one whose
+bytes were all overwritten before anything *read* them might as well not have happened.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 INFINITY = 2**62
 
@@ -48,6 +50,15 @@ class _Frame:
     choices: Iterator[int]
 
 
+class _Placed(NamedTuple):
+    """A step in the order, and what it takes to remove it again."""
+
+    index: int
+    unmet: int
+    unread: int
+    overwritten: list[tuple[int, int, int]]  # cell, token, setter
+
+
 @dataclass(slots=True)
 class Search:
     """One search over ``steps``, which must come with the definite ones first, by invocation.
@@ -62,17 +73,20 @@ class Search:
     steps_max: int
     mask: int = 0
     unmet: int = 0  # the possible steps placed last that nothing has met yet
-    trail: list[tuple[int, int, list[tuple[int, int]]]] = field(default_factory=list)
+    unread: int = 0  # the possible steps placed whose bytes nothing has needed yet
+    trail: list[_Placed] = field(default_factory=list)
     meets: list[int] = field(default_factory=list)
     observers: list[int] = field(default_factory=list)
     writers: list[int] = field(default_factory=list)
+    setters: list[int] = field(default_factory=list)  # by cell: the step that wrote it last, or -1
     best: list[int] = field(default_factory=list)
 
     def run(self) -> bool | None:
         """Whether there is an order; None if ``steps_max`` was not enough to find out."""
         self._count_uses()
         self._find_meetings()
-        seen: set[tuple[int, int, tuple[int, ...]]] = set()
+        self.setters = [-1] * len(self.state)
+        seen: set[tuple[int, int, int, tuple[int, ...]]] = set()
         self._place_readers()
         frames = [_Frame(0, iter(self.choices()))]
         tried = 0
@@ -88,7 +102,7 @@ class Search:
                 return None
             before = len(self.trail)
             if self._place(choice) and self._place_readers():
-                key = (self.mask, self.unmet, tuple(self.state))
+                key = (self.mask, self.unmet, self.unread, tuple(self.state))
                 if key not in seen:
                     seen.add(key)
                     frames.append(_Frame(before, iter(self.choices())))
@@ -163,7 +177,7 @@ class Search:
                     possible = self._place(index) and possible
                     progress = True
         if len(self.trail) > len(self.best):
-            self.best = [index for index, _, _ in self.trail]
+            self.best = [placed.index for placed in self.trail]
         return possible
 
     def _place(self, index: int) -> bool:
@@ -173,31 +187,45 @@ class Search:
         if index < self.definite:
             for _, token in step.needs:
                 observers[token] -= 1
+        before = (self.unmet, self.unread)
+        for cell, _ in step.needs:
+            setter = self.setters[cell]
+            if setter >= self.definite:
+                self.unread &= ~(1 << setter)
         possible = True
         old = []
         for cell, token in step.sets:
             writers[token] -= 1
-            overwritten = state[cell]
-            old.append((cell, overwritten))
+            overwritten, setter = state[cell], self.setters[cell]
+            old.append((cell, overwritten, setter))
             state[cell] = token
+            self.setters[cell] = index
             if overwritten != token and observers[overwritten] and not writers[overwritten]:
                 possible = False
+            if setter >= self.definite and self.unread >> setter & 1:
+                possible = possible and self._survives(setter)
         self.mask |= 1 << index
-        self.trail.append((index, self.unmet, old))
+        self.trail.append(_Placed(index, *before, old))
         self.unmet &= ~self.meets[index]
         if index >= self.definite:
             self.unmet |= 1 << index
+            self.unread |= 1 << index
         elif self.unmet:
             possible = False
         return possible
 
+    def _survives(self, index: int) -> bool:
+        """Whether bytes of a placed step can still be read."""
+        return any(self.setters[cell] == index for cell, _ in self.steps[index].sets)
+
     def _undo(self, placed: int) -> None:
         while len(self.trail) > placed:
-            index, self.unmet, old = self.trail.pop()
+            index, self.unmet, self.unread, old = self.trail.pop()
             step = self.steps[index]
             self.mask ^= 1 << index
-            for cell, token in old:
+            for cell, token, setter in old:
                 self.state[cell] = token
+                self.setters[cell] = setter
             for _, token in step.sets:
                 self.writers[token] += 1
             if index < self.definite:

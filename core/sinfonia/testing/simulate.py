@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 from sinfonia.testing.history import Outcome
 from sinfonia.testing.mutations import MUTATIONS
-from sinfonia.testing.profile import TARGETED
+from sinfonia.testing.profile import PROFILES
 from sinfonia.testing.simulator import Simulation, SimulationFailure
 
 
@@ -54,7 +54,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=100, help="how many (default: 100)")
     parser.add_argument("--seed", type=int, default=1, help="the first seed (default: 1)")
     parser.add_argument(
-        "--profile", default="", choices=["", *TARGETED], help="what goes wrong (default: drawn)"
+        "--profile",
+        default="",
+        choices=["", *PROFILES],
+        help="what goes wrong (default: drawn)",
     )
     parser.add_argument(
         "--mutation", choices=sorted(MUTATIONS), help="break this rule of the real code first"

@@ -16,7 +16,16 @@ from sinfonia.minitransaction import Minitransaction
 from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.coordinator import TICK, Coordinator
 from sinfonia.protocol.effects import SendTo
-from sinfonia.protocol.messages import Directory, Replies, Request, Tid
+from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.messages import (
+    MANAGER,
+    PROTOCOL_VERSION,
+    GetDirectory,
+    Replies,
+    Request,
+    Requests,
+)
 from sinfonia.protocol.recovery import Outcome as Settled
 from sinfonia.testing.history import HistoryRecorder, Outcome
 from sinfonia.testing.process import Killed, Process, Surroundings
@@ -34,6 +43,9 @@ from sinfonia.testing.workload import (
 LATE_MAX_S = 3 * TICK
 
 TIMEOUT_S_MIN = 0.2
+
+# Of the members that a client knows, it asks so many at a time where the memory nodes are.
+MEMBERS_ASKED = 3
 
 # How often a client that was told "unknown" asks for the outcome later.
 CURIOSITY = 0.7
@@ -67,6 +79,7 @@ class SimulatedClient(Process):
         self.coordinator = Coordinator(client=rng.getrandbits(64), rng=rng, directory=directory)
         self.unfinished: dict[int, Asked] = {}
         self.mortal = True
+        self._only_reads = rng.random() < surroundings.profile.readers_share
         self._workload = workload
         self._recorder = recorder
         self._next_work = next_work
@@ -107,7 +120,13 @@ class SimulatedClient(Process):
 
     def on_message(self, source: str, message: Message) -> None:
         assert isinstance(message, Replies), f"{source} sent {message}"
-        self._carry_out(self.coordinator.on_replies(MemoryNodeId(message.node), message, self.now))
+        if message.node != MANAGER:
+            node = MemoryNodeId(message.node)
+            self._carry_out(self.coordinator.on_replies(node, message, self.now))
+            return
+        for reply in message.replies:
+            if isinstance(reply, Directory):
+                self._carry_out(self.coordinator.on_directory(reply, self.now))
 
     def on_killed(self) -> None:
         self.surroundings.events["clients killed"] += 1
@@ -123,7 +142,10 @@ class SimulatedClient(Process):
         if not self._next_work():
             return
         timeout = self.rng.uniform(TIMEOUT_S_MIN, self.surroundings.profile.timeout_s_max)
-        self.execute(lambda each: self._workload.fill(each, self._beliefs), timeout=timeout)
+        self.execute(self._fill, timeout=timeout)
+
+    def _fill(self, minitransaction: Minitransaction[Any]) -> None:
+        self._workload.fill(minitransaction, self._beliefs, only_reads=self._only_reads)
 
     def _on_finished(self, call: Call) -> None:
         asked: Asked = call.waiter
@@ -178,13 +200,24 @@ class SimulatedClient(Process):
             batches.setdefault(send.node, []).append(send.request)
         for node, requests in batches.items():
             self._perhaps_die()
-            self.send(f"node{node}", self.coordinator.envelope(node, requests))
+            endpoint = self.coordinator.known.entries[node].endpoint
+            self.send(endpoint, self.coordinator.envelope(node, requests))
         self._perhaps_die()
         for call in finished:
             self._on_finished(call)
         if self._unknown:
             self._ask_for_outcomes()
+        if self.coordinator.wants_directory(self.now):
+            self._ask_for_directory()
         self._plan_wakeup()
+
+    def _ask_for_directory(self) -> None:
+        self.surroundings.events["directories asked for"] += 1
+        batch = Requests(PROTOCOL_VERSION, self.coordinator.client, 0, 0, [GetDirectory()])
+        members = list(self.coordinator.known.members())
+        some = self.rng.sample(members, min(MEMBERS_ASKED, len(members)))
+        for endpoint in (*self.surroundings.managers, *some):
+            self.send(endpoint, batch)
 
     def _perhaps_die(self) -> None:
         chance = self.surroundings.profile.client_kill_chance

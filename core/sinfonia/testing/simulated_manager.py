@@ -1,21 +1,29 @@
-"""The management node in the simulator: the real manager, and a disk for its directory."""
+"""The management node in the simulator: the real manager and driver, and a store for its directory.
+
+One manager alone keeps the directory on a disk of its own.  Several share a ``SimulatedStore``,
+which behaves as etcd does: it swaps one value atomically, and may be away, for all or for some.
+"""
 
 import random
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.management.store import EmbeddedStore
-from sinfonia.protocol.effects import ReplyTo, SendTo, StoreDirectory
-from sinfonia.protocol.management import Manager, ManagerEffect, ManagerSettings
+from sinfonia.management.driver import ManagerDriver
+from sinfonia.management.store import EmbeddedStore, Store
+from sinfonia.protocol.effects import ReplyTo
+from sinfonia.protocol.management import ManagementRequest, Manager, ManagerSettings
+from sinfonia.protocol.management_messages import HandOver
 from sinfonia.protocol.messages import (
     MANAGER,
     PROTOCOL_VERSION,
-    Register,
+    GetDirectory,
     Replies,
+    Reply,
     Request,
     Requests,
 )
 from sinfonia.testing.disk import VirtualDisk
 from sinfonia.testing.process import Process, Surroundings
+from sinfonia.testing.simulated_store import SimulatedStore, StoreClient
 from sinfonia.testing.wire import Message
 
 DECIDED_AGE_S = 1.5
@@ -26,11 +34,22 @@ CLUSTER = "simulated"
 class SimulatedManager(Process):
     """One manager; whatever it learned and did not store dies with it."""
 
-    def __init__(self, surroundings: Surroundings, rng: random.Random) -> None:
-        super().__init__(surroundings, "manager", rng)
+    def __init__(
+        self,
+        surroundings: Surroundings,
+        rng: random.Random,
+        *,
+        name: str = "manager",
+        managers: tuple[str, ...] = (),
+        store: SimulatedStore | None = None,
+    ) -> None:
+        """``managers`` are the names of all; ``store`` is what they share, if they do."""
+        super().__init__(surroundings, name, rng)
         self.disk = VirtualDisk(rng)
         self.manager: Manager | None = None
-        self._store: EmbeddedStore | None = None
+        self.shared = store
+        self._managers = managers
+        self._driver: ManagerDriver | None = None
         self._wakeup_at = 0.0
 
     def start(self) -> None:
@@ -38,55 +57,79 @@ class SimulatedManager(Process):
         if self.alive:
             return
         self.begin_life()
-        self._store = EmbeddedStore(self.disk, cluster=CLUSTER)
-        settings = ManagerSettings(
-            in_doubt_timeout=self.surroundings.profile.in_doubt_timeout_s,
-            decided_age=DECIDED_AGE_S,
-            epoch_length=self.surroundings.profile.epoch_s,
-        )
+        store = self._open_store()
+        profile = self.surroundings.profile
         self.manager = Manager(
             client=self.rng.getrandbits(64),
-            settings=settings,
-            directory=self._store.directory,
+            settings=ManagerSettings(
+                in_doubt_timeout=profile.in_doubt_timeout_s,
+                decided_age=DECIDED_AGE_S,
+                epoch_length=profile.epoch_s,
+                fail_after=profile.fail_after_s,
+            ),
+            directory=store.directory,
             now=self.now,
+            managers=self._managers,
+            leading=store.leading,
         )
+        self._driver = ManagerDriver(self.manager, store, reply=self._reply)
         self._wakeup_at = self.now
         self.later(0.0, self._wake_up)
 
+    @property
+    def leads(self) -> bool:
+        """Whether it believes that it is the one that changes the directory."""
+        return self.manager is not None and self.manager.leading
+
     def on_message(self, source: str, message: Message) -> None:
         assert self.manager is not None
+        assert self._driver is not None
         if isinstance(message, Requests):
             for request in message.requests:
-                assert isinstance(request, Register), request
-                self._carry_out(self.manager.on_register(source.encode(), request))
+                self._on_request(source.encode(), request)
         else:
             assert isinstance(message, Replies), message
             node = MemoryNodeId(message.node)
-            self._carry_out(self.manager.on_replies(node, message, self.now))
+            self._driver.carry_out(self.manager.on_replies(node, message, self.now), self.now)
+        self._send_batches()
 
     def on_killed(self) -> None:
         self.surroundings.events["managers killed"] += 1
         self.manager = None
+        self._driver = None
+        if self.shared is not None:
+            self.shared.note_belief(self.name, leads=False)
         self.disk.crash()
         delay = self.rng.uniform(0.0, self.surroundings.profile.down_s_max)
         self.surroundings.scheduler.after(delay, self.start)
 
-    def _carry_out(self, effects: list[ManagerEffect]) -> None:
+    def _open_store(self) -> Store:
+        if self.shared is None:
+            return EmbeddedStore(self.disk, cluster=CLUSTER)
+        return StoreClient(self.shared, self.name, cluster=CLUSTER)
+
+    def _on_request(self, route: bytes, request: Request) -> None:
         assert self.manager is not None
-        assert self._store is not None
-        batches: dict[MemoryNodeId, list[Request]] = {}
-        for effect in effects:
-            match effect:
-                case SendTo(node, request):
-                    batches.setdefault(node, []).append(request)
-                case StoreDirectory(directory):
-                    self._store.replace(directory)
-                case ReplyTo(route, reply):
-                    epoch = self.manager.directory.epoch
-                    replies = Replies(PROTOCOL_VERSION, MANAGER, 0, epoch, [reply])
-                    self.send(route.decode(), replies)
-        for node, requests in batches.items():
-            self.send(f"node{node}", self.manager.envelope(node, requests))
+        assert self._driver is not None
+        if isinstance(request, GetDirectory):
+            self._driver.carry_out([ReplyTo(route, self.manager.directory)], self.now)
+            return
+        assert isinstance(request, ManagementRequest), request
+        before = self.manager.entry(request.node)
+        self._driver.carry_out(self.manager.on_request(route, request, self.now), self.now)
+        after = self.manager.entry(request.node)
+        if isinstance(request, HandOver) and before is not None and after is not None:
+            self._count("hand-overs", after.incarnation - before.incarnation)
+
+    def _reply(self, route: bytes, reply: Reply) -> None:
+        assert self.manager is not None
+        epoch = self.manager.directory.epoch
+        self.send(route.decode(), Replies(PROTOCOL_VERSION, MANAGER, 0, epoch, [reply]))
+
+    def _send_batches(self) -> None:
+        assert self._driver is not None
+        for _, endpoint, batch in self._driver.take_batches():
+            self.send(endpoint, batch)
         self._plan_wakeup()
 
     def _plan_wakeup(self) -> None:
@@ -99,4 +142,16 @@ class SimulatedManager(Process):
 
     def _wake_up(self) -> None:
         assert self.manager is not None
-        self._carry_out(self.manager.on_tick(self.now))
+        assert self._driver is not None
+        # Between two of these it believes what it knew, as a process does that is told by another.
+        self._driver.refresh(self.now)
+        if self.shared is not None and self.shared.note_belief(self.name, leads=self.leads):
+            self._count("two managers lead", 1)
+        fail_overs = self.manager.fail_overs
+        self._driver.carry_out(self.manager.on_tick(self.now), self.now)
+        self._count("fail-overs", self.manager.fail_overs - fail_overs)
+        self._send_batches()
+
+    def _count(self, event: str, times: int) -> None:
+        if times > 0:
+            self.surroundings.events[event] += times

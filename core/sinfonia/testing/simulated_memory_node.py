@@ -1,4 +1,4 @@
-"""A memory node in the simulator: the real node on a virtual disk, and all the ways it can die.
+"""A member of a memory node in the simulator: the real thing on a virtual disk, and all its deaths.
 
 Messages that come close together share a flush, as they share a wake-up of the real thing.
 """
@@ -7,13 +7,11 @@ import random
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import CorruptLog, StorageError
-from sinfonia.memnode.node import MemoryNode, MemoryNodeSettings, State
-from sinfonia.protocol.messages import (
-    PROTOCOL_VERSION,
-    Registered,
-    Replies,
-    Requests,
-)
+from sinfonia.memnode.node import MemoryNode
+from sinfonia.memnode.settings import MemoryNodeSettings, State, syncs_log
+from sinfonia.protocol.following import Phase
+from sinfonia.protocol.messages import PROTOCOL_VERSION, Replies, Requests
+from sinfonia.protocol.replication import ReplicationTimes
 from sinfonia.testing.disk import VirtualDisk
 from sinfonia.testing.process import Killed, Process, Surroundings
 from sinfonia.testing.wire import Message
@@ -22,38 +20,62 @@ from sinfonia.testing.workload import CAPACITY
 # Small, so that a short run fills several segments.
 LOG_SEGMENT_BYTES = 8 * 1024
 
-REGISTER_EVERY_S = 0.1
-
 # How often the node looks at the time, when it has reason to and when not.
 TICK_S = 0.005
 IDLE_S = 0.2
+RESTLESS_S = 0.05
+
+# Invariants cost as much as a wake-up, and what breaks them stays broken.
+CHECK_EVERY = 16
 
 # A disk that was full when the process started may be so for a while.
 START_AGAIN_S = 0.2
 
+# Virtual time begins here on everybody's wall clock, in microseconds.
+EPOCH_US = 1_700_000_000_000_000
+
+
+def member_name(node: int, member: int) -> str:
+    """The name, and so the endpoint, of a member; number 0 is the first primary."""
+    return f"node{node}r{member}" if member else f"node{node}"
+
 
 class SimulatedMemoryNode(Process):
-    """One memory node through all its lives."""
+    """One member of a memory node through all its lives."""
 
     def __init__(
-        self, surroundings: Surroundings, node_id: MemoryNodeId, rng: random.Random
+        self,
+        surroundings: Surroundings,
+        node_id: MemoryNodeId,
+        rng: random.Random,
+        member: int = 0,
     ) -> None:
-        super().__init__(surroundings, f"node{node_id}", rng)
+        super().__init__(surroundings, member_name(node_id, member), rng)
+        profile = surroundings.profile
         self.node_id = node_id
-        self.mode = "LOG" if surroundings.profile.logged else "RAM"
-        self.disk = VirtualDisk(rng)
+        self.mode = profile.mode
+        self.disk = VirtualDisk(rng, log_needs_no_sync=not syncs_log(profile.mode))
         self.node: MemoryNode | None = None
         self._settings = MemoryNodeSettings(
             node=node_id,
             endpoint=self.name,
             capacity=CAPACITY,
             mode=self.mode,
-            checkpoint_log_bytes=surroundings.profile.checkpoint_log_bytes,
+            checkpoint_log_bytes=profile.checkpoint_log_bytes,
             log_segment_bytes=LOG_SEGMENT_BYTES,
-            settle_max=surroundings.profile.settle_s_max,
+            keep_log_bytes=profile.keep_log_bytes,
+            read_lease=profile.read_lease_s,
+            settle_max=profile.settle_s_max,
+            replicas=profile.replicas,
+            times=ReplicationTimes(profile.lease_s, profile.drop_after_s),
         )
+        # Wall clocks are wrong by up to seconds, and nobody notices.
+        self._wall_offset_us = rng.randint(-5_000_000, 5_000_000)
+        self.down_s_max = profile.down_s_max
         self._sends_until_death: int | None = None
         self._wakeup_planned = False
+        self._wakeups = 0
+        self._phase: Phase | None = None
 
     def start(self) -> None:
         """Begin a life; if the disk does not let it, try again later."""
@@ -69,6 +91,11 @@ class SimulatedMemoryNode(Process):
         assert self.node is not None
         return self.node.space.memory[:]
 
+    @property
+    def leads(self) -> bool:
+        """Whether it is, as far as it knows, the primary."""
+        return self.node is not None and self.node.leading is not None
+
     # --- faults --------------------------------------------------------------------------------
 
     def die_soon(self, rng: random.Random) -> None:
@@ -76,7 +103,11 @@ class SimulatedMemoryNode(Process):
         if rng.random() < 0.7:
             self.disk.lose_power_at = self.disk.operations + rng.randint(0, 8)
         else:
-            self._sends_until_death = rng.randint(0, 3)
+            self.die_after_sends(rng.randint(0, 3))
+
+    def die_after_sends(self, sends: int) -> None:
+        """Die when so many messages more have been sent."""
+        self._sends_until_death = sends
 
     def fail_next_sync(self) -> None:
         """The next sync of a file fails."""
@@ -93,8 +124,15 @@ class SimulatedMemoryNode(Process):
         self.disk.lose_power_at = None
         self._sends_until_death = None
 
+    def step_wall_clock(self, rng: random.Random) -> None:
+        """Somebody sets the wall clock."""
+        self._wall_offset_us = rng.randint(-60_000_000, 60_000_000)
+
     def on_killed(self) -> None:
         self.surroundings.events["memory nodes killed"] += 1
+        self._phase = None
+        if self.leads:
+            self.surroundings.events["primaries killed"] += 1
         if self.node is not None:
             self.node.close()
             self.node = None
@@ -103,47 +141,49 @@ class SimulatedMemoryNode(Process):
         if lost_power or self.rng.random() < self.surroundings.profile.power_loss_share:
             self.surroundings.scheduler.note(self.name, "loses power")
             self.disk.crash()
-        delay = self.rng.uniform(0.0, self.surroundings.profile.down_s_max)
+        delay = self.rng.uniform(0.0, self.down_s_max)
+        self.down_s_max = self.surroundings.profile.down_s_max
         self.surroundings.scheduler.after(delay, self.start)
 
     # --- the driver ----------------------------------------------------------------------------
 
     def on_message(self, source: str, message: Message) -> None:
-        if self.node is None:
+        node = self.node
+        if node is None:
             return
         try:
             if isinstance(message, Requests):
-                self.node.receive(source.encode(), message, self.now)
-            else:
-                assert isinstance(message, Replies), message
+                node.receive(source.encode(), message, self.now)
+            elif source in self.surroundings.managers:
                 for reply in message.replies:
-                    assert isinstance(reply, Registered), reply
-                    self.node.on_registered(reply, self.now)
+                    node.on_manager(reply, self.now)
+            elif source == node.primary:
+                node.on_primary(message, self.now)
         except StorageError as error:
             self._die_of(error)
         self._plan_wakeup()
 
     def _boot(self) -> None:
+        self._begin_node()
+        self._on_timer()
+
+    def _begin_node(self) -> None:
         try:
             self.node = MemoryNode(
                 self._settings,
                 self.disk,
                 new_identity=f"{self.name}/{self.rng.getrandbits(64):x}",
+                send=self._send,
+                wall=self._wall,
                 now=self.now,
             )
         except CorruptLog:
             raise
         except (StorageError, OSError) as error:
             self._die_of(error)
-        self._register()
-        self._on_timer()
 
-    def _register(self) -> None:
-        assert self.node is not None
-        if self.node.state is State.STARTING:
-            registration = self.node.registration()
-            self.send("manager", Requests(PROTOCOL_VERSION, 0, 0, 0, [registration]))
-            self.later(REGISTER_EVERY_S, self._register)
+    def _wall(self) -> int:
+        return EPOCH_US + round(self.now * 1e6) + self._wall_offset_us
 
     def _plan_wakeup(self) -> None:
         """What has come is handled soon, with what comes until then."""
@@ -157,22 +197,57 @@ class SimulatedMemoryNode(Process):
         self._wake_up()
 
     def _on_timer(self) -> None:
-        assert self.node is not None
         self._wake_up()
-        self.later(IDLE_S if self.node.next_wakeup() is None else TICK_S, self._on_timer)
+        node = self.node
+        assert node is not None
+        idle = IDLE_S if node.state is State.SERVING else RESTLESS_S
+        wakeup = node.next_wakeup()
+        self.later(
+            idle if wakeup is None else max(TICK_S, min(idle, wakeup - self.now)), self._on_timer
+        )
 
     def _wake_up(self) -> None:
         node = self.node
         assert node is not None
         try:
-            for route, replies in node.flush(self.now):
+            asked = node.wake_up(self.now)
+            if node.primary is not None and asked:
                 self._perhaps_die()
-                self.send(route.decode(), replies)
+                self.send(node.primary, Requests(PROTOCOL_VERSION, 0, 0, 0, asked))
             self._perhaps_die()
-            node.check_invariants()
-            node.tick(self.now)
+            self._wakeups += 1
+            if not node.over and self._wakeups % CHECK_EVERY == 0:
+                node.check_invariants()
+            self._note_copies(node)
+            said = node.to_managers(self.now)
+            for manager in self.surroundings.managers if said else ():
+                self.send(manager, Requests(PROTOCOL_VERSION, 0, 0, 0, said))
         except StorageError as error:
             self._die_of(error)
+        if node.over:
+            self.surroundings.scheduler.note(self.name, "its life is over:", node.over)
+            self.surroundings.events["primaries deposed"] += 1
+            node.close()
+            self._begin_node()
+
+    def _note_copies(self, node: MemoryNode) -> None:
+        phase = None if node.replica is None else node.replica.follower.phase
+        if phase is self._phase:
+            return
+        copied = self._phase in (Phase.COPYING, Phase.SAVING)
+        if phase is Phase.COPYING:
+            self.surroundings.events["copies begun"] += 1
+        elif copied and phase in (Phase.JOINING, Phase.FOLLOWING):
+            self.surroundings.events["copies finished"] += 1
+        elif phase is Phase.RESIGNING:
+            self.surroundings.events["resignations"] += 1
+        elif phase is Phase.PULLING:
+            self.surroundings.events["logs pulled"] += 1
+        self._phase = phase
+
+    def _send(self, route: bytes, replies: Replies) -> None:
+        self._perhaps_die()
+        self.send(route.decode(), replies)
 
     def _perhaps_die(self) -> None:
         if self._sends_until_death is not None:
@@ -182,6 +257,6 @@ class SimulatedMemoryNode(Process):
 
     def _die_of(self, error: Exception) -> None:
         """The process ends with a message, because the disk has failed it."""
-        self.surroundings.scheduler.note(self.name, error)
+        self.surroundings.scheduler.note(self.name, str(error))
         self.surroundings.events["memory nodes stopped by their disk"] += 1
         raise Killed from error

@@ -17,7 +17,7 @@ from typing import Any
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import Minitransaction
-from sinfonia.protocol.messages import Directory, MemoryNodeEntry
+from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
 from sinfonia.testing.faults import Faults
 from sinfonia.testing.history import HistoryRecorder, Outcome
 from sinfonia.testing.invariants import check_bounds, unrest
@@ -28,7 +28,10 @@ from sinfonia.testing.scheduler import Scheduler
 from sinfonia.testing.serializability import Serializability, check
 from sinfonia.testing.simulated_client import SimulatedClient
 from sinfonia.testing.simulated_manager import SimulatedManager
-from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
+from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode, member_name
+from sinfonia.testing.simulated_operator import SimulatedOperator
+from sinfonia.testing.simulated_store import SimulatedStore
+from sinfonia.testing.small_sizes import small_sizes
 from sinfonia.testing.transcript import words
 from sinfonia.testing.wire import Message, through_the_wire
 from sinfonia.testing.workload import (
@@ -94,24 +97,47 @@ class Simulation:
             words_per_node=self.profile.words_per_node,
             kinds=self.profile.kinds,
         )
-        self.nodes = [
-            SimulatedMemoryNode(self.surroundings, node, self._chance(f"node {node}"))
+        # Of each memory node first the one that is to be the primary.
+        self.groups = [
+            [
+                SimulatedMemoryNode(
+                    self.surroundings, node, self._chance(member_name(node, member)), member
+                )
+                for member in range(1 + self.profile.replicas)
+            ]
             for node in ids
         ]
-        self.manager = SimulatedManager(self.surroundings, self._chance("manager"))
+        self.nodes = [member for group in self.groups for member in group]
+        self.managers = self._make_managers()
+        self.operator: SimulatedOperator | None = None
+        if self.profile.operator_rate:
+            self.operator = SimulatedOperator(
+                self.surroundings, self._chance("operator"), members=self.groups
+            )
         self.clients: list[SimulatedClient] = []
         self._clients_made = 0
         self._left_to_do = self.profile.minitransactions
 
+    def _make_managers(self) -> list[SimulatedManager]:
+        """One with a directory of its own, or several that share it."""
+        surroundings, number = self.surroundings, self.profile.managers
+        if number == 1:
+            return [SimulatedManager(surroundings, self._chance("manager"))]
+        store = SimulatedStore(self.scheduler, self._chance("store"))
+        names = tuple(f"manager{each}" for each in range(number))
+        surroundings.managers = list(names)
+        return [
+            SimulatedManager(
+                surroundings, self._chance(name), name=name, managers=names, store=store
+            )
+            for name in names
+        ]
+
     def run(self) -> Report:
         """Play all three acts; raises SimulationFailure."""
         try:
-            self._work()
-            self._come_to_rest()
-            self._read_everything()
-            self._lose_power()
-            self._read_everything()
-            self._judge()
+            with small_sizes(self.profile):
+                self._play()
         except Exception as error:  # whatever a machine raises is a finding, and needs its seed
             raise SimulationFailure(self._explain(error)) from error
         outcomes = Counter(each.outcome for each in self.recorder.operations)
@@ -125,10 +151,22 @@ class Simulation:
             self.scheduler.now,
         )
 
+    def _play(self) -> None:
+        self._work()
+        self._come_to_rest()
+        self._compare_replicas()
+        self._read_everything()
+        self._lose_power()
+        self._read_everything()
+        self._judge()
+
     # --- act one -------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        self.manager.start()
+        for manager in self.managers:
+            manager.start()
+        if self.operator is not None:
+            self.operator.start()
         for node in self.nodes:
             node.start()
         for _ in range(self.profile.clients):
@@ -137,13 +175,15 @@ class Simulation:
             self.surroundings,
             seed=self.seed,
             nodes=self.nodes,
-            manager=self.manager,
+            managers=self.managers,
             clients=self.clients,
         )
         done = self.scheduler.run(until=WORK_S_MAX, stop=self._nothing_left_to_do)
         for client in self.clients:
             client.mortal = False
         faults.stop()
+        if self.operator is not None:
+            self.operator.stop()
         self.surroundings.network.weather = Weather()
         assert done, f"the work was not done in {WORK_S_MAX} s"
 
@@ -188,8 +228,8 @@ class Simulation:
     def _directory(self) -> Directory:
         """A map as old as can be: it knows where the memory nodes are, and no incarnation."""
         entries = [
-            MemoryNodeEntry(node.node_id, node.name, CAPACITY, node.mode, "", 0)
-            for node in self.nodes
+            MemoryNodeEntry(group[0].node_id, group[0].name, CAPACITY, group[0].mode, "", 0)
+            for group in self.groups
         ]
         return Directory(0, 0, "simulated", entries)
 
@@ -198,23 +238,31 @@ class Simulation:
     def _come_to_rest(self) -> None:
         """Everything comes back and settles, by itself."""
         until = self.scheduler.now + REST_S_MAX
-        while left := unrest(self.nodes, self.manager, self.clients):
+        while left := unrest(self.nodes, self.managers, self.clients):
             assert self.scheduler.now < until, f"no rest after {REST_S_MAX} s: {left}"
             self.scheduler.run(until=self.scheduler.now + REST_STEP_S, stop=_never)
         # Each life of the manager is a client, too.
-        lives = self.surroundings.events["managers killed"] + 1
+        lives = self.surroundings.events["managers killed"] + len(self.managers)
         check_bounds(self.nodes, clients=self._clients_made + lives)
+
+    def _compare_replicas(self) -> None:
+        """At rest all members of a memory node hold the same."""
+        for group in self.groups:
+            contents = [member.contents() for member in group]
+            for member, its in zip(group, contents, strict=True):
+                assert its == contents[0], f"{member.name} differs from {group[0].name}"
 
     def _lose_power(self) -> None:
         """After this the memory nodes know only what is on their disks."""
         if not self.profile.logged:
             return
-        before = [node.contents() for node in self.nodes]
+        before = [group[0].contents() for group in self.groups]
         for node in self.nodes:
             node.kill()
         self._come_to_rest()
-        for node, contents in zip(self.nodes, before, strict=True):
-            assert node.contents() == contents, f"{node.name} came back with other contents"
+        for group, contents in zip(self.groups, before, strict=True):
+            for member in group:
+                assert member.contents() == contents, f"{member.name} came back with other contents"
 
     def _read_everything(self) -> None:
         client = self._add_client()

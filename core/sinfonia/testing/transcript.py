@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.management_messages import Register, Registered
 from sinfonia.protocol.messages import (
     Commit,
     CommitAck,
@@ -10,13 +12,10 @@ from sinfonia.protocol.messages import (
     Forget,
     Probe,
     ProbeReply,
-    Register,
-    Registered,
     Replies,
     Requests,
     Resolve,
     Resolved,
-    Tid,
     Voted,
 )
 
@@ -61,8 +60,8 @@ def _part(message: object) -> str:
         case ProbeReply(unsettled=unsettled, serving=serving):
             text += " serving" if serving else " not serving"
             text += "".join(f" {_tid(each.tid)}" for each in unsettled)
-        case Register(incarnation=incarnation) | Registered(incarnation=incarnation):
-            text += f" {incarnation:x}"
+        case Register(starts=starts) | Registered(starts=starts):
+            text += f" {starts}"
     return text
 
 

@@ -11,14 +11,16 @@ from typing import Any
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import Minitransaction, Result
+from sinfonia.storage.address_space import CHUNK_BYTES
 from sinfonia.testing.history import Extent, Found, Located
 
-# The hot bytes lie across a border of pages, of whatever size up to 64 KiB.
-HOT_START = 64 * 1024 - 32
+# The hot bytes lie across a border of the chunks in which memory is copied, and so of pages of
+# whatever size up to that.
+HOT_START = CHUNK_BYTES - 32
 HOT_BYTES = 64
 WORD_BYTES = 8
 WORD_LENGTHS = (1, 2, 4, 8, 8, 8)
-CAPACITY = 128 * 1024
+CAPACITY = 2 * CHUNK_BYTES
 
 # Beside them, one place that is written as a whole and takes several sectors of a redo log.
 WIDE_START = 1024
@@ -91,9 +93,14 @@ class Workload:
         }
         self._kinds = [every[kind] for kind in kinds or every]
 
-    def fill(self, minitransaction: Minitransaction[Any], beliefs: Beliefs) -> None:
+    def fill(
+        self, minitransaction: Minitransaction[Any], beliefs: Beliefs, *, only_reads: bool = False
+    ) -> None:
         """Add the items of a random kind of minitransaction."""
-        self._rng.choice(self._kinds)(minitransaction, beliefs)
+        if only_reads:
+            self._read_many(minitransaction, beliefs)
+        else:
+            self._rng.choice(self._kinds)(minitransaction, beliefs)
 
     def _blind_write(self, minitransaction: Minitransaction[Any], beliefs: Beliefs) -> None:
         del beliefs
