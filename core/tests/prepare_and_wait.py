@@ -15,14 +15,8 @@ import zmq
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.seed import ask_for_directory
 from sinfonia.minitransaction import WriteItem
-from sinfonia.protocol.messages import (
-    PROTOCOL_VERSION,
-    ExecPrepare,
-    Requests,
-    Tid,
-    Vote,
-    Voted,
-)
+from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.messages import PROTOCOL_VERSION, ExecPrepare, Requests, Vote, Voted
 from sinfonia.transport.codec import decode_replies, encode_requests
 from sinfonia.transport.zeromq import connect_dealer, try_send
 

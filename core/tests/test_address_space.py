@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sinfonia.errors import StorageError
-from sinfonia.storage.address_space import PAGE_BYTES, AddressSpace
+from sinfonia.storage.address_space import CHUNK_BYTES, PAGE_BYTES, AddressSpace
 
 CAPACITY = 4 * PAGE_BYTES
 
 
 @pytest.fixture
 def space() -> Iterator[AddressSpace]:
-    space = AddressSpace(CAPACITY, tracking=True)
+    space = AddressSpace(CAPACITY)
     yield space
     space.check_invariants()
     space.close()
@@ -71,17 +71,29 @@ def test_pages_written_are_dirty_until_they_are_taken(space: AddressSpace) -> No
     assert space.dirty == set()
 
 
-def test_nothing_is_dirty_while_nobody_asks() -> None:
-    space = AddressSpace(CAPACITY)
-    space.write(0, b"x")
-    assert space.dirty == set()
+def test_what_was_ever_written_is_known_in_chunks() -> None:
+    space = AddressSpace(4 * CHUNK_BYTES)
+    assert space.written_chunks() == []
+    space.write(3 * CHUNK_BYTES + 5, b"x")
+    space.take_dirty()
+    space.write(CHUNK_BYTES - 1, b"xy")
+    assert space.written_chunks() == [0, CHUNK_BYTES, 3 * CHUNK_BYTES]
     space.check_invariants()
+    space.close()
+
+
+def test_what_is_loaded_counts_as_written_but_not_as_dirty() -> None:
+    space = AddressSpace(4 * CHUNK_BYTES)
+    space.load(2 * CHUNK_BYTES - 2, b"abcd")
+    assert space.read(2 * CHUNK_BYTES - 2, 4) == b"abcd"
+    assert space.dirty == set()
+    assert space.written_chunks() == [CHUNK_BYTES, 2 * CHUNK_BYTES]
     space.close()
 
 
 @given(st.lists(st.tuples(st.integers(0, CAPACITY), st.binary(max_size=2 * PAGE_BYTES))))
 def test_it_behaves_like_an_array_of_bytes(writes: list[tuple[int, bytes]]) -> None:
-    space, model = AddressSpace(CAPACITY, tracking=True), bytearray(CAPACITY)
+    space, model = AddressSpace(CAPACITY), bytearray(CAPACITY)
     dirty = set()
     for address, data in writes:
         fitting = data[: CAPACITY - address]

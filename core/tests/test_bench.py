@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from sinfonia.cli.bench_commands import bench
 from sinfonia.cli.benchmark import Builder, Latencies, message_sizes
 from sinfonia.testing.model import ModelCluster
 
 DEADLINE = 60.0
+SCRIPTS = Path(__file__).parents[1] / "bench"
 FIELDS = {
     "mode",
     "memory_nodes",
@@ -49,19 +52,67 @@ def test_every_shape_is_measured_and_nothing_is_left(tmp_path: Path, backend: st
 
 
 @pytest.mark.network
+def test_modes_are_compared_at_each_depth(tmp_path: Path) -> None:
+    modes = ["--compare-modes", "--mode", "RAM", "--mode", "LOG-REPL"]
+    arguments = command(tmp_path, "--json", *modes)
+    done = subprocess.run(arguments, capture_output=True, timeout=DEADLINE, check=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    depths = [1, 2, 4, 8, 16, 32, 64, 128, 256]
+    assert [(line["in_flight"], line["mode"]) for line in lines] == [
+        (depth, mode) for depth in depths for mode in ("RAM", "LOG-REPL")
+    ]
+    assert all(0 < line["p50_us"] <= line["p99_us"] for line in lines)
+    assert all(line["minitransactions_per_s"] > 0 for line in lines)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_modes_are_compared_on_one_memory_node_only() -> None:
+    refused = CliRunner().invoke(bench, ["--compare-modes", "--memory-nodes", "2"])
+    assert refused.exit_code == 2
+    assert "leave --memory-nodes out" in refused.output
+
+
+@pytest.mark.network
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "arguments", "shapes"),
+    [
+        ("fail_over", ["--trials", "1"], [{"mode": "LOG-REPL", "trials": 1, "failed_calls": 0}]),
+        ("catch_up", ["--mib", "160"], [{"way": "log"}, {"way": "image"}]),
+        (
+            "stalls",
+            ["--seconds", "0.2", "--turns", "1"],
+            [{"checkpoints": "with"}, {"checkpoints": "without", "made": 0}],
+        ),
+        ("restart", ["--scale", "0.01"], [{"write_bytes": n} for n in (64, 1024, 65536)]),
+    ],
+)
+def test_disturbances_are_measured_and_nothing_is_left(
+    tmp_path: Path, script: str, arguments: list[str], shapes: list[dict[str, object]]
+) -> None:
+    program = [sys.executable, str(SCRIPTS / f"{script}.py"), "--directory", str(tmp_path)]
+    done = subprocess.run([*program, *arguments], capture_output=True, timeout=DEADLINE, check=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [
+        {key: line[key] for key in shape} for line, shape in zip(lines, shapes, strict=True)
+    ] == shapes
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.network
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_bench_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     arguments = command(tmp_path, "--json", "--seconds", "60", "--mode", "RAM")
     with subprocess.Popen(
         [*arguments[:4], *arguments[4:], "--seconds", "0.1"], stdout=subprocess.PIPE
-    ) as bench:
+    ) as process:
         try:
-            assert bench.stdout is not None
-            assert bench.stdout.readline()  # it is at work
-            bench.send_signal(number)
-            assert bench.wait(DEADLINE) != 0
+            assert process.stdout is not None
+            assert process.stdout.readline()  # it is at work
+            process.send_signal(number)
+            assert process.wait(DEADLINE) != 0
         finally:
-            bench.kill()
+            process.kill()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,5 +1,6 @@
 """The blocking client: the same names and promises as the async one, for scripts and threads."""
 
+import signal
 import threading
 
 import pytest
@@ -16,7 +17,7 @@ from sinfonia import (
 from sinfonia.cli.local_cluster import LocalCluster, free_ports
 from sinfonia.client.cluster import Cluster
 from sinfonia.minitransaction import BYTES_MAX, ITEMS_MAX
-from sinfonia.protocol.messages import Tid
+from sinfonia.protocol.identifiers import Tid
 from sinfonia.testing.plugin import ClusterFactory
 
 pytestmark = pytest.mark.network
@@ -121,25 +122,45 @@ def test_what_cannot_be_executed_is_refused_before_it_is_sent(cluster: LocalClus
         connection.write(0, 0, bytes(BYTES_MAX))
 
 
-def test_a_dead_memory_node_gives_definite_and_unknown_outcomes(
+def test_a_dead_memory_node_has_certainly_not_executed_what_never_reached_it(
     cluster_factory: ClusterFactory,
 ) -> None:
     cluster = cluster_factory(memory_nodes=2)
     with connect_blocking(cluster.endpoint) as connection:
         connection.write(1, 0, b"before")
         cluster.kill("node1")
-        with pytest.raises(TimedOut) as definite:
-            connection.read(1, 0, 6, timeout=0.2)
-        assert definite.value.definite
-        with pytest.raises(OutcomeUnknown) as unknown:
-            connection.write(1, 0, b"after!", timeout=0.2)
-        assert not unknown.value.definite
-        tid = unknown.value.tid
-        assert isinstance(tid, Tid)
-        with pytest.raises(OutcomeUnknown):
-            connection.outcome(tid, timeout=0.1)
+        for attempt in (
+            lambda: connection.read(1, 0, 6, timeout=0.2),
+            lambda: connection.write(1, 0, b"never.", timeout=0.2),
+        ):
+            with pytest.raises(TimedOut) as definite:
+                attempt()
+            assert definite.value.definite
         connection.write(0, 0, b"the other one serves")
         cluster.start()
+        assert connection.read(1, 0, 6) == b"before"
+
+
+def test_what_a_silent_memory_node_may_have_executed_is_unknown(
+    cluster_factory: ClusterFactory,
+) -> None:
+    cluster = cluster_factory(memory_nodes=2)
+    with connect_blocking(cluster.endpoint) as connection:
+        connection.write(1, 0, b"before")
+        process = cluster.process("node1")
+        assert process is not None
+        process.signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(OutcomeUnknown) as unknown:
+                connection.write(1, 0, b"after!", timeout=0.2)
+            assert not unknown.value.definite
+            tid = unknown.value.tid
+            assert isinstance(tid, Tid)
+            with pytest.raises(OutcomeUnknown):
+                connection.outcome(tid, timeout=0.1)
+            connection.write(0, 0, b"the other one serves")
+        finally:
+            process.signal(signal.SIGCONT)
         happened = connection.outcome(tid)
         assert connection.read(1, 0, 6) == (b"after!" if happened else b"before")
         with pytest.raises(OutcomeUnknown):
@@ -165,3 +186,20 @@ def test_both_clients_have_the_same_names() -> None:
     asynchronous = {name for name in vars(Cluster) if not name.startswith("_")}
     blocking = {name for name in vars(BlockingCluster) if not name.startswith("_")}
     assert asynchronous - {"aclose"} == blocking - {"close"}
+
+
+def test_what_one_thread_was_told_counts_as_a_cause_of_what_another_does(
+    cluster_factory: ClusterFactory,
+) -> None:
+    """Stamps of the log, and so backups, keep causes before effects, also across threads."""
+    told: list[int] = []
+    with connect_blocking(cluster_factory().endpoint) as connection:
+
+        def write() -> None:
+            connection.write(0, 0, b"cause")
+            told.append(connection._connection().wire.coordinator.clock)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join(10)
+        assert connection._connection().wire.coordinator.clock >= told[0] > 0

@@ -15,6 +15,7 @@ import pytest
 from sinfonia.cli.local_cluster import LocalCluster, free_ports
 from sinfonia.cli.processes import ProcessIdentity
 from sinfonia.config import CONFIG_FILE
+from sinfonia.testing.movable_cluster import MovableCluster
 from sinfonia.testing.plugin import ClusterFactory
 
 pytestmark = pytest.mark.network
@@ -101,9 +102,13 @@ def test_status_is_for_scripts_too(cluster: LocalCluster, name: str) -> None:
 
 def test_status_from_afar_asks_any_process(cluster: LocalCluster) -> None:
     by_manager = json.loads(succeeds("status", cluster.endpoint, "--json"))
-    assert [each["name"] for each in by_manager["processes"]] == ["manager", "node0", "node1"]
     by_node = json.loads(succeeds("status", cluster.endpoints["node1"], "--json"))
-    assert [each["name"] for each in by_node["processes"]] == ["node0", "node1"]
+    for found in (by_manager, by_node):
+        assert [each["name"] for each in found["processes"]] == ["manager", "node0", "node1"]
+        assert [each["primary"] for each in found["memory_nodes"]] == [
+            cluster.endpoints["node0"],
+            cluster.endpoints["node1"],
+        ]
 
 
 def test_up_does_not_change_a_cluster(cluster: LocalCluster, name: str) -> None:
@@ -143,6 +148,20 @@ def test_an_interrupted_up_leaves_nothing_running(cluster_factory: ClusterFactor
         finally:
             up.kill()
     assert cluster.running == {}
+
+
+def test_top_shows_one_sample_whatever_is_down(cluster_factory: ClusterFactory) -> None:
+    cluster = cluster_factory(memory_nodes=2)
+    name = str(cluster.directory)
+    cluster.kill("node1")
+    sample = json.loads(succeeds("top", name, "--once", "--json", "--interval", "0.2"))
+    first, second = sample["memory_nodes"]
+    assert set(first["rates"]) >= {"minitransactions", "records", "logged_bytes", "syncs"}
+    assert (second["rates"], second["serving"]) == ({}, False)
+    assert "node1 is down" in sample["problems"]
+    shown = succeeds("top", name, "--once", "--interval", "0.2")
+    assert "MTX/s" in shown
+    assert "! node1 is down" in shown
 
 
 def test_down_does_not_touch_a_recycled_pid(cluster_factory: ClusterFactory) -> None:
@@ -189,14 +208,21 @@ def test_exec_shows_reads_and_failed_compares(name: str) -> None:
     assert "found text:HELLO" in run(*arguments).stdout
 
 
-def test_exec_says_when_the_outcome_is_unknown(cluster_factory: ClusterFactory) -> None:
+def test_exec_says_when_the_outcome_is_unknown() -> None:
+    with MovableCluster() as cluster:
+        cluster.silence(0)
+        arguments = ["exec", cluster.endpoint, "--write", "0:0=hex:00", "--timeout", "0.5"]
+        assert "ask for its outcome" in fails(*arguments, exit_code=4)
+        unknown = run(*arguments, "--json")
+        assert unknown.returncode == 4
+        assert json.loads(unknown.stdout)["outcome"] == "unknown"
+
+
+def test_exec_says_when_nothing_was_executed(cluster_factory: ClusterFactory) -> None:
     cluster = cluster_factory(memory_nodes=2)
     cluster.kill("node1")
     arguments = ["exec", str(cluster.directory), "--write", "1:0=hex:00", "--timeout", "0.3"]
-    assert "ask for its outcome" in fails(*arguments, exit_code=4)
-    unknown = run(*arguments, "--json")
-    assert unknown.returncode == 4
-    assert json.loads(unknown.stdout)["outcome"] == "unknown"
+    assert "memory node 1 could not be reached" in fails(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -217,13 +243,29 @@ def test_exec_says_when_the_outcome_is_unknown(cluster_factory: ClusterFactory) 
         (["memnode", "--node", "0"], 2, "--listen is missing; give it, or --config FILE"),
         (["manager", "--config", "/none", "--listen", "x"], 2, "cannot be given with --config"),
         (["manager", "--config", "/none"], 1, "cannot read /none: No such file or directory"),
+        (["manager", "--config", "CONFIG", "--number", "1"], 1, "--number 1 is none of them"),
+        (["memnode", "--config", "CONFIG", "--node", "0", "--replica", "1"], 1, "has 0 replicas"),
+        (["memnode", "--node", "0", "--replica", "1", "--listen", "x"], 2, "--manager is missing"),
+        (["up", "x", "--replicas", "1"], 1, "mode LOG keeps no replicas; choose mode LOG-REPL"),
+        (["up", "x", "--managers", "3"], 1, "3 managers need etcd to agree"),
+        (["up", "x", "--mode", "FAST"], 2, "is not one of"),
+        (["up", "NAME", "--replicas", "1"], 1, "was made with 0"),
+        (["up", "NAME", "--etcd", "http://a:1"], 1, "was made with no etcd"),
+        (["replica", "add", "NAME", "0"], 1, "mode LOG, which keeps no replicas"),
+        (["replica", "add", "NAME", "0", "--to", "x"], 2, "cannot be given for a cluster on this"),
+        (["replica", "remove", "NAME", "0", "node9"], 1, "there is no process 'node9' here"),
+        (["replica", "promote", "NAME", "5", "node0"], 1, "there is no memory node 5"),
+        (["drain", "NAME", "127.0.0.1"], 1, "memory nodes 0, 1 have no in-sync replica"),
+        (["memory-node", "add", "NAME", "--replicas", "1"], 1, "mode LOG keeps no replicas"),
+        (["top", "NAME", "--json"], 2, "give --once, too"),
         (["log", "/"], 1, "/ is not the data directory of a memory node"),
     ],
 )
 def test_a_mistake_gets_one_clear_error(
     name: str, tmp_path: Path, arguments: list[str], exit_code: int, complaint: str
 ) -> None:
-    filled = [name if argument == "NAME" else argument for argument in arguments]
+    places = {"NAME": name, "CONFIG": str(Path(name) / CONFIG_FILE)}
+    filled = [places.get(argument, argument) for argument in arguments]
     assert complaint in fails(*filled, exit_code=exit_code, cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -259,6 +301,7 @@ def test_the_log_shows_every_record(cluster_factory: ClusterFactory) -> None:
     assert "is in use by process" in fails("log", data)
     cluster.stop()
     lines = [json.loads(line) for line in succeeds("log", data, "--json").splitlines()]
+    lines = [line for line in lines if line["kind"] != "Stamp"]
     assert [line["kind"] for line in lines[:3]] == ["OnePhase", "Prepared", "Decided"]
     assert lines[0]["writes"] == [{"address": 0, "data": b"one phase".hex()}]
     assert lines[1]["participants"] == [0, 1]
@@ -272,7 +315,7 @@ def test_the_log_shows_every_record(cluster_factory: ClusterFactory) -> None:
 def test_every_command_explains_itself() -> None:
     listing = succeeds("--help")
     commands = [line.split()[0] for line in listing.partition("Commands:")[2].splitlines() if line]
-    assert {"up", "down", "status", "memnode", "manager", "exec", "log", "bench"} <= set(commands)
+    assert {"up", "down", "status", "top", "replica", "memory-node", "drain"} <= set(commands)
     for command in commands:
         assert len(succeeds(command, "--help").splitlines()) > 5
 

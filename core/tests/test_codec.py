@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import ProtocolError
 from sinfonia.minitransaction import CompareItem, ReadItem, WriteItem
+from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     Commit,
@@ -20,7 +21,6 @@ from sinfonia.protocol.messages import (
     Replies,
     Requests,
     Resolve,
-    Tid,
     Vote,
     Voted,
 )

@@ -1,149 +1,23 @@
-"""A coordinator joined to participants by a wire that a test can hold, cut and replay."""
-
-import random
-from collections.abc import Sequence
+"""The coordinator of Figure 4, with messages held back, lost and replayed at every point."""
 
 import pytest
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import Contended, OutcomeUnknown, OutOfRange, TimedOut
-from sinfonia.minitransaction import FailedCompare, Minitransaction, Result
-from sinfonia.protocol.attempts import Call
-from sinfonia.protocol.coordinator import RESEND_AFTER, TICK, Coordinator
-from sinfonia.protocol.effects import Send, SendOnceStable, SendTo
+from sinfonia.minitransaction import FailedCompare, Result
+from sinfonia.protocol.coordinator import RESEND_AFTER, TICK
 from sinfonia.protocol.messages import (
-    PROTOCOL_VERSION,
     Commit,
     CommitAck,
-    Directory,
     ExecCommit,
     ExecPrepare,
     Forget,
-    MemoryNodeEntry,
     NotServing,
     Probe,
-    Replies,
-    Request,
-    Requests,
 )
 from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
-from sinfonia.testing.parties import CAPACITY, CLIENT, Party, one_phase, prepare, tid
-
-# Items as (kind, node, address, bytes or length).
-Item = tuple[str, int, int, bytes | int]
-
-
-class World:
-    """Memory nodes, one coordinator and what is on the way between them."""
-
-    def __init__(self, nodes: int = 2) -> None:
-        self.now = 0.0
-        self.parties = {MemoryNodeId(i): Party(i) for i in range(nodes)}
-        entries = [
-            MemoryNodeEntry(node, "", CAPACITY, "LOG", f"id{node}", 1) for node in self.parties
-        ]
-        self.coordinator = Coordinator(
-            client=CLIENT, rng=random.Random(1), directory=Directory(1, 0, "test", entries)
-        )
-        self.sent: list[tuple[MemoryNodeId, Request]] = []
-        self.on_the_way: list[tuple[MemoryNodeId, Requests]] = []
-        self.coming_back: list[tuple[MemoryNodeId, Replies]] = []
-        self.calls: list[Call] = []
-
-    def execute(self, timeout: float, minitransaction: Minitransaction[Result]) -> Call:
-        call, sends = self.coordinator.begin(
-            minitransaction, now=self.now, deadline=self.now + timeout
-        )
-        self._put(sends)
-        self.calls.append(call)
-        return call
-
-    def begin(self, *items: Item, timeout: float = 10.0) -> Call:
-        """Start a minitransaction of ``items``; nothing is delivered yet."""
-        minitransaction: Minitransaction[Result] = Minitransaction(Unused())
-        for kind, node, address, what in items:
-            getattr(minitransaction, kind)(node, address, what)
-        return self.execute(timeout, minitransaction)
-
-    def deliver(self, *, to: Sequence[int] | None = None) -> None:
-        """What is on the way reaches the memory nodes ``to``; their replies start back."""
-        batches, self.on_the_way = self.on_the_way, []
-        for node, batch in batches:
-            if to is not None and node not in to:
-                self.on_the_way.append((node, batch))
-                continue
-            party = self.parties[node]
-            party.now = self.now
-            for effect in party.participant.on_requests(batch, self.now):
-                if isinstance(effect, Send | SendOnceStable):
-                    participant = party.participant
-                    replies = Replies(
-                        PROTOCOL_VERSION,
-                        node,
-                        participant.incarnation,
-                        participant.epoch,
-                        effect.replies,
-                    )
-                    self.coming_back.append((node, replies))
-                else:
-                    party.log.append(effect.record)
-
-    def receive(self, *, of: Sequence[int] | None = None) -> None:
-        """What is coming back from the memory nodes ``of`` reaches the coordinator."""
-        batches, self.coming_back = self.coming_back, []
-        for node, replies in batches:
-            if of is not None and node not in of:
-                self.coming_back.append((node, replies))
-                continue
-            self._put(self.coordinator.on_replies(node, replies, self.now))
-
-    def settle(self) -> None:
-        """Deliver everything there is, until nothing is on the way."""
-        while self.on_the_way or self.coming_back:
-            self.deliver()
-            self.receive()
-
-    def lose_everything(self) -> None:
-        """Nothing that is on the way arrives."""
-        self.on_the_way.clear()
-        self.coming_back.clear()
-
-    def pass_time(self, seconds: float) -> None:
-        """Time goes by in ticks."""
-        until = self.now + seconds
-        while self.now < until:
-            self.now = min(until, self.now + TICK)
-            self._put(self.coordinator.on_tick(self.now))
-
-    def check(self) -> None:
-        """Everything is settled everywhere, and no lock is left."""
-        self.settle()
-        self.pass_time(2 * TICK)
-        self.settle()
-        assert self.coordinator.idle
-        for party in self.parties.values():
-            party.now = self.now + 100
-            party.effects()
-            party.check()
-            assert not party.participant.decided
-
-    def _put(self, sends: Sequence[SendTo]) -> None:
-        by_node: dict[MemoryNodeId, list[Request]] = {}
-        for send in sends:
-            self.sent.append((send.node, send.request))
-            by_node.setdefault(send.node, []).append(send.request)
-        for node, requests in by_node.items():
-            self.on_the_way.append((node, self.coordinator.envelope(node, requests)))
-
-
-class Unused:
-    """Minitransactions here are executed by the world, not by themselves."""
-
-    def execute(
-        self, minitransaction: Minitransaction[Result], *, timeout: float | None = None
-    ) -> Result:
-        raise AssertionError(f"{minitransaction} executed itself within {timeout}")
-
+from sinfonia.testing.parties import one_phase, prepare, tid
+from sinfonia.testing.world import Item, World
 
 WRITE_BOTH: tuple[Item, Item] = (("write", 0, 0, b"x"), ("write", 1, 0, b"y"))
 
@@ -312,7 +186,7 @@ def test_replies_of_a_former_life_are_ignored_once_the_next_is_known() -> None:
     call = world.begin(("compare", 0, 0, b"!"), ("write", 0, 8, b"x"))
     world.deliver()
     old_reply = world.coming_back.pop()
-    world.parties[node] = world.parties[node].restarted()
+    world.restart(0)
     world.parties[node].vote(one_phase(1, write=[(0, b"!")]), client=8)
     world.pass_time(RESEND_AFTER + TICK)
     world.deliver()
@@ -436,7 +310,7 @@ def test_a_coordinator_may_die_anywhere_and_recovery_agrees_with_it(
     _recover(world, recovery)
     expected = Outcome.COMMITTED if len(prepared) == 2 else Outcome.ABORTED
     assert recovery.outcome is expected
-    world.on_the_way = [(node, batch) for node, batch in world.on_the_way if node not in committed]
+    world.on_the_way = [each for each in world.on_the_way if each.node not in committed]
     world.deliver()  # whatever was late
     for node, party in world.parties.items():
         found = party.read(0, 1)
@@ -502,7 +376,7 @@ def test_a_stale_epoch_says_nothing_of_the_copy_that_came_before_it() -> None:
     world.lose_everything()
     for party in world.parties.values():
         party.commit(tid(1))
-        party.effects(Forget([tid(1)]), Probe(2, 9.0, 9.0), client=99)
+        party.effects(Forget([tid(1)]), Probe(1, 9.0, 9.0), Probe(2, 9.0, 9.0), client=99)
     world.pass_time(RESEND_AFTER + TICK)
     world.settle()
     assert isinstance(call.error, OutcomeUnknown)
@@ -518,7 +392,7 @@ def test_a_stale_epoch_is_no_definite_answer_at_the_deadline_either() -> None:
     world.lose_everything()
     for party in world.parties.values():
         party.commit(tid(1))
-        party.effects(Forget([tid(1)]), Probe(2, 9.0, 9.0), client=99)
+        party.effects(Forget([tid(1)]), Probe(1, 9.0, 9.0), Probe(2, 9.0, 9.0), client=99)
     world.pass_time(RESEND_AFTER + TICK)
     world.deliver(to=[0])
     world.receive()

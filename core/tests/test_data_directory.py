@@ -39,9 +39,19 @@ def enter(
 
 def test_the_identity_is_made_once_and_incarnations_are_counted(files: Files) -> None:
     first = enter(files)
-    assert (first.identity, first.incarnation, first.restarted) == ("first", 1, False)
+    assert (first.identity, first.starts, first.restarted) == ("first", 1, False)
     second = enter(files, new="second")
-    assert (second.identity, second.incarnation, second.restarted) == ("first", 2, True)
+    assert (second.identity, second.starts, second.restarted) == ("first", 2, True)
+
+
+def test_a_directory_remembers_that_it_was_a_primarys(files: Files) -> None:
+    entered = enter(files)
+    assert entered.led is False
+    marked = entered.mark_led(files, led=True)
+    assert DataDirectory.read(files) == marked
+    assert enter(files).led is True
+    assert enter(files).mark_led(files, led=False).led is False
+    assert enter(files).led is False
 
 
 def test_looking_at_a_directory_begins_no_new_life(files: Files) -> None:
@@ -101,8 +111,8 @@ def test_what_a_crash_left_of_a_longer_file_does_not_get_into_a_new_one(files: F
     file = files.open(IDENTITY_FILE + ".new", create=True)
     file.write_at(0, bytes(5000))
     file.close()
-    assert enter(files).incarnation == 1
-    assert enter(files).incarnation == 2
+    assert enter(files).starts == 1
+    assert enter(files).starts == 2
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -113,12 +123,12 @@ def test_no_incarnation_is_ever_given_twice(seed: int) -> None:
     for cut in [*range(8), *range(8)]:
         disk.lose_power_at = disk.operations + cut
         try:
-            incarnation = enter(disk).incarnation
+            starts = enter(disk).starts
         except PowerLost:
             pass
         else:
-            assert incarnation > given
-            given = incarnation
+            assert starts > given
+            given = starts
         disk.crash()
     assert given > 1
     found = DataDirectory.read(disk)
@@ -153,7 +163,7 @@ def test_a_lock_is_held_within_one_process_too_and_can_be_released(tmp_path: Pat
         DirectoryLock(tmp_path)
     lock.release()
     DirectoryLock(tmp_path).release()
-    assert enter(OsFiles(tmp_path)).incarnation == 1, "the lock file is no foreign file"
+    assert enter(OsFiles(tmp_path)).starts == 1, "the lock file is no foreign file"
 
 
 def test_a_path_that_is_no_directory_is_one_clear_error(tmp_path: Path) -> None:

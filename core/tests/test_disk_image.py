@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import CorruptLog, StorageError, SyncFailed
 from sinfonia.minitransaction import WriteItem
-from sinfonia.protocol.messages import Tid, Vote, Voted
+from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.messages import Vote, Voted
 from sinfonia.protocol.records import (
     DecidedState,
     LockRange,
@@ -43,7 +44,14 @@ def open_storage(
     files: Files, *, identity: str = IDENTITY, capacity: int = CAPACITY
 ) -> StableStorage:
     return open_stable_storage(
-        files, identity=identity, capacity=capacity, segment_bytes=SEGMENT_BYTES
+        files, identity=identity, capacity=capacity, segment_bytes=SEGMENT_BYTES, keep_bytes=0
+    )
+
+
+def begin_checkpoint(storage: StableStorage, state: ParticipantState) -> RunningCheckpoint:
+    log = storage.log
+    return storage.image.begin_checkpoint(
+        storage.space.take_dirty(), state, lsn=log.stable_lsn, seq=log.stable, history=log.history
     )
 
 
@@ -58,7 +66,7 @@ class Node:
         self.space = self.storage.space
         self.count = self.storage.checkpoint.state.epoch
         self.running: RunningCheckpoint | None = None
-        for _, record in self.storage.log.replay(self.storage.checkpoint.processed):
+        for _, record in self.storage.log.records_after(self.storage.checkpoint.seq):
             assert isinstance(record, OnePhase)
             assert record.counter == self.count, "a record is replayed once, in its turn"
             self.apply(record)
@@ -79,9 +87,7 @@ class Node:
         self.storage.log.sync()
 
     def begin(self) -> None:
-        self.running = self.storage.image.begin_checkpoint(
-            self.space.take_dirty(), ParticipantState(epoch=self.count), self.storage.log.stable
-        )
+        self.running = begin_checkpoint(self.storage, ParticipantState(epoch=self.count))
 
     def step(self, bytes_max: int = PAGE_BYTES) -> bool:
         """Carry the running checkpoint on; True when it is finished, or there is none."""
@@ -170,13 +176,13 @@ def test_a_checkpoint_shortens_replay_and_the_log(files: Files) -> None:
         node.write(index, b"x")
         node.sync()
     node.checkpoint()
-    assert node.storage.log.start > 0
+    assert node.storage.log.start_lsn > 0
     node.write(100, b"y")
     node.sync()
     node.storage.close()
     storage = open_storage(files)
     assert storage.checkpoint.state.epoch == 40
-    assert len(list(storage.log.replay(storage.checkpoint.processed))) == 1
+    assert len(list(storage.log.records_after(storage.checkpoint.seq))) == 1
     storage.close()
 
 
@@ -247,7 +253,7 @@ def test_what_the_participant_knew_comes_back_as_it_was(files: Files) -> None:
         decided=[DecidedState(Tid(3, 1, 1), [MemoryNodeId(0), MemoryNodeId(1)], voted)],
     )
     storage = open_storage(files)
-    running = storage.image.begin_checkpoint(set(), state, storage.log.stable)
+    running = begin_checkpoint(storage, state)
     deadline = time.monotonic() + 30
     while not running.step(storage.space, PAGE_BYTES):
         assert time.monotonic() < deadline
@@ -263,9 +269,7 @@ def test_a_huge_address_space_costs_what_was_written(tmp_path: Path) -> None:
     storage = open_storage(files, capacity=capacity)
     far = capacity - 5
     storage.space.write(far, b"far")
-    running = storage.image.begin_checkpoint(
-        storage.space.take_dirty(), ParticipantState(), storage.log.stable
-    )
+    running = begin_checkpoint(storage, ParticipantState())
     deadline = time.monotonic() + 30
     while not running.step(storage.space, PAGE_BYTES):
         assert time.monotonic() < deadline
@@ -459,9 +463,10 @@ def test_the_checkpoint_of_another_memory_node_is_refused() -> None:
 def test_an_image_is_loaded_into_a_space_of_its_own() -> None:
     disk = a_node_with_a_checkpoint()
     storage = open_storage(disk)
-    space = AddressSpace(CAPACITY, tracking=True)
+    space = AddressSpace(CAPACITY)
     storage.image.load_into(space)
     assert space.read(2 * PAGE_BYTES, 3) == b"xxx"
     assert space.dirty == set(), "what is in the image need not be saved"
+    assert space.written_chunks() == [0], "but it was written"
     storage.close()
     space.close()

@@ -13,10 +13,12 @@ import zmq
 
 from sinfonia import connect_blocking
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.cli.cluster_status import ask_all
 from sinfonia.cli.local_cluster import LocalCluster
+from sinfonia.cli.observer import ask_all
 from sinfonia.client.seed import ask_for_directory
 from sinfonia.minitransaction import CompareItem, ReadItem, WriteItem
+from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.management_messages import Recreate, Register
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     Commit,
@@ -26,12 +28,9 @@ from sinfonia.protocol.messages import (
     GetDirectory,
     GetStatus,
     Probe,
-    Recreate,
-    Register,
     Request,
     Requests,
     Resolve,
-    Tid,
 )
 from sinfonia.testing.plugin import ClusterFactory
 from sinfonia.transport.codec import FRAME_BYTES_MAX, encode_requests

@@ -2,15 +2,20 @@
 
 import pytest
 
+from sinfonia.testing.aimed_profiles import REPLICATED
 from sinfonia.testing.mutations import MUTATIONS
+from sinfonia.testing.profile import PROFILES
 from sinfonia.testing.simulator import Simulation, SimulationFailure
 
 SEEDS_MAX = 200
 
 
 def test_there_are_enough_mutations_and_each_says_its_rule() -> None:
-    assert len(MUTATIONS) >= 14
+    replicated = [each for each in MUTATIONS.values() if each.profile in REPLICATED]
+    assert len(MUTATIONS) - len(replicated) >= 24
+    assert len(replicated) >= 18
     assert all(mutation.rule.endswith(".") for mutation in MUTATIONS.values())
+    assert {mutation.profile for mutation in MUTATIONS.values()} <= set(PROFILES)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol.effects import Log, LogLazily, Send, SendOnceStable
+from sinfonia.protocol.management_messages import Recreate
 from sinfonia.protocol.messages import (
     Answer,
     Commit,
@@ -9,7 +10,6 @@ from sinfonia.protocol.messages import (
     Forget,
     NotServing,
     Probe,
-    Recreate,
     Vote,
     Voted,
     WrongIncarnation,
@@ -294,7 +294,7 @@ def test_a_promise_to_abort_lasts_until_its_epoch_is_stale() -> None:
     party.participant.epoch = 1
     late = prepare(2, write=[(0, b"x")], epoch=1)
     assert party.resolve(late.tid, [0, 1]) is Answer.ABORT
-    party.effects(Probe(2, 9.0, 9.0), client=99)
+    party.effects(Probe(1, 9.0, 9.0), Probe(2, 9.0, 9.0), client=99)
     assert party.vote(late).vote is Vote.BAD_FORCED
     party.effects(Probe(3, 9.0, 9.0), client=99)
     assert party.vote(late).vote is Vote.BAD_EPOCH
@@ -307,7 +307,7 @@ def test_not_knowing_a_stale_tid_is_no_promise_to_abort_it() -> None:
     request = prepare(1, write=[(0, b"x")])
     party.vote(request)
     party.commit(tid(1))
-    party.effects(Forget([tid(1)]), Probe(2, 9.0, 9.0), client=99)
+    party.effects(Forget([tid(1)]), Probe(1, 9.0, 9.0), Probe(2, 9.0, 9.0), client=99)
     assert party.resolve(tid(1), [0, 1]) is Answer.FORGOTTEN
     assert party.vote(request).vote is Vote.BAD_EPOCH
 

@@ -1,12 +1,17 @@
-"""The Python in the READMEs runs, as it stands there, against a real cluster."""
+"""The Python in the READMEs, and the commands in core's, run as they stand there."""
 
+import os
 import re
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from sinfonia.cli.local_cluster import LOOPBACK, LocalCluster, free_ports
+from sinfonia.config import CONFIG_FILE
 from sinfonia.testing.plugin import ClusterFactory
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +39,54 @@ def test_the_python_in_a_readme_runs(
         [sys.executable, program], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_the_commands_in_the_readme_of_core_run(tmp_path: Path) -> None:
+    """One after the other in one directory; only the ports are the test's."""
+    text = (ROOT / "core" / "README.md").read_text("utf-8")
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    commands = [line[2:] for block in blocks for line in block.splitlines() if line[:2] == "$ "]
+    assert len(commands) > 10
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    try:
+        for command in commands:
+            done = subprocess.run(
+                ["/bin/bash", "-c", _on_free_ports(command, tmp_path)],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+                cwd=tmp_path,
+                env=environment,
+            )
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    finally:
+        for directory in tmp_path.iterdir():
+            if (directory / CONFIG_FILE).exists():
+                LocalCluster(directory).stop()
+
+
+def _on_free_ports(command: str, directory: Path) -> str:
+    made = re.match(r"sinfonia up (\w+)", command)
+    if made is None or (directory / made[1]).exists():
+        return command
+    command = re.sub(r" --port \d+", "", command.partition("#")[0])
+    return f"{command} --port {_first_of_free_ports(8)}"
+
+
+def _first_of_free_ports(number: int) -> int:
+    """Where so many ports in a row are free."""
+    while True:
+        [first] = free_ports(1)
+        with ExitStack() as probes:
+            try:
+                for port in range(first, first + number):
+                    probes.enter_context(socket.socket()).bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return first
 
 
 def test_there_is_something_to_run() -> None:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,15 @@ from sinfonia import BlockingCluster, Contended, Unreachable, connect_blocking
 from sinfonia.cli.local_cluster import StartFailed
 from sinfonia.cli.processes import ProcessIdentity
 from sinfonia.config import Times
+from sinfonia.testing.bank import (
+    NODES,
+    Account,
+    Desk,
+    Transfer,
+    audit,
+    entry_address,
+    open_accounts,
+)
 from sinfonia.testing.plugin import ClusterFactory
 
 pytestmark = pytest.mark.network
@@ -220,6 +229,42 @@ def test_a_slow_process_is_killed_in_the_end(cluster_factory: ClusterFactory) ->
     stopped.signal(signal.SIGSTOP)
     assert cluster.stop(patience=3.0) == ["node0"]
     assert cluster.running == {}
+
+
+def enter_half(connection: BlockingCluster) -> None:
+    """Another transfer is entered, of which one ledger knows nothing."""
+    entry = Transfer(2, Account(0, 0), Account(1, 0), 5).encode()
+    connection.write(0, entry_address(0, 2), entry)
+
+
+def lose_a_transfer(connection: BlockingCluster) -> None:
+    for node in range(NODES):
+        connection.write(node, entry_address(0, 1), bytes(32))
+
+
+def pay_twice(connection: BlockingCluster) -> None:
+    connection.write(2, Account(2, 3).address, (10_000).to_bytes(8, "big"))
+
+
+@pytest.mark.parametrize(
+    ("harm", "finding"),
+    [
+        (enter_half, r"is entered at \{0\} only"),
+        (lose_a_transfer, r"acknowledged transfers \{1\} are lost"),
+        (pay_twice, "balances do not follow from the ledgers"),
+    ],
+)
+def test_the_audit_of_a_bank_sees_what_is_wrong(
+    cluster_factory: ClusterFactory, harm: Callable[[BlockingCluster], None], finding: str
+) -> None:
+    cluster = cluster_factory(memory_nodes=NODES)
+    with connect_blocking(cluster.endpoint) as connection:
+        open_accounts(connection)
+        Desk(connection, 0).transfer(1)
+        audit(cluster.endpoint, {0: 1})
+        harm(connection)
+    with pytest.raises(AssertionError, match=finding):
+        audit(cluster.endpoint, {0: 1})
 
 
 def flip_a_byte(data_directory: Path) -> None:

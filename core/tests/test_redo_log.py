@@ -1,5 +1,6 @@
 """The redo log keeps what was synced, through any crash, and refuses to guess."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -8,13 +9,11 @@ import pytest
 
 from sinfonia.errors import CorruptLog, StorageError
 from sinfonia.minitransaction import WriteItem
-from sinfonia.protocol.records import (
-    OnePhase,
-    Record,
-)
+from sinfonia.protocol.records import Batch, OnePhase, Record
+from sinfonia.protocol.replication_messages import Life
 from sinfonia.storage import log_blocks, redo_log
 from sinfonia.storage.files import SECTOR_BYTES, Files, OsFiles
-from sinfonia.storage.log_blocks import HEADER_BYTES, Lsn, log_id_of, segment_name
+from sinfonia.storage.log_blocks import Lsn, encode_block, log_id_of, segment_name
 from sinfonia.storage.redo_log import RedoLog
 from sinfonia.testing.disk import VirtualDisk
 
@@ -32,13 +31,23 @@ def record(counter: int, data: bytes = b"data") -> Record:
 
 
 def open_log(
-    files: Files, processed: int | None = 0, *, identity: str = IDENTITY, segment: int = 0
+    files: Files,
+    processed: int | None = 0,
+    *,
+    seq: int = 0,
+    history: Sequence[Life] = (),
+    identity: str = IDENTITY,
+    segment: int = 0,
+    keep: int = 0,
 ) -> RedoLog:
     return RedoLog.open(
         files,
         identity=identity,
         processed=None if processed is None else Lsn(processed),
+        seq=seq,
+        history=history,
         segment_bytes=segment or SEGMENT_BYTES,
+        keep_bytes=keep,
     )
 
 
@@ -46,8 +55,8 @@ def new_log(files: Files) -> RedoLog:
     return open_log(files, None)
 
 
-def replayed(log: RedoLog, processed: int = 0) -> list[Record]:
-    return [each for _, each in log.replay(Lsn(processed))]
+def replayed(log: RedoLog, after: int = 0) -> list[Record]:
+    return [each for _, each in log.records_after(after)]
 
 
 def append_blocks(log: RedoLog, counters: range, data: bytes = b"data") -> list[Lsn]:
@@ -57,7 +66,7 @@ def append_blocks(log: RedoLog, counters: range, data: bytes = b"data") -> list[
         log.append(record(counter, data))
         log.sync()
         log.check_invariants()
-        ends.append(log.stable)
+        ends.append(log.stable_lsn)
     return ends
 
 
@@ -129,12 +138,38 @@ def test_a_sync_of_many_records_is_one_write_and_one_sync() -> None:
     assert disk.operations - before == 2, "nothing to sync costs nothing"
 
 
-def test_replay_begins_after_the_processed_pointer(files: Files) -> None:
+def test_records_are_numbered_from_one_and_read_after_any_of_them(files: Files) -> None:
     log = new_log(files)
-    ends = append_blocks(log, range(4))
-    assert replayed(log, ends[1]) == [record(2), record(3)]
-    assert [lsn for lsn, _ in log.replay(ends[1])] == ends[2:]
-    assert replayed(log, ends[3]) == []
+    append_blocks(log, range(4))
+    assert (log.first, log.stable, log.last) == (1, 4, 4)
+    assert list(log.records_after(2)) == [(3, record(2)), (4, record(3))]
+    assert list(log.records_after(4)) == []
+    log.append(record(4))
+    assert (log.stable, log.last) == (4, 5)
+    log.close()
+
+
+def test_a_restart_goes_on_from_what_the_checkpoint_says(files: Files) -> None:
+    log = new_log(files)
+    log.begin_life(3)
+    append_blocks(log, range(40))
+    processed = log.lsn_after(30)
+    log.truncate_before(processed)
+    log.close()
+    log = open_log(files, processed, seq=30, history=[Life(3, 1), Life(4, 31)])
+    assert log.history == [Life(3, 1)], "nothing was logged in the life after"
+    assert replayed(log, 30) == [record(counter) for counter in range(30, 40)]
+    assert log.first == 25, "segments are kept whole"
+    log.close()
+
+
+def test_a_block_is_found_by_the_records_in_it(files: Files) -> None:
+    log = new_log(files)
+    starts = [Lsn(0), *append_blocks(log, range(40))]
+    for seq in range(41):
+        assert log.lsn_after(seq) == starts[seq]
+    log.append(record(40))
+    assert log.lsn_after(40) == log.lsn_after(41) == log.stable_lsn
     log.close()
 
 
@@ -145,10 +180,10 @@ def test_segments_before_the_processed_pointer_are_deleted_and_no_others(files: 
     assert len(names) == 5
     log.truncate_before(ends[19])
     assert [name for name in files.names() if name.startswith("log.")] == names[2:]
-    assert replayed(log, ends[19]) == [record(counter) for counter in range(20, 40)]
+    assert replayed(log, 20) == [record(counter) for counter in range(20, 40)]
     log.close()
-    log = open_log(files, ends[19])
-    assert replayed(log, ends[19]) == [record(counter) for counter in range(20, 40)]
+    log = open_log(files, ends[19], seq=20)
+    assert replayed(log, 20) == [record(counter) for counter in range(20, 40)]
     log.close()
 
 
@@ -157,10 +192,10 @@ def test_truncation_up_to_the_very_end_keeps_the_last_segment(files: Files) -> N
     end = append_blocks(log, range(20))[-1]
     log.truncate_before(end)
     log.close()
-    log = open_log(files, end)
-    assert replayed(log, end) == []
+    log = open_log(files, end, seq=20)
+    assert replayed(log, 20) == []
     append_blocks(log, range(20, 21))
-    assert replayed(log, end) == [record(20)]
+    assert replayed(log, 20) == [record(20)]
     log.close()
 
 
@@ -174,13 +209,13 @@ def test_a_block_larger_than_a_segment_gets_a_segment_of_its_own(files: Files) -
 
 
 def test_more_than_a_block_may_hold_is_split(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redo_log, "BLOCK_BYTES_MAX", 2 * SECTOR_BYTES)
+    monkeypatch.setattr(redo_log, "BODY_BYTES_MAX", 2 * SECTOR_BYTES)
     log = new_log(files)
     for counter in range(100):
         log.append(record(counter, bytes(100)))
     log.sync()
     assert replayed(log) == [record(counter, bytes(100)) for counter in range(100)]
-    assert len({lsn for lsn, _ in log.replay(Lsn(0))}) > 10
+    assert len({log.lsn_after(seq) for seq in range(100)}) > 10
     log.close()
 
 
@@ -192,7 +227,7 @@ def test_a_last_block_cut_at_any_byte_is_a_torn_tail(files: Files) -> None:
     start = append_blocks(log, range(2))[-1]
     log.append(record(2))
     log.sync()
-    end = log.stable
+    end = log.stable_lsn
     log.close()
     name = segment_name(Lsn(0))
     whole = read_file(files, name)
@@ -217,7 +252,7 @@ def test_a_last_block_with_any_byte_wrong_is_cut_and_the_log_goes_on(files: File
         flip(files, name, offset)
         log = open_log(files)
         assert len(replayed(log)) == 2, f"byte {offset}"
-        assert log.stable == start
+        assert log.stable_lsn == start
         assert not any(read_file(files, name)[start:]), "garbage must not come back"
         log.append(record(9))
         log.sync()
@@ -302,20 +337,20 @@ def test_a_segment_under_another_segments_name_is_refused(files: Files) -> None:
 
 def test_another_format_version_is_refused(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(log_blocks, "LOG_FORMAT_VERSION", 2)
+        patch.setattr(log_blocks, "LOG_FORMAT_VERSION", 3)
         log = new_log(files)
         append_blocks(log, range(1))
         log.close()
-    with pytest.raises(StorageError, match="format version 2, this program reads 1"):
+    with pytest.raises(StorageError, match="format version 3, this program reads 2"):
         open_log(files)
 
 
 def test_records_of_an_unknown_kind_are_refused_not_skipped(files: Files) -> None:
     log = new_log(files)
-    block = bytearray(HEADER_BYTES) + msgspec.msgpack.encode([[99, "?"]])
-    log_blocks.seal_block(block, log_id=log_id_of(IDENTITY), lsn=Lsn(0))
+    batch = Batch(1, 1, msgspec.msgpack.encode([99, "?"]))
+    block = encode_block(batch, log_id=log_id_of(IDENTITY), lsn=Lsn(0), incarnation=0)
     log.close()
-    overwrite(files, segment_name(Lsn(0)), bytes(block))
+    overwrite(files, segment_name(Lsn(0)), block)
     log = open_log(files)
     with pytest.raises(CorruptLog, match="does not know"):
         replayed(log)
@@ -331,7 +366,7 @@ def test_a_copy_of_a_log_stored_as_data_is_not_taken_for_the_log(
     log = open_log(donor, None, identity=identity)
     append_blocks(log, range(4))
     name = segment_name(Lsn(0))
-    copy = read_file(donor, name)[: log.stable]
+    copy = read_file(donor, name)[: log.stable_lsn]
 
     new_log(files).close()
     padding = 0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sinfonia.errors import SyncFailed
 from sinfonia.minitransaction import WriteItem
-from sinfonia.protocol.messages import Tid
+from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.records import (
     Decided,
     EpochAdvanced,
@@ -19,10 +19,12 @@ from sinfonia.protocol.records import (
     OnePhase,
     Prepared,
     Record,
+    Stamp,
 )
 from sinfonia.storage.files import SECTOR_BYTES
 from sinfonia.storage.log_blocks import Lsn, log_id_of
-from sinfonia.storage.redo_log import RedoLog, read_records
+from sinfonia.storage.log_segments import read_log
+from sinfonia.storage.redo_log import RedoLog
 from sinfonia.testing.disk import PowerLost, VirtualDisk
 
 IDENTITY = "a-memory-node"
@@ -35,7 +37,9 @@ def record(counter: int, data: bytes = b"data") -> Record:
 
 
 def open_log(disk: VirtualDisk, processed: Lsn | None = START) -> RedoLog:
-    return RedoLog.open(disk, identity=IDENTITY, processed=processed, segment_bytes=SEGMENT_BYTES)
+    return RedoLog.open(
+        disk, identity=IDENTITY, processed=processed, segment_bytes=SEGMENT_BYTES, keep_bytes=0
+    )
 
 
 def new_log(disk: VirtualDisk) -> RedoLog:
@@ -43,7 +47,7 @@ def new_log(disk: VirtualDisk) -> RedoLog:
 
 
 def replayed(log: RedoLog) -> list[Record]:
-    return [each for _, each in log.replay(START)]
+    return [each for _, each in log.records_after(0)]
 
 
 def append_blocks(log: RedoLog, counters: range) -> None:
@@ -128,6 +132,7 @@ records = st.one_of(
     st.builds(ForcedAbort, tids),
     st.builds(Forgotten, st.lists(tids, max_size=3)),
     st.builds(EpochAdvanced, st.integers(0, 9)),
+    st.builds(Stamp, st.integers(0, 2**62)),
 )
 
 
@@ -142,8 +147,9 @@ def test_every_record_comes_back_as_it_was(batches: list[list[Record]]) -> None:
         log.sync()
     expected = [each for batch in batches for each in batch]
     assert replayed(log) == expected
-    found = read_records(disk, log_id=log_id_of(IDENTITY), processed=START)
-    assert [each for _, each in found] == expected
+    found = list(read_log(disk, log_id=log_id_of(IDENTITY)))
+    assert [each.record for each in found] == expected
+    assert [each.seq for each in found] == list(range(1, len(expected) + 1))
 
 
 class LogUnderFaults:

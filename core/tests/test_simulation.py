@@ -4,32 +4,49 @@ from collections import Counter
 
 import pytest
 
+from sinfonia.testing.aimed_profiles import REPLICATED, TARGETED
 from sinfonia.testing.history import Outcome
-from sinfonia.testing.profile import TARGETED
+from sinfonia.testing.profile import WITH_REPLICAS, WITHOUT_REPLICAS
 from sinfonia.testing.simulator import Report, Simulation, SimulationFailure
 
 SEEDS = 320
+SEEDS_WITH_REPLICAS = 1000
 CHUNK = 20
 
 # The least that a run is asked to do, besides the two reads of everything at its end.
 MINITRANSACTIONS_MIN = 50
 
 
-@pytest.mark.parametrize("first", range(1, SEEDS, CHUNK))
+# Half of them are enough for `make check`, which is to take less than a minute.
+@pytest.mark.parametrize(
+    "first",
+    [
+        *range(1, SEEDS // 2, CHUNK),
+        *(
+            pytest.param(first, marks=pytest.mark.slow)
+            for first in range(SEEDS // 2 + 1, SEEDS, CHUNK)
+        ),
+    ],
+)
 def test_no_fault_breaks_a_promise(first: int) -> None:
-    for seed in range(first, first + CHUNK):
-        report = Simulation(seed).run()
-        assert report.outcomes.total() >= MINITRANSACTIONS_MIN
+    _run_chunk(first, WITHOUT_REPLICAS)
 
 
-@pytest.mark.parametrize("profile", TARGETED)
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(1, SEEDS_WITH_REPLICAS, CHUNK))
+def test_no_fault_breaks_a_promise_of_replicated_memory_nodes(first: int) -> None:
+    _run_chunk(first, WITH_REPLICAS)
+
+
+@pytest.mark.parametrize("profile", [*TARGETED, *REPLICATED])
 def test_no_aimed_fault_breaks_a_promise(profile: str) -> None:
     for seed in range(1, 6):
         Simulation(seed, profile).run()
 
 
-def test_a_seed_replays_everything() -> None:
-    first, second = (Simulation(7, "everybody-dies") for _ in range(2))
+@pytest.mark.parametrize("profile", ["everybody-dies", "replicas-three-managers"])
+def test_a_seed_replays_everything(profile: str) -> None:
+    first, second = (Simulation(7, profile) for _ in range(2))
     assert first.run() == second.run()
     assert first.recorder.operations == second.recorder.operations
     assert first.scheduler.trace(100_000) == second.scheduler.trace(100_000)
@@ -37,15 +54,7 @@ def test_a_seed_replays_everything() -> None:
 
 def test_the_runs_see_every_kind_of_fault_and_outcome() -> None:
     """What never happens is not tested."""
-    events: Counter[str] = Counter()
-    outcomes: Counter[Outcome] = Counter()
-    lost = replayed = 0
-    for seed in range(1000, 1060):
-        report = Simulation(seed).run()
-        events += report.events
-        outcomes += report.outcomes
-        lost += report.traffic.lost
-        replayed += report.traffic.replayed
+    reports = [Simulation(seed, WITHOUT_REPLICAS).run() for seed in range(1000, 1060)]
     expected = {
         "clients killed",
         "memory nodes killed",
@@ -59,10 +68,45 @@ def test_the_runs_see_every_kind_of_fault_and_outcome() -> None:
         "unknown outcomes found committed",
         "unknown outcomes found aborted",
     }
-    assert expected <= events.keys()
-    assert set(Outcome) <= outcomes.keys()
-    assert lost
-    assert replayed
+    assert expected <= _events(reports).keys()
+    assert set(Outcome) <= {outcome for report in reports for outcome in report.outcomes}
+    assert any(report.traffic.lost for report in reports)
+    assert any(report.traffic.replayed for report in reports)
+
+
+@pytest.mark.slow
+def test_the_runs_see_everything_that_can_happen_to_replicas() -> None:
+    """In all modes, with one manager and with several that quarrel."""
+    reports = [Simulation(seed, WITH_REPLICAS).run() for seed in range(2000, 2080)]
+    reports += [Simulation(seed, "replicas-three-managers").run() for seed in range(1, 41)]
+    expected = {
+        "clock steps",
+        "copies begun",
+        "copies finished",
+        "fail-overs",
+        "failed syncs",
+        "full disks",
+        "hand-overs",
+        "logs pulled",
+        "managers killed",
+        "members cut off",
+        "primaries deposed",
+        "primaries killed",
+        "primaries stranded",
+        "replicas removed",
+        "replicas that blinked",
+        "resignations",
+        "store away",
+        "two managers lead",
+    }
+    assert expected <= _events(reports).keys()
+    modes = {report.profile.mode for report in reports}
+    assert {"LOG-REPL", "NVRAM-REPL", "RAM-REPL"} <= modes
+
+
+def test_many_unknown_outcomes_of_overlapping_writes_can_be_judged() -> None:
+    """Fifteen unknown writes over the same few words: their orders alone are too many to try."""
+    assert Simulation(14, "replicas-copies-in-pieces").run().outcomes[Outcome.UNKNOWN] >= 15
 
 
 def test_in_calm_weather_everything_has_an_outcome() -> None:
@@ -86,3 +130,16 @@ def test_a_failure_says_what_happened_and_how_to_replay_it(
 
 def _object() -> None:
     raise AssertionError("I object")
+
+
+def _run_chunk(first: int, profile: str) -> None:
+    for seed in range(first, first + CHUNK):
+        report = Simulation(seed, profile).run()
+        assert report.outcomes.total() >= MINITRANSACTIONS_MIN
+
+
+def _events(reports: list[Report]) -> Counter[str]:
+    events: Counter[str] = Counter()
+    for report in reports:
+        events += report.events
+    return events

@@ -143,4 +143,6 @@ def test_profiles_differ_and_replay_from_the_seed() -> None:
     assert len(set(profiles)) > 40
     assert profiles[7] == random_profile(random.Random(7))
     assert all(profile.minitransactions >= 50 for profile in profiles)
-    assert not any(profile.node_kill_rate for profile in profiles if not profile.logged)
+    alone = [profile for profile in profiles if not profile.replicas]
+    assert alone != profiles
+    assert not any(profile.node_kill_rate for profile in alone if not profile.logged)

@@ -1,0 +1,280 @@
+"""A backup as files: damage is named, what is not whole is not there, the rest is restored."""
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sinfonia.addresses import MemoryNodeId
+from sinfonia.backup.archive import (
+    MANIFEST_FILE,
+    Backup,
+    writing_full,
+    writing_increment,
+)
+from sinfonia.backup.moments import format_moment, parse_moment
+from sinfonia.backup.restore import LIVES_SKIPPED, Restoration
+from sinfonia.errors import BackupError, DamagedBackup
+from sinfonia.memnode.node import MemoryNode
+from sinfonia.memnode.settings import MemoryNodeSettings
+from sinfonia.minitransaction import WriteItem
+from sinfonia.protocol.effects import Send
+from sinfonia.protocol.messages import PROTOCOL_VERSION, ExecCommit, Requests, Voted
+from sinfonia.protocol.records import OnePhase, decode_body
+from sinfonia.storage.files import OsFiles
+from sinfonia.testing.backup_world import CAPACITY, BackupWorld
+from sinfonia.testing.parties import PlainMemory
+
+FLIPS_PER_FILE = 12
+INCREMENT_NAME = "increment-0001"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A full backup and an increment."""
+    world = BackupWorld(7, tmp_path_factory.mktemp("backup") / "bank")
+    world.run(300)
+    world.take_full()
+    world.run(300)
+    world.take_increment()
+    return world.root
+
+
+@pytest.fixture
+def root(original: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be damaged."""
+    return Path(shutil.copytree(original, tmp_path / "backup"))
+
+
+def read_everything(root: Path, moment: int | None = None) -> None:
+    restoration = Restoration(Backup(root), moment)
+    for origin in restoration.backup.nodes:
+        restoration.recovered(origin, PlainMemory(CAPACITY))
+
+
+def files_of(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.is_file())
+
+
+# --- damage --------------------------------------------------------------------------------------
+
+
+def flip_a_bit(path: Path, rng: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_in_any_file_is_found_and_the_file_is_named(root: Path) -> None:
+    rng = random.Random(1)
+    for path in files_of(root):
+        whole = path.read_bytes()
+        for _ in range(FLIPS_PER_FILE):
+            flip_a_bit(path, rng)
+            with pytest.raises(DamagedBackup, match=str(path)) as caught:
+                read_everything(root)
+            assert "restore from another" in str(caught.value)
+            path.write_bytes(whole)
+    read_everything(root)
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def lengthen(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def exchange(path: Path) -> None:
+    """The same file of another memory node is whole, too."""
+    other = path.with_name(path.name.replace("node0", "node1"))
+    path.write_bytes(other.read_bytes())
+
+
+@pytest.mark.parametrize("damage", [cut_off, lengthen, remove, exchange])
+@pytest.mark.parametrize(
+    "name", ["full/node0.image", "full/node0.log", f"{INCREMENT_NAME}/node0.log"]
+)
+def test_a_file_that_is_another_is_named(
+    root: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    damage(root / name)
+    with pytest.raises(DamagedBackup, match=name):
+        read_everything(root)
+
+
+def test_moments_before_a_damaged_increment_can_still_be_restored(root: Path) -> None:
+    first, last = Backup(root).moments
+    flip_a_bit(root / INCREMENT_NAME / "node1.log", random.Random(2))
+    with pytest.raises(DamagedBackup, match=f"a moment up to {format_moment(first)[:-6]}"):
+        read_everything(root, last)
+    read_everything(root, first)
+
+
+def test_a_directory_without_a_manifest_is_no_backup(root: Path) -> None:
+    (root / MANIFEST_FILE).unlink()
+    with pytest.raises(BackupError, match="there is no backup"):
+        Backup(root)
+
+
+def test_a_moment_outside_is_refused_with_what_there_is(root: Path) -> None:
+    first, last = Backup(root).moments
+    for moment in (first - 1, last + 1):
+        with pytest.raises(BackupError, match=r"reaches from .* to .* is outside"):
+            Restoration(Backup(root), moment)
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def test_a_full_backup_goes_only_where_nothing_is(root: Path) -> None:
+    with pytest.raises(BackupError, match="is there already"), writing_full(root):
+        pass
+
+
+def test_what_an_interrupted_backup_left_is_used_again(tmp_path: Path) -> None:
+    place = tmp_path / "new"
+    left = tmp_path / "new.partial"
+    left.mkdir()
+    (left / "lock").write_text("123\n")
+    (left / "full").mkdir()
+    (left / "full" / "node0.image").write_bytes(b"half")
+    with writing_full(place) as partial:
+        assert partial == left
+        assert not any((partial / "full").iterdir())
+    assert not left.exists()
+    assert not place.exists()
+
+
+def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "new.partial").mkdir()
+    (tmp_path / "new.partial" / "precious").touch()
+    with pytest.raises(BackupError, match="is in the way"), writing_full(tmp_path / "new"):
+        pass
+    assert (tmp_path / "new.partial" / "precious").exists()
+
+
+def test_two_backups_do_not_write_to_one_place(tmp_path: Path) -> None:
+    with (
+        writing_full(tmp_path / "new"),
+        pytest.raises(BackupError, match="another backup is being written"),
+        writing_full(tmp_path / "new"),
+    ):
+        pass
+
+
+def test_an_increment_is_not_added_to_what_another_has_added_to(tmp_path: Path) -> None:
+    world = BackupWorld(8, tmp_path / "bank")
+    world.take_full()
+    opened_before = Backup(world.root)
+    world.take_increment()
+    manifest = (world.root / MANIFEST_FILE).read_bytes()
+    with (
+        pytest.raises(BackupError, match="was added to just now"),
+        writing_increment(opened_before),
+    ):
+        pass
+    assert (world.root / MANIFEST_FILE).read_bytes() == manifest
+
+
+# --- restoring -----------------------------------------------------------------------------------
+
+
+def test_a_restored_memory_node_is_started_like_any_other(root: Path, tmp_path: Path) -> None:
+    backup = Backup(root)
+    restoration = Restoration(backup)
+    origin = backup.nodes[0]
+    expected = PlainMemory(CAPACITY)
+    known = restoration.recovered(origin, expected)
+    restoration.write_member(origin, tmp_path / "node0", mode="LOG-REPL")
+    node = MemoryNode(
+        MemoryNodeSettings(
+            node=origin.node, endpoint="here", capacity=origin.capacity, mode="LOG-REPL"
+        ),
+        OsFiles(tmp_path / "node0"),
+        new_identity="not used",
+        send=lambda _route, _replies: None,
+        wall=lambda: 0,
+        now=0.0,
+    )
+    try:
+        assert node.space.memory[:CAPACITY] == expected[0:CAPACITY]
+        registration = node.registration()
+        assert not registration.empty
+        assert registration.lived == LIVES_SKIPPED + max(
+            life.incarnation for life in backup.lives(origin.node)
+        )
+        assert node.participant.state() == known.state()
+        assert node.participant.stamped >= restoration.moment
+    finally:
+        node.close()
+
+
+def test_an_old_client_is_told_what_the_restored_memory_shows(root: Path) -> None:
+    """The last minitransaction before the moment is answered; one after it never happened."""
+    backup = Backup(root)
+    first, last = backup.moments
+    node = MemoryNodeId(0)
+    batches = backup.log(node, last)
+    all_of_them = [record for batch in batches for record in decode_body(batch.body, batch.count)]
+    late = next(record for record in reversed(all_of_them) if isinstance(record, OnePhase))
+    early = next(
+        record
+        for batch in reversed(list(backup.log(node, first)))
+        for record in reversed(decode_body(batch.body, batch.count))
+        if isinstance(record, OnePhase)
+    )
+    participant = Restoration(backup, first).recovered(backup.nodes[0], PlainMemory(CAPACITY))
+    participant.serving = True
+
+    def ask_again(record: OnePhase) -> int:
+        """With other bytes, which are written only if it is executed."""
+        again = ExecCommit(record.counter, record.epoch, writes=[WriteItem(64, b"executed")])
+        batch = Requests(PROTOCOL_VERSION, record.client, 0, 0, [again])
+        [effect] = [e for e in participant.on_requests(batch, 0.0) if isinstance(e, Send)]
+        [voted] = effect.replies
+        assert isinstance(voted, Voted)
+        return participant.duplicates
+
+    assert ask_again(early) == 1
+    assert participant.memory.memory[64:72] != b"executed"
+    assert ask_again(late) == 1
+    assert participant.memory.memory[64:72] == b"executed"
+
+
+def test_a_failed_restore_leaves_nothing(root: Path, tmp_path: Path) -> None:
+    restoration = Restoration(Backup(root))
+    flip_a_bit(root / "full" / "node0.image", random.Random(3))
+    with pytest.raises(DamagedBackup):
+        restoration.write_member(restoration.backup.nodes[0], tmp_path / "node0", mode="LOG")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("node0")]
+
+
+def test_a_member_is_restored_only_where_nothing_is(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "node0").mkdir()
+    (tmp_path / "node0" / "precious").touch()
+    restoration = Restoration(Backup(root))
+    with pytest.raises(BackupError, match="is there already"):
+        restoration.write_member(restoration.backup.nodes[0], tmp_path / "node0", mode="LOG")
+
+
+# --- moments -------------------------------------------------------------------------------------
+
+
+def test_a_moment_is_written_and_read_to_the_microsecond() -> None:
+    assert format_moment(1_700_000_000_123_456) == "2023-11-14T22:13:20.123456+00:00"
+    assert parse_moment("2023-11-14T22:13:20.123456+00:00") == 1_700_000_000_123_456
+    assert parse_moment("2023-11-14T23:13:20+01:00") == 1_700_000_000_000_000
+
+
+@pytest.mark.parametrize("text", ["yesterday", "", "2023-13-01T00:00:00"])
+def test_what_is_not_a_moment_is_refused_with_the_form_it_should_have(text: str) -> None:
+    with pytest.raises(BackupError, match="is not a time; write 2026-"):
+        parse_moment(text)
