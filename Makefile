@@ -9,12 +9,10 @@ SEED    ?= 1
 PROFILE ?=
 MUTATION ?=
 KEEP    ?=
-PROFILE ?=
-MUTATION ?=
-PACKAGES := python3-venv python3-dev build-essential pkg-config libfuse3-dev fuse3
+PACKAGES := python3-venv python3-dev build-essential pkg-config libfuse3-dev fuse3 etcd-server iproute2
 FAST    := not slow and not fuse and not network
 
-.PHONY: help setup demo test check format sim bench clean
+.PHONY: help setup demo test check format sim bench bench-modes bench-faults bench-scale clean
 
 help:
 	@echo "make demo [KEEP=1]     a cluster file system on this machine, from nothing to the figures"
@@ -22,6 +20,9 @@ help:
 	@echo "make check             formatting, lint, types, imports and the fast tests: under a minute"
 	@printf "make sim RUNS= SEED= [PROFILE=] [MUTATION=]\n                       simulated clusters under faults; any seed replays\n"
 	@echo "make bench             minitransactions per second on this machine"
+	@echo "make bench-modes       all modes side by side, as a figure"
+	@echo "make bench-faults      fail-over, catch-up, checkpoints and restarts in figures"
+	@echo "make bench-scale       throughput of 2 to 256 simulated memory nodes, as a figure"
 	@echo "make setup             Debian packages, virtual environment and dependencies"
 	@echo "make clean             remove the virtual environment and all caches"
 
@@ -41,7 +42,7 @@ $(STAMP): pyproject.toml
 	fi
 	@echo "Making $(VENV), with the Python packages that pyproject.toml names"
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@touch $@
 
 demo: setup
@@ -76,6 +77,23 @@ sim: setup
 
 bench: setup
 	$(BIN)/sinfonia bench
+
+MODES_FIGURE := core/bench/figures/modes
+bench-modes: setup
+	$(BIN)/sinfonia bench --compare-modes --json > $(MODES_FIGURE).jsonl
+	$(BIN)/python core/bench/plot_modes.py $(MODES_FIGURE).jsonl $(MODES_FIGURE).png
+
+bench-faults: setup
+	@for script in fail_over catch_up stalls restart; do \
+	    echo $$script; $(BIN)/python core/bench/$$script.py || exit 1; \
+	done
+
+# Virtual time and recorded costs: every machine gets the same lines, and so the same figure.
+FIGURE := core/bench/figures/scalability
+bench-scale: setup
+	@echo "Simulating for some minutes; the lines go to $(FIGURE).jsonl"
+	@$(BIN)/python -m sinfonia.testing.scale > $(FIGURE).jsonl
+	$(BIN)/python core/bench/plot_scalability.py $(FIGURE).jsonl $(FIGURE).png
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
