@@ -38,4 +38,5 @@ from sinfonia.errors import TimedOut as TimedOut
 from sinfonia.errors import Unreachable as Unreachable
 from sinfonia.minitransaction import FailedCompare as FailedCompare
 from sinfonia.minitransaction import Minitransaction as Minitransaction
+from sinfonia.minitransaction import Relation as Relation
 from sinfonia.minitransaction import Result as Result

@@ -58,8 +58,14 @@ class ClusterApi(Protocol):
     def statistics(self) -> ClientStatistics:
         """Counts of this client."""
 
-    def minitransaction(self, *, reads_on_failure: bool = False) -> Minitransaction[Any]:
-        """An empty minitransaction, to be filled and executed."""
+    def minitransaction(
+        self, *, reads_on_failure: bool = False, lock_wait: float = 0.0, tag: str = ""
+    ) -> Minitransaction[Any]:
+        """An empty minitransaction, to be filled and executed.
+
+        ``reads_on_failure``: return the read items even if a compare fails; ``lock_wait``
+        (seconds) and ``tag`` as Minitransaction has them.  Raises LimitExceeded.
+        """
 
     async def execute(
         self, minitransaction: Minitransaction[Any], *, timeout: float | None = None

@@ -89,10 +89,12 @@ class BlockingCluster:
                 total.unknown += counts.unknown
         return total
 
-    def minitransaction(self, *, reads_on_failure: bool = False) -> Minitransaction[Result]:
+    def minitransaction(
+        self, *, reads_on_failure: bool = False, lock_wait: float = 0.0, tag: str = ""
+    ) -> Minitransaction[Result]:
         """An empty minitransaction; with ``reads_on_failure`` a failed compare does not keep the
-        read items from being returned."""
-        return Minitransaction(self, reads_on_failure)
+        read items from being returned; ``lock_wait`` and ``tag`` as Minitransaction has them."""
+        return Minitransaction(self, reads_on_failure, lock_wait=lock_wait, tag=tag)
 
     def execute(
         self, minitransaction: Minitransaction[Any], *, timeout: float | None = None

@@ -15,7 +15,15 @@ from enum import IntEnum
 import msgspec
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.minitransaction import CompareItem, ReadItem, WriteItem
+from sinfonia.minitransaction import (
+    CompareItem,
+    ConditionItem,
+    Length,
+    Offset,
+    ReadItem,
+    UpdateItem,
+    WriteItem,
+)
 from sinfonia.protocol.identifiers import Counter, Tid, Uint64
 from sinfonia.protocol.management_messages import (
     Changed,
@@ -81,7 +89,10 @@ class Answer(IntEnum):
 
 
 class ExecCommit(msgspec.Struct, array_like=True, tag=1, frozen=True, gc=False):
-    """Execute and commit at this one participant (section 4.8); the tid's client is the batch's."""
+    """Execute and commit at this one participant (section 4.8); the tid's client is the batch's.
+
+    ``lock_wait_ms``: instead of a vote BAD_LOCK, queue so long for the locks.
+    """
 
     counter: Counter
     epoch: Counter
@@ -89,6 +100,10 @@ class ExecCommit(msgspec.Struct, array_like=True, tag=1, frozen=True, gc=False):
     reads: list[ReadItem] = []
     writes: list[WriteItem] = []
     reads_on_failure: bool = False
+    conditions: list[ConditionItem] = []
+    updates: list[UpdateItem] = []
+    tag: str = ""
+    lock_wait_ms: int = 0
 
 
 class ExecPrepare(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False):
@@ -101,6 +116,9 @@ class ExecPrepare(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False)
     writes: list[WriteItem] = []
     reads_on_failure: bool = False
     read_only: bool = False
+    conditions: list[ConditionItem] = []
+    updates: list[UpdateItem] = []
+    tag: str = ""
 
 
 class Commit(msgspec.Struct, array_like=True, tag=3, frozen=True, gc=False):
@@ -140,6 +158,33 @@ class GetStatus(msgspec.Struct, array_like=True, tag=8, frozen=True, gc=False):
     """How are you?"""
 
 
+class WatchRange(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One watch: ``number`` is the client's name for it."""
+
+    number: Counter
+    address: Offset
+    length: Length
+
+
+class Watch(msgspec.Struct, array_like=True, tag=9, frozen=True, gc=False):
+    """Arm these watches, or renew them; answered with Hints that say how often each was touched.
+
+    A memory node forgets watches that are not renewed, and all of them when it begins a new life.
+    """
+
+    watches: list[WatchRange]
+
+
+class Unwatch(msgspec.Struct, array_like=True, tag=10, frozen=True, gc=False):
+    """These watches are over; there is no answer."""
+
+    numbers: list[Counter]
+
+
+class GetLoad(msgspec.Struct, array_like=True, tag=11, frozen=True, gc=False):
+    """How much have you done lately? (section 3.6)"""
+
+
 Request = (
     ExecCommit
     | ExecPrepare
@@ -149,6 +194,9 @@ Request = (
     | Probe
     | GetDirectory
     | GetStatus
+    | Watch
+    | Unwatch
+    | GetLoad
     | Register
     | Recreate
     | Reconfigure
@@ -187,7 +235,10 @@ class Requests(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Voted(msgspec.Struct, array_like=True, tag=1, frozen=True, gc=False):
     """The vote on an ExecCommit or ExecPrepare.
 
-    ``failed`` names the compare items that did not match, by position, with the bytes found.
+    ``failed`` names the compare items that did not match, by position, with the bytes found; the
+    conditions are counted after the compares, and the append items that met a full ring, by their
+    position among the updates, after the conditions.  ``reads`` holds the read items and then, if
+    the vote is OK, an answer for each update: the old integer, or the position as 8 bytes.
     ``good_for`` (seconds) is how long the locks of a read-only ExecPrepare are held.
     """
 
@@ -257,6 +308,36 @@ class Status(msgspec.Struct, array_like=True, tag=8, frozen=True, gc=False):
     figures: dict[str, int | float | str]
 
 
+class Hints(msgspec.Struct, array_like=True, tag=10, frozen=True, gc=False):
+    """How often commits have touched watched ranges since they were armed: (number, count).
+
+    Sent in answer to Watch, and unasked after a commit that touched one.
+    """
+
+    touched: list[tuple[Counter, Counter]]
+
+
+class LoadWindow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What one class of minitransactions did in the last ``seconds``.
+
+    executed: committed here; aborted: voted otherwise, busy locks aside; retried: met busy locks.
+    """
+
+    seconds: float
+    executed: int
+    aborted: int
+    retried: int
+    bytes_read: int
+    bytes_written: int
+
+
+class Load(msgspec.Struct, array_like=True, tag=11, frozen=True, gc=False):
+    """Load by class tag, "" for minitransactions without one: the windows, shortest first."""
+
+    node: int
+    classes: dict[str, list[LoadWindow]]
+
+
 Reply = (
     Voted
     | CommitAck
@@ -267,6 +348,8 @@ Reply = (
     | ProbeReply
     | Directory
     | Status
+    | Hints
+    | Load
     | Registered
     | Recreated
     | Reconfigured

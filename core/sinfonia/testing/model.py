@@ -5,7 +5,9 @@ nothing in it to go wrong.  It has the public surface of ``sinfonia.Cluster``; l
 on Sinfonia run their unit tests on it, and the real cluster is compared with it.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,7 +16,16 @@ import anyio.lowlevel
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClientStatistics, MemoryNodeInfo
 from sinfonia.errors import OutOfRange
-from sinfonia.minitransaction import FailedCompare, Minitransaction, Result
+from sinfonia.minitransaction import (
+    AddItem,
+    FailedCompare,
+    Minitransaction,
+    NodeItems,
+    Relation,
+    Result,
+    UpdateItem,
+)
+from sinfonia.rings import HEADER_BYTES, SLOT_HEADER_BYTES, RingHeader, encode_slot
 
 
 class ModelCluster:
@@ -36,8 +47,10 @@ class ModelCluster:
             for node, memory in self.memory.items()
         }
 
-    def minitransaction(self, *, reads_on_failure: bool = False) -> "Minitransaction[Any]":
-        return Minitransaction(self, reads_on_failure)
+    def minitransaction(
+        self, *, reads_on_failure: bool = False, lock_wait: float = 0.0, tag: str = ""
+    ) -> "Minitransaction[Any]":
+        return Minitransaction(self, reads_on_failure, lock_wait=lock_wait, tag=tag)
 
     async def execute(
         self, minitransaction: Minitransaction[Any], *, timeout: float | None = None
@@ -95,6 +108,7 @@ class ModelCluster:
             ends = [item.address + len(item.expected) for item in items.compares]
             ends += [item.address + item.length for item in items.reads]
             ends += [item.address + len(item.data) for item in items.writes]
+            ends.append(items.end)
             if max(ends, default=0) > capacity:
                 raise OutOfRange(f"memory node {node} has {capacity} bytes, not {max(ends)}")
 
@@ -105,10 +119,9 @@ def apply_minitransaction(
     """Execute ``minitransaction`` on ``memory`` in one step, as section 3.3 defines it."""
     failed = []
     for index, (node, position) in enumerate(minitransaction.compare_places):
-        item = minitransaction.items[node].compares[position]
-        found = bytes(memory[node][item.address : item.address + len(item.expected)])
-        if found != item.expected:
-            failed.append(FailedCompare(index, node, item.address, item.expected, found))
+        mismatch = _mismatch(memory[node], minitransaction.items[node], position)
+        if mismatch is not None:
+            failed.append(FailedCompare(index, node, *mismatch))
     reads: list[bytes] = []
     if not failed or minitransaction.reads_on_failure:
         for node, position in minitransaction.read_places:
@@ -116,7 +129,80 @@ def apply_minitransaction(
             reads.append(bytes(memory[node][read.address : read.address + read.length]))
     if failed:
         return Result(committed=False, reads=reads, failed_compares=failed)
+    undo: Undo = []
+    answers: dict[tuple[MemoryNodeId, int], int | None] = {}
     for node, items in minitransaction.items.items():
         for write in items.writes:
-            memory[node][write.address : write.address + len(write.data)] = write.data
-    return Result(committed=True, reads=reads)
+            _put(memory[node], write.address, write.data, undo)
+        for position, update in enumerate(items.updates):
+            answers[node, position] = _update(memory[node], update, undo)
+    positions = [answers[place] for place in minitransaction.append_places]
+    full = [index for index, position in enumerate(positions) if position is None]
+    if full:
+        for content, address, old in reversed(undo):
+            content[address : address + len(old)] = old
+        if not minitransaction.reads_on_failure:
+            reads = []
+        return Result(committed=False, reads=reads, full_rings=full)
+    return Result(
+        committed=True,
+        reads=reads,
+        added=[answers[place] or 0 for place in minitransaction.add_places],
+        positions=[position or 0 for position in positions],
+    )
+
+
+Undo = list[tuple[bytearray, int, bytes]]
+
+_RELATIONS = {
+    Relation.EQUAL: operator.eq,
+    Relation.NOT_EQUAL: operator.ne,
+    Relation.LESS: operator.lt,
+    Relation.AT_MOST: operator.le,
+    Relation.GREATER: operator.gt,
+    Relation.AT_LEAST: operator.ge,
+}
+
+
+def _mismatch(
+    memory: bytearray, items: NodeItems, position: int
+) -> tuple[int, bytes, bytes] | None:
+    """Address, expected and found bytes of a compare item or condition that does not hold."""
+    if position >= 0:
+        item = items.compares[position]
+        found = bytes(memory[item.address : item.address + len(item.expected)])
+        return None if found == item.expected else (item.address, item.expected, found)
+    condition = items.conditions[~position]
+    width = len(condition.operand)
+    found = bytes(memory[condition.address : condition.address + width])
+    mask = int.from_bytes(condition.mask or b"\xff" * width, "little")
+    operand = int.from_bytes(condition.operand, "little")
+    value = int.from_bytes(found, "little") & mask
+    if _RELATIONS[condition.relation](value, operand):
+        return None
+    return condition.address, condition.operand, found
+
+
+def _put(memory: bytearray, address: int, data: bytes, undo: Undo) -> None:
+    undo.append((memory, address, bytes(memory[address : address + len(data)])))
+    memory[address : address + len(data)] = data
+
+
+def _update(memory: bytearray, update: UpdateItem, undo: Undo) -> int | None:
+    """The old integer, or the position in the ring; None if the ring is full."""
+    if isinstance(update, AddItem):
+        end = update.address + update.width
+        old = int.from_bytes(memory[update.address : end], "little")
+        new = (old + update.delta) % 256**update.width
+        _put(memory, update.address, new.to_bytes(update.width, "little"), undo)
+        return old
+    ring = RingHeader.decode(bytes(memory[update.address : update.address + HEADER_BYTES]))
+    fits = SLOT_HEADER_BYTES + len(update.data) <= ring.slot_bytes
+    if not ring.valid or not fits or update.address + ring.byte_count > len(memory):
+        raise OutOfRange(f"no ring with slots for {len(update.data)} bytes at {update.address}")
+    if ring.full:
+        return None
+    slot = encode_slot(ring, ring.tail, update.data)
+    _put(memory, update.address + ring.place(ring.tail), slot, undo)
+    _put(memory, update.address, replace(ring, tail=ring.tail + 1).encode(), undo)
+    return ring.tail

@@ -56,7 +56,7 @@ def check(history: Sequence[Operation], *, steps_max: int = STEPS_MAX) -> Verdic
     if found is None:
         return Verdict(Serializability.UNKNOWN, explanation=f"undecided after {steps_max} steps")
     if found:
-        order = tuple(dict.fromkeys(search.steps[placed.index].number for placed in search.trail))
+        order = tuple(dict.fromkeys(search.steps[placed.step].number for placed in search.trail))
         return Verdict(Serializability.OK, order)
     return Verdict(Serializability.ILLEGAL, explanation=_explain(history))
 

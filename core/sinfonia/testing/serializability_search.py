@@ -53,7 +53,7 @@ class _Frame:
 class _Placed(NamedTuple):
     """A step in the order, and what it takes to remove it again."""
 
-    index: int
+    step: int
     unmet: int
     unread: int
     overwritten: list[tuple[int, int, int]]  # cell, token, setter
@@ -177,7 +177,7 @@ class Search:
                     possible = self._place(index) and possible
                     progress = True
         if len(self.trail) > len(self.best):
-            self.best = [placed.index for placed in self.trail]
+            self.best = [placed.step for placed in self.trail]
         return possible
 
     def _place(self, index: int) -> bool:
