@@ -137,8 +137,8 @@ class FailedCompare(msgspec.Struct, frozen=True, gc=False):
     """A compare item or condition that did not match.
 
     ``index`` is the position of the item among the compare items and conditions, in order of
-    addition; ``found`` is what the memory node held instead.  Each memory node reports for itself: what was
-    found at two of them need not have been there at one moment.
+    addition; ``found`` is what the memory node held instead.  Each memory node reports for itself:
+    what was found at two of them need not have been there at one moment.
     """
 
     index: int

@@ -6,10 +6,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sinfonia.addresses import MemoryNodeId
+from sinfonia.client.steps import Steps
 from sinfonia.minitransaction import Minitransaction, Result
+
+T = TypeVar("T")
 
 # A caller that names no timeout waits out a restart of a memory node.
 DEFAULT_TIMEOUT = 30.0
@@ -97,6 +100,14 @@ class ClusterApi(Protocol):
         self, node: int, address: int, data: bytes, *, timeout: float | None = None
     ) -> None:
         """Put ``data`` at ``address`` of ``node``."""
+
+    async def run(self, steps: Steps[T], *, timeout: float | None = None) -> T:
+        """Carry out an operation of several minitransactions (steps.py).
+
+        ``timeout`` (seconds) is for all of it; each minitransaction gets what is left.  Raises
+        what the operation raises; and TimedOut (definite: what it has executed it has executed,
+        and no more is under way) if it would pause beyond the deadline.
+        """
 
     async def aclose(self) -> None:
         """Close the connection; what is in flight has an unknown outcome."""

@@ -9,10 +9,12 @@ Between two calls of a thread nobody drives its coordinator.  That is safe: what
 not hear the manager finds out.
 """
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import zmq
 
@@ -20,14 +22,17 @@ from sinfonia import monotonic
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import SEND_TOGETHER, ClientStatistics, MemoryNodeInfo, time_allowed
 from sinfonia.client.seed import endpoints_of, search_directory
+from sinfonia.client.steps import NOTHING, Drive, Pause, Steps
 from sinfonia.client.wire import Wire, node_info
-from sinfonia.errors import InvalidMinitransaction, OutcomeUnknown
+from sinfonia.errors import InvalidMinitransaction, OutcomeUnknown, SinfoniaError
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.known_cluster import KnownCluster
 from sinfonia.protocol.management_messages import Directory
 from sinfonia.protocol.recovery import Outcome
+
+T = TypeVar("T")
 
 # Outcomes that are known should reach the participants; after this long the manager must see to it.
 CLOSE_PATIENCE = 0.25
@@ -140,6 +145,29 @@ class BlockingCluster:
         be found out within ``timeout`` seconds, or is too long ago.
         """
         return self._connection().outcome(tid, time_allowed(timeout))
+
+    def run(self, steps: Steps[T], *, timeout: float | None = None) -> T:
+        """Carry out an operation of several minitransactions (steps.py).
+
+        ``timeout`` (seconds) is for all of it; each minitransaction gets what is left.  Raises
+        what the operation raises; and TimedOut (definite: what it has executed it has executed,
+        and no more is under way) if it would pause beyond the deadline.
+        """
+        drive = Drive(steps, math.inf if timeout is None else monotonic.seconds() + timeout)
+        while not drive.over:
+            step = drive.step
+            if isinstance(step, Pause):
+                time.sleep(drive.pause(step, monotonic.seconds()))
+                drive.go_on(NOTHING)
+                continue
+            try:
+                left = None if timeout is None else drive.time_left(monotonic.seconds())
+                result = self.execute(step, timeout=left)
+            except SinfoniaError as error:
+                drive.fail(error)
+            else:
+                drive.go_on(result)
+        return drive.value
 
     def refresh(self, *, timeout: float = 5.0) -> None:
         """Ask where the memory nodes are now (section 4.11); new ones are in ``nodes`` then.

@@ -10,7 +10,7 @@ A socket is closed by the task that waited for it, once it waits no more.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -20,6 +20,7 @@ from sinfonia import monotonic
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import SEND_TOGETHER, ClientStatistics, MemoryNodeInfo, time_allowed
 from sinfonia.client.seed import ASK_EVERY, DirectorySearch, endpoints_of
+from sinfonia.client.steps import Steps, run
 from sinfonia.client.wire import Wire
 from sinfonia.errors import InvalidMinitransaction, OutcomeUnknown
 from sinfonia.minitransaction import Minitransaction, Result
@@ -27,6 +28,8 @@ from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.management_messages import Directory
 from sinfonia.protocol.recovery import Outcome
+
+T = TypeVar("T")
 
 # How often ``outcome`` looks whether the outcome has been found.
 OUTCOME_EVERY = 0.01
@@ -202,6 +205,15 @@ class Cluster:
                     return outcome is Outcome.COMMITTED
                 await anyio.sleep(OUTCOME_EVERY)
         raise OutcomeUnknown(f"the outcome of {tid} cannot be found out", tid)
+
+    async def run(self, steps: Steps[T], *, timeout: float | None = None) -> T:
+        """Carry out an operation of several minitransactions (steps.py).
+
+        ``timeout`` (seconds) is for all of it; each minitransaction gets what is left.  Raises
+        what the operation raises; and TimedOut (definite: what it has executed it has executed,
+        and no more is under way) if it would pause beyond the deadline.
+        """
+        return await run(self, steps, timeout=timeout)
 
     async def refresh(self, *, timeout: float = 5.0) -> None:
         """Ask where the memory nodes are now (section 4.11); new ones are in ``nodes`` then.

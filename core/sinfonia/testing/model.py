@@ -9,12 +9,13 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import anyio.lowlevel
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClientStatistics, MemoryNodeInfo
+from sinfonia.client.steps import Steps, run
 from sinfonia.errors import OutOfRange
 from sinfonia.minitransaction import (
     AddItem,
@@ -26,6 +27,8 @@ from sinfonia.minitransaction import (
     UpdateItem,
 )
 from sinfonia.rings import HEADER_BYTES, SLOT_HEADER_BYTES, RingHeader, encode_slot
+
+T = TypeVar("T")
 
 
 class ModelCluster:
@@ -85,6 +88,9 @@ class ModelCluster:
         minitransaction = self.minitransaction()
         minitransaction.write(node, address, data)
         await self.execute(minitransaction)
+
+    async def run(self, steps: Steps[T], *, timeout: float | None = None) -> T:
+        return await run(self, steps, timeout=timeout)
 
     async def aclose(self) -> None:
         return None
