@@ -2,7 +2,8 @@
 
 It is a generator that yields what is to be done next and is sent what came of it; it does no I/O
 and waits for nothing itself.  ``Cluster.run`` drives it for asyncio and trio,
-``BlockingCluster.run`` for threads, the simulator under faults.  Operations call each other with ``yield from``::
+``BlockingCluster.run`` for threads, the simulator under faults.  Operations call each other with
+``yield from``::
 
     def increment(node: int, address: int) -> Steps[int]:
         t = minitransaction()
