@@ -63,6 +63,10 @@ class RingHeader:
         """What the slot of ``position`` must say to hold it."""
         return position // self.slots + 1
 
+    def appended(self) -> "RingHeader":
+        """The header after one more record."""
+        return RingHeader(self.slot_bytes, self.slots, self.tail + 1, self.trimmed)
+
     def encode(self) -> bytes:
         """The header's bytes."""
         return _HEADER.pack(self.slot_bytes, self.slots, self.tail, self.trimmed, 0)

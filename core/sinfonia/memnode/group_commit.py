@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sinfonia.memnode.hybrid_clock import HybridClock
-from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable
+from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable, SendVia
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.messages import Reply
 from sinfonia.protocol.records import Stamp
@@ -95,6 +95,8 @@ class GroupCommit:
                 if not self._held:
                     self._lazy, self._held_since = True, now
                 self._held.append((route, effect.replies))
+            elif isinstance(effect, SendVia):
+                self._ready.setdefault(effect.route, []).extend(effect.replies)
 
     def reply(self, route: bytes, replies: list[Reply]) -> None:
         """Say something that rests on nothing."""

@@ -87,7 +87,8 @@ class Leading:
                 self._on_peer(route, request, now)
             return
         self._route = route
-        self.group.carry_out(route, self.holdings.participant.on_requests(batch, now), now)
+        effects = self.holdings.participant.on_requests(batch, now, route)
+        self.group.carry_out(route, effects, now)
 
     def see_to_probe(self, probe: Probe) -> None:
         """Answer in ``flush``: at once, replicas or not, for who is silent is taken for dead."""
@@ -95,6 +96,9 @@ class Leading:
 
     def flush(self, now: float) -> None:
         """Sync what must be stable, and send what may leave.  Raises StorageError."""
+        wakeup = self.holdings.participant.next_wakeup()
+        if wakeup is not None and wakeup <= now:
+            self.group.carry_out(b"", self.holdings.participant.on_tick(now), now)
         self.group.flush(now)
         if self._probes:
             self._answer_probes(now)
@@ -119,6 +123,7 @@ class Leading:
         checkpointer = self.holdings.checkpointer
         wakeups = (
             self.group.next_wakeup(),
+            self.holdings.participant.next_wakeup(),
             None if self.shipping is None else self.shipping.next_wakeup(),
             None if checkpointer is None else checkpointer.next_wakeup(),
         )

@@ -182,27 +182,53 @@ def result_of(call: Call, votes: Mapping[MemoryNodeId, Voted]) -> Result:
     """The result that these votes amount to: all are OK, or some compare failed and then some
     may be missing."""
     minitransaction = call.minitransaction
-    failed = [
-        _failed_compare(minitransaction, node, position, found)
-        for node, voted in votes.items()
-        for position, found in voted.failed
-    ]
-    failed.sort(key=lambda each: each.index)
+    items = minitransaction.items
+    failed: list[FailedCompare] = []
+    full: list[int] = []
+    for node, voted in votes.items():
+        for position, found in voted.failed:
+            what = _failed_item(minitransaction, node, position, found)
+            if isinstance(what, FailedCompare):
+                failed.append(what)
+            else:
+                full.append(what)
+    committed = not failed and not full
     reads: list[bytes] = []
     if all(
-        node in votes and len(votes[node].reads) == len(items.reads)
-        for node, items in minitransaction.items.items()
+        node in votes and len(votes[node].reads) >= len(each.reads) for node, each in items.items()
     ):
         reads = [votes[node].reads[position] for node, position in minitransaction.read_places]
-    return Result(not failed, reads, failed, call.attempts)
+    if not committed:
+        failed.sort(key=lambda each: each.index)
+        return Result(False, reads, failed, call.attempts, full_rings=sorted(full))
+    if not minitransaction.add_places and not minitransaction.append_places:
+        return Result(True, reads, (), call.attempts)
+    answers = {node: votes[node].reads[len(each.reads) :] for node, each in items.items()}
+    return Result(
+        True,
+        reads,
+        (),
+        call.attempts,
+        [int.from_bytes(answers[n][p], "little") for n, p in minitransaction.add_places],
+        [int.from_bytes(answers[n][p], "little") for n, p in minitransaction.append_places],
+    )
 
 
-def _failed_compare(
+def _failed_item(
     minitransaction: Minitransaction[Any], node: MemoryNodeId, position: int, found: bytes
-) -> FailedCompare:
-    item = minitransaction.items[node].compares[position]
-    index = minitransaction.compare_places.index((node, position))
-    return FailedCompare(index, node, item.address, item.expected, found)
+) -> FailedCompare | int:
+    """What a memory node's position stands for: a compare or condition, or an append's index."""
+    items = minitransaction.items[node]
+    if position < len(items.compares):
+        item = items.compares[position]
+        index = minitransaction.compare_places.index((node, position))
+        return FailedCompare(index, node, item.address, item.expected, found)
+    position -= len(items.compares)
+    if position < len(items.conditions):
+        condition = items.conditions[position]
+        index = minitransaction.compare_places.index((node, ~position))
+        return FailedCompare(index, node, condition.address, condition.operand, found)
+    return minitransaction.append_places.index((node, position - len(items.conditions)))
 
 
 def _requests(
@@ -210,18 +236,36 @@ def _requests(
 ) -> tuple[dict[MemoryNodeId, Request], bool]:
     """Figure 4, lines 2-4: what each participant is asked, and whether nothing is written."""
     by_node = minitransaction.items
-    on_failure = minitransaction.reads_on_failure
+    on_failure, tag = minitransaction.reads_on_failure, minitransaction.tag
     if len(by_node) == 1:
         [(node, items)] = by_node.items()
         request = ExecCommit(
-            tid.counter, tid.epoch, items.compares, items.reads, items.writes, on_failure
+            tid.counter,
+            tid.epoch,
+            items.compares,
+            items.reads,
+            items.writes,
+            on_failure,
+            items.conditions,
+            items.updates,
+            tag,
+            round(minitransaction.lock_wait * 1e3),
         )
-        return {node: request}, not items.writes
+        return {node: request}, items.read_only
     participants = sorted(by_node)
     read_only = minitransaction.read_only
     return {
         node: ExecPrepare(
-            tid, participants, items.compares, items.reads, items.writes, on_failure, read_only
+            tid,
+            participants,
+            items.compares,
+            items.reads,
+            items.writes,
+            on_failure,
+            read_only,
+            items.conditions,
+            items.updates,
+            tag,
         )
         for node, items in by_node.items()
     }, read_only

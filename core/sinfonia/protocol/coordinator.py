@@ -40,6 +40,7 @@ from sinfonia.protocol.backoff import Backoff, Random
 from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.known_cluster import KnownCluster
+from sinfonia.protocol.load_inquiry import LoadInquiry
 from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
@@ -49,6 +50,8 @@ from sinfonia.protocol.messages import (
     ExecCommit,
     ExecPrepare,
     Forget,
+    Hints,
+    Load,
     NotServing,
     Replies,
     Reply,
@@ -61,6 +64,7 @@ from sinfonia.protocol.messages import (
     WrongIncarnation,
 )
 from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
+from sinfonia.protocol.watching import Watched, Watching
 
 # A reply that has not come by now was probably lost with its connection.  Sending again early costs
 # a duplicate that the memory node answers from its session.
@@ -91,9 +95,11 @@ class Coordinator:
         self.epoch = directory.epoch
         self.clock = 0  # the highest that a memory node has told us
         self.known = KnownCluster(directory)
+        self.watching = Watching()
         self.finished: list[Call] = []
         self.retried = 0
         self.resent = 0
+        self.load_inquiries: list[LoadInquiry] = []  # those under way; the driver's
         self._next_counter = 1
         # Per memory node, by counter and so in order: what it has not answered.  The first of them
         # is the floor there; an answer in hand is never asked for again.
@@ -151,9 +157,13 @@ class Coordinator:
 
     def next_wakeup(self) -> float | None:
         """When ``on_tick`` must be called next; None: not before the next event."""
+        wakeup = None if self.idle else self._next_tick
         if self._backing_off:
-            return min(self._backing_off.first_at, self._next_tick)
-        return None if self.idle else self._next_tick
+            wakeup = min(self._backing_off.first_at, self._next_tick)
+        renewal = self.watching.next_wakeup() if self.watching else None
+        if wakeup is None or renewal is None:
+            return renewal if wakeup is None else wakeup
+        return min(wakeup, renewal)
 
     # --- calls ---------------------------------------------------------------------------------
 
@@ -180,6 +190,19 @@ class Coordinator:
         if known is None and tid not in self._resolving:
             return Outcome.FORGOTTEN
         return known
+
+    def watch(
+        self, node: MemoryNodeId, address: int, length: int, *, now: float
+    ) -> tuple[Watched, list[SendTo]]:
+        """Begin to watch a range; what there is to say of it turns up in ``watching.news``.
+
+        Raises OutOfRange or LimitExceeded; both are definite.
+        """
+        if length <= 0 or address < 0:
+            raise OutOfRange(f"there is nothing to watch in {length} bytes at {address}")
+        if address + length > self.known.capacities.get(node, -1):
+            raise self.known.out_of_range(node, address + length)
+        return self.watching.watch(node, address, length, now)
 
     def _attempt(self, call: Call, now: float) -> list[SendTo]:
         call.attempts += 1
@@ -265,11 +288,15 @@ class Coordinator:
     def _on_unavailable(self, node: MemoryNodeId, now: float) -> None:
         """It did not take what it was asked: ask again soon, and who serves now."""
         self._ask_again_at.setdefault(node, now + NOT_SERVING_RETRY)
+        self.watching.on_unavailable(node, now)
         self.known.doubtful = True
 
     def _on_rare_reply(self, node: MemoryNodeId, reply: Reply, now: float) -> list[SendTo]:
         if isinstance(reply, CommitAck):
             return self._on_commit_ack(node, reply.tid)
+        if isinstance(reply, Hints):
+            self.watching.on_hints(node, self.known.incarnations[node], reply, now)
+            return []
         if isinstance(reply, Resolved) and reply.tid in self._resolving:
             resolver = self._resolving[reply.tid]
             sends = resolver.on_answer(node, reply.answer)
@@ -281,6 +308,9 @@ class Coordinator:
             return self.on_directory(reply, now)
         if isinstance(reply, NotServing):
             self._on_unavailable(node, now)
+        if isinstance(reply, Load):
+            for inquiry in self.load_inquiries:
+                inquiry.on_load(node, reply)
         return []
 
     def on_unsent(self, node: MemoryNodeId, requests: Sequence[Request], now: float) -> None:
@@ -296,6 +326,7 @@ class Coordinator:
             if attempt is not None:
                 attempt.not_sent(node)
         self._ask_again_at.setdefault(node, now + NOT_SERVING_RETRY)
+        self.watching.on_unavailable(node, now)
         if node not in self._connecting:
             self.known.doubtful = True
 
@@ -308,6 +339,10 @@ class Coordinator:
             else:
                 self.retried += 1
                 sends += self._attempt(call, now)
+        if self.watching:
+            renewals, silence = self.watching.on_tick(now)
+            self.known.doubtful |= silence
+            sends += renewals
         if now < self._next_tick:
             return sends
         self._next_tick = now + TICK
@@ -340,7 +375,10 @@ class Coordinator:
     ) -> list[SendTo]:
         vote = voted.vote
         if vote is Vote.OK:
-            self._finish(call, Result(True, voted.reads, (), call.attempts))
+            if len(voted.reads) == len(call.minitransaction.read_places):
+                self._finish(call, Result(True, voted.reads, (), call.attempts))
+            else:
+                self._finish(call, result_of(call, {node: voted}))
         elif vote is Vote.BAD_CMP:
             self._finish(call, result_of(call, {node: voted}))
         elif vote is Vote.BAD_LOCK or vote is Vote.BAD_FORCED:
@@ -455,7 +493,7 @@ class Coordinator:
 
     def _resend_to(self, node: MemoryNodeId, now: float) -> list[SendTo]:
         """The node began another life: what it has not answered it never saw, or has in its log."""
-        sends: list[SendTo] = []
+        sends = self.watching.on_new_life(node, now)
         self._connecting.add(node)
         self._ask_again_at.pop(node, None)
         for attempt in list(self._waiting[node].values()):

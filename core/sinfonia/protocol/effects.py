@@ -1,7 +1,7 @@
 """What a machine asks of whoever drives it, in the order in which it must happen.
 
-A participant returns Log, LogLazily, Send and SendOnceStable; the coordinators and the manager,
-which keep no log, return SendTo, SendToMember and Finished, ReplyTo and StoreDirectory.
+A participant returns Log, LogLazily, Send, SendOnceStable and SendVia; the coordinators and the
+manager, which keep no log, return SendTo, SendToMember and Finished, ReplyTo and StoreDirectory.
 
 The one law: a ``Send`` may leave only when every ``Log`` before it is on stable storage.  A driver
 may do many steps before it syncs, and then sync once for all of them (group commit); it must not
@@ -40,7 +40,14 @@ class SendOnceStable(msgspec.Struct, frozen=True, gc=False):
     replies: list[Reply]
 
 
-Effect = Log | LogLazily | Send | SendOnceStable
+class SendVia(msgspec.Struct, frozen=True, gc=False):
+    """Reply over ``route`` to whoever waits there, under the law of Send."""
+
+    route: bytes
+    replies: list[Reply]
+
+
+Effect = Log | LogLazily | Send | SendOnceStable | SendVia
 
 
 class SendTo(msgspec.Struct, frozen=True, gc=False):

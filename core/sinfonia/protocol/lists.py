@@ -38,10 +38,12 @@ class InDoubt(msgspec.Struct, frozen=True):
 
     ``since`` is when the vote was given, in the node's monotonic seconds; minus infinity for one
     that was found in the log, which is always old enough to be asked about.
+    ``tag`` is its class, which the log does not know.
     """
 
     prepared: Prepared
     since: float
+    tag: str = ""
 
     @property
     def voted(self) -> Voted:

@@ -16,8 +16,9 @@ LOCK_SEGMENTS_MAX segments that is some ten microseconds.)
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 
-from sinfonia.minitransaction import CompareItem, ReadItem, WriteItem
+from sinfonia.minitransaction import CompareItem, ConditionItem, ReadItem, UpdateItem, WriteItem
 from sinfonia.protocol.records import LockRange
+from sinfonia.protocol.updates import locked_extent
 
 # Bounds the memory and the memmove; a client that meets it is told BAD_LOCK and backs off.
 LOCK_SEGMENTS_MAX = 64 * 1024
@@ -149,15 +150,22 @@ class RangeLocks:
 
 
 def lock_ranges(
-    compares: Iterable[CompareItem], reads: Iterable[ReadItem], writes: Iterable[WriteItem]
+    compares: Iterable[CompareItem],
+    reads: Iterable[ReadItem],
+    writes: Iterable[WriteItem],
+    conditions: Iterable[ConditionItem] = (),
+    updates: Iterable[UpdateItem] = (),
 ) -> list[LockRange]:
     """The locks that these items need: disjoint, in order, and each byte as strongly as it must.
 
     A byte that is both read and written is locked exclusively, once.
     """
-    exclusive = _union((item.address, item.address + len(item.data)) for item in writes)
+    written = [(item.address, item.address + len(item.data)) for item in writes]
+    written += [locked_extent(item) for item in updates]
     shared = [(item.address, item.address + len(item.expected)) for item in compares]
+    shared += [(item.address, item.address + len(item.operand)) for item in conditions]
     shared += [(item.address, item.address + item.length) for item in reads]
+    exclusive = _union(written)
     ranges = [LockRange(start, end, True) for start, end in exclusive]
     ranges += [LockRange(start, end, False) for start, end in _minus(_union(shared), exclusive)]
     ranges.sort(key=lambda locked: locked.start)

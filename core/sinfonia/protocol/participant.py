@@ -4,7 +4,8 @@ Theory of operation
 -------------------
 
 A participant never waits.  Every lock it wants it tries, and a lock it cannot have becomes a vote
-to abort; so no minitransaction waits for another and there can be no deadlock.
+to abort; so no minitransaction that holds locks waits for another and there can be no deadlock.
+(One with a single participant holds none before it runs, and may ask to queue: lock_waits.py.)
 
 The coordinator keeps no log.  A minitransaction is committed when *every* participant has an OK
 vote on stable storage, whether or not anyone has noticed yet.  So
@@ -31,9 +32,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.minitransaction import BYTES_MAX, ITEMS_MAX, WriteItem
+from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol import records
-from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable
+from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable, SendVia
+from sinfonia.protocol.execution import NO_WRITES, evaluate, is_locked
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lists import (
     DECIDED_MAX,
@@ -44,6 +46,8 @@ from sinfonia.protocol.lists import (
     Reading,
     ok_vote,
 )
+from sinfonia.protocol.load_counters import LoadCounters
+from sinfonia.protocol.lock_waits import LockWaits, Waiter, meets
 from sinfonia.protocol.locks import RangeLocks, lock_ranges
 from sinfonia.protocol.management_messages import Directory
 from sinfonia.protocol.messages import (
@@ -54,7 +58,9 @@ from sinfonia.protocol.messages import (
     ExecPrepare,
     Forget,
     GetDirectory,
+    GetLoad,
     GetStatus,
+    Load,
     NotServing,
     Probe,
     ProbeReply,
@@ -64,14 +70,20 @@ from sinfonia.protocol.messages import (
     Resolve,
     Resolved,
     Status,
+    Unwatch,
     Vote,
     Voted,
+    Watch,
     WrongIncarnation,
 )
 from sinfonia.protocol.sessions import EPOCHS_STALE, Session, Sessions
+from sinfonia.protocol.updates import Sliceable
+from sinfonia.protocol.watches import Watches
 
 OK = Vote.OK
-NONE: list[bytes] = []
+
+# Votes after which a client tries again, all by itself.
+RETRIED = frozenset({Vote.BAD_LOCK, Vote.BAD_EPOCH, Vote.BAD_LOAD})
 
 
 class Memory(Protocol):
@@ -80,14 +92,8 @@ class Memory(Protocol):
     @property
     def capacity(self) -> int: ...
     @property
-    def memory(self) -> "Sliceable": ...
+    def memory(self) -> Sliceable: ...
     def write(self, address: int, data: bytes) -> None: ...
-
-
-class Sliceable(Protocol):
-    """Gives the bytes [start, end) for ``[start:end]``."""
-
-    def __getitem__(self, key: slice, /) -> bytes: ...
 
 
 class Participant:
@@ -103,8 +109,12 @@ class Participant:
         read_lease: float,
         status: Callable[[], Status],
         on_probe: Callable[[Probe], None] | None = None,
+        report_load: Callable[[], Load] | None = None,
     ) -> None:
-        """``on_probe``: who sees to probes, calling ``answer_probe`` when the votes are stable."""
+        """``on_probe``: who sees to probes, calling ``answer_probe`` when the votes are stable.
+
+        ``report_load``: who makes windows of the load counters, which a participant only counts.
+        """
         self.node = node
         self.incarnation = incarnation
         self.memory = memory
@@ -122,17 +132,23 @@ class Participant:
         self.reading: dict[Tid, Reading] = {}
         self.votes = [0] * len(Vote)
         self.duplicates = 0
+        self.load = LoadCounters()
+        self.lock_waits = LockWaits()
+        self.watches = Watches(memory.capacity)
         self.directory: Directory | None = None
         self._status = status
         self._see_to_probe = on_probe
+        self._report_load = report_load
         self._capacity = memory.capacity
         self._bytes = memory.memory
         self._now = 0.0
+        self._route = b""
+        self._let_go = False  # locks were, since the line was looked at
 
     # --- requests ------------------------------------------------------------------------------
 
-    def on_requests(self, batch: Requests, now: float) -> list[Effect]:
-        """Handle a batch; ``now`` is monotonic, in seconds.
+    def on_requests(self, batch: Requests, now: float, route: bytes = b"") -> list[Effect]:
+        """Handle a batch; ``now`` is monotonic, in seconds; ``route`` is where it came from.
 
         Whatever a batch says, its effects are carried out: a request that breaks the protocol is
         voted BAD_RANGE or left unanswered, and its neighbours are none the worse.
@@ -140,36 +156,123 @@ class Participant:
         if batch.incarnation != self.incarnation and _needs_incarnation(batch):
             return [Send([WrongIncarnation()])]
         self._now = now
+        self._route = route
         if self.reading:
             self._expire_reading(now)
         session = self._session_of(batch)
         effects: list[Effect] = []
         replies: list[Reply] = []
         once_stable: list[Reply] = []
-        refused = False
+        if session is None:
+            self._put_off(batch, effects, replies, once_stable)
+        else:
+            self._carry_out(session, batch, effects, replies, once_stable)
+        if replies:
+            effects.append(Send(replies))
+        if once_stable:
+            effects.append(SendOnceStable(once_stable))
+        if self.lock_waits or self.watches.armed:
+            self._answer_others(effects)
+        return effects
+
+    def _carry_out(
+        self,
+        session: Session,
+        batch: Requests,
+        effects: list[Effect],
+        replies: list[Reply],
+        once_stable: list[Reply],
+    ) -> None:
         for request in batch.requests:
             # `type() is` and not isinstance: this line runs for every minitransaction.
             if type(request) is ExecCommit:
-                if session is None:
-                    refused = True
-                else:
-                    replies.append(self._on_exec_commit(session, request, effects))
+                voted = self._on_exec_commit(session, request, effects)
+                if voted is not None:
+                    replies.append(voted)
             elif type(request) is ExecPrepare:
-                if session is None:
-                    refused = True
-                else:
-                    replies.append(self._on_exec_prepare(session, request, effects))
+                replies.append(self._on_exec_prepare(session, request, effects))
             elif type(request) is Commit:
+                once_stable += self._on_commit(request, effects)
+            elif type(request) is Watch:
+                replies.append(self.watches.on_watch(self._route, batch.client, request, self._now))
+            elif type(request) is Unwatch:
+                self.watches.on_unwatch(self._route, batch.client, request)
+            else:
+                replies += self._on_rare_request(request, effects)
+
+    def _put_off(
+        self,
+        batch: Requests,
+        effects: list[Effect],
+        replies: list[Reply],
+        once_stable: list[Reply],
+    ) -> None:
+        """Execute nothing, but go on settling what is in doubt."""
+        refused = False
+        for request in batch.requests:
+            if isinstance(request, ExecCommit | ExecPrepare | Watch):
+                refused = True
+            elif isinstance(request, Commit):
                 once_stable += self._on_commit(request, effects)
             else:
                 replies += self._on_rare_request(request, effects)
         if refused:
             replies.append(NotServing())
-        if replies:
-            effects.append(Send(replies))
-        if once_stable:
-            effects.append(SendOnceStable(once_stable))
+
+    def on_tick(self, now: float) -> list[Effect]:
+        """Time has passed: answer whoever has waited for locks long enough."""
+        self._now = now
+        self._expire_reading(now)
+        effects: list[Effect] = []
+        self._answer_others(effects)
+        overdue = self.lock_waits.overdue(now)
+        for waiter in overdue:
+            self.lock_waits.leave(waiter)
+            self.lock_waits.expired += 1
+            session = self.sessions.of(waiter.client, self.epoch)
+            voted = Voted(waiter.request.counter, Vote.BAD_LOCK)
+            if session is not None:
+                voted = self._vote_one_phase(session, waiter.request, voted)
+            effects.append(SendVia(waiter.route, [voted]))
+        if overdue:
+            # Whoever stood behind them may have nobody before it now.
+            self._let_go = True
+            self._answer_others(effects)
+        self.watches.on_tick(now)
         return effects
+
+    def next_wakeup(self) -> float | None:
+        """When ``on_tick`` must be called next; None: not before a batch comes."""
+        wakeups = [self.watches.next_wakeup(), self.lock_waits.next_until]
+        if self.lock_waits:
+            wakeups += [held.until for held in self.reading.values()]
+        return min((each for each in wakeups if each is not None), default=None)
+
+    def _answer_others(self, effects: list[Effect]) -> None:
+        """Whoever waits for what this step has let go or touched."""
+        if self._let_go and self.lock_waits:
+            self._serve_waiters(effects)
+        self._let_go = False
+        if self.watches.armed:
+            effects += [SendVia(route, [hints]) for route, hints in self.watches.take_hints()]
+
+    def _serve_waiters(self, effects: list[Effect]) -> None:
+        """First come, first served, as far as their locks are free now."""
+        ahead: set[int] = set()
+        for waiter in self.lock_waits:
+            if meets(waiter.cells, ahead) or is_locked(self.locks, waiter.request):
+                ahead |= waiter.cells
+                continue
+            self.lock_waits.leave(waiter)
+            effects.append(SendVia(waiter.route, [self._serve(waiter, effects)]))
+
+    def _serve(self, waiter: Waiter, effects: list[Effect]) -> Voted:
+        request = waiter.request
+        session = self.sessions.of(waiter.client, self.epoch)
+        if session is None:
+            return self._count(Voted(request.counter, Vote.BAD_LOAD))
+        refused = self._refused(session, request)
+        return self._execute(session, request, effects) if refused is None else refused
 
     def _on_rare_request(self, request: Request, effects: list[Effect]) -> Sequence[Reply]:
         if isinstance(request, Resolve):
@@ -184,6 +287,8 @@ class Participant:
             return ()
         if isinstance(request, GetStatus):
             return [self._status()]
+        if isinstance(request, GetLoad) and self._report_load is not None:
+            return [self._report_load()]
         if isinstance(request, GetDirectory):
             return [NotServing() if self.directory is None else self.directory]
         return ()  # meant for a manager
@@ -199,35 +304,67 @@ class Participant:
 
     def _on_exec_commit(
         self, session: Session, request: ExecCommit, effects: list[Effect]
-    ) -> Voted:
-        """One phase: the vote is the outcome (section 4.8)."""
-        counter = request.counter
-        writes = request.writes
-        if writes:
-            known = self._already(session, counter)
+    ) -> Voted | None:
+        """One phase: the vote is the outcome (section 4.8).  None: it waits for locks."""
+        refused = self._refused(session, request)
+        if refused is not None:
+            return refused
+        waits = self.lock_waits
+        if waits:
+            if waits.holds(session.client, request.counter):
+                return None  # a second copy; the first will be answered
+            queues = request.lock_wait_ms > 0 and waits.stands_before(request)
+        else:
+            queues = False
+        if queues or (len(self.locks) and is_locked(self.locks, request)):
+            if request.lock_wait_ms > 0 and waits.admit(
+                self._route, session.client, request, self._now
+            ):
+                return None
+            return self._vote_one_phase(session, request, Voted(request.counter, Vote.BAD_LOCK))
+        return self._execute(session, request, effects)
+
+    def _refused(self, session: Session, request: ExecCommit) -> Voted | None:
+        """The answer to what is not to be executed (again), or None."""
+        if request.writes or request.updates:
+            known = self._already(session, request.counter)
             if known is not None:
                 return known
         if request.epoch <= self.epoch - EPOCHS_STALE:
-            return self._count(Voted(counter, Vote.BAD_EPOCH))
-        if len(self.locks) and self._locked(request):
-            voted = Voted(counter, Vote.BAD_LOCK)
-        else:
-            voted = self._compare_and_read(counter, request)
-        self.votes[voted.vote] += 1
+            return self._count(Voted(request.counter, Vote.BAD_EPOCH), request.tag)
+        return None
+
+    def _execute(self, session: Session, request: ExecCommit, effects: list[Effect]) -> Voted:
+        """Execute and commit what meets no lock, but for the slots that appends lead to."""
+        voted, writes, bytes_read = evaluate(self._bytes, self._capacity, request.counter, request)
+        if request.updates and len(self.locks) and self._are_locked(writes):
+            voted = Voted(request.counter, Vote.BAD_LOCK)
+        if voted.vote is not OK:
+            return self._vote_one_phase(session, request, voted)
+        self.votes[OK] += 1
+        load = self.load.of(request.tag)
+        load.executed += 1
+        load.bytes_read += bytes_read
         if not writes:
             return voted
         if request.epoch > session.epoch:
             session.epoch = request.epoch
-        session.outcomes[counter] = voted
-        if voted.vote is OK:
-            write = self.memory.write
-            for item in writes:
-                write(item.address, item.data)
-            if self.logged:
-                record = records.OnePhase(
-                    session.client, request.epoch, counter, session.floor, writes, voted.reads
-                )
-                effects.append(Log(record))
+        session.outcomes[request.counter] = voted
+        load.bytes_written += self._apply(writes)
+        if self.logged:
+            record = records.OnePhase(
+                session.client, request.epoch, request.counter, session.floor, writes, voted.reads
+            )
+            effects.append(Log(record))
+        return voted
+
+    def _vote_one_phase(self, session: Session, request: ExecCommit, voted: Voted) -> Voted:
+        """A vote that is not OK; it is remembered if the minitransaction was to write."""
+        self._count(voted, request.tag)
+        if (request.writes or request.updates) and request.counter >= session.floor:
+            if request.epoch > session.epoch:
+                session.epoch = request.epoch
+            session.outcomes[request.counter] = voted
         return voted
 
     def _on_exec_prepare(
@@ -235,10 +372,11 @@ class Participant:
     ) -> Voted:
         """Figure 4, lines 12-25: vote, and keep the locks if the vote is OK."""
         tid = request.tid
+        tag = request.tag
         if tid.client != session.client or self.node not in request.participants:
-            return self._count(Voted(tid.counter, Vote.BAD_RANGE))
+            return self._count(Voted(tid.counter, Vote.BAD_RANGE), tag)
         if request.read_only:
-            return self._count(self._vote_reading(request))
+            return self._count(self._vote_reading(request), tag)
         in_doubt = self.in_doubt.get(tid)
         if in_doubt is not None:
             self.duplicates += 1
@@ -251,30 +389,40 @@ class Participant:
         if known is not None:
             return known
         if len(self.in_doubt) >= IN_DOUBT_MAX or len(self.decided) >= DECIDED_MAX:
-            return self._count(Voted(tid.counter, Vote.BAD_LOAD))
+            return self._count(Voted(tid.counter, Vote.BAD_LOAD), tag)
         if tid.epoch <= self.epoch - EPOCHS_STALE:
-            return self._count(Voted(tid.counter, Vote.BAD_EPOCH))
+            return self._count(Voted(tid.counter, Vote.BAD_EPOCH), tag)
         if tid.epoch > session.epoch:
             session.epoch = tid.epoch
-        return self._count(self._vote(session, request, effects))
+        return self._count(self._vote(session, request, effects), tag)
 
     def _vote(self, session: Session, request: ExecPrepare, effects: list[Effect]) -> Voted:
         # Locks come first: comparing bytes we have not locked would be comparing a moving target.
         tid = request.tid
-        ranges = lock_ranges(request.compares, request.reads, request.writes)
+        ranges = lock_ranges(
+            request.compares, request.reads, request.writes, request.conditions, request.updates
+        )
+        writes, bytes_read = NO_WRITES, 0
         if not self.locks.try_acquire(ranges):
             voted = Voted(tid.counter, Vote.BAD_LOCK)
         else:
-            voted = self._compare_and_read(tid.counter, request)
-            if voted.vote is not OK:
+            voted, writes, bytes_read = evaluate(self._bytes, self._capacity, tid.counter, request)
+            if voted.vote is OK and request.updates:
+                # Now it is known to which slots the appends lead.
+                self.locks.release(ranges)
+                ranges = lock_ranges(request.compares, request.reads, writes, request.conditions)
+                if not self.locks.try_acquire(ranges):
+                    voted = Voted(tid.counter, Vote.BAD_LOCK)
+            elif voted.vote is not OK:
                 self.locks.release(ranges)
         if voted.vote is not OK:
             session.outcomes[tid.counter] = voted
             return voted
+        self.load.of(request.tag).bytes_read += bytes_read
         prepared = records.Prepared(
-            tid, session.floor, request.participants, request.writes, ranges, voted.reads
+            tid, session.floor, request.participants, writes, ranges, voted.reads
         )
-        self.in_doubt[tid] = InDoubt(prepared, self._now)
+        self.in_doubt[tid] = InDoubt(prepared, self._now, request.tag)
         if self.logged:
             effects.append(Log(prepared))
         return voted
@@ -285,13 +433,18 @@ class Participant:
         held = self.reading.pop(tid, None)
         if held is not None:
             self.locks.release(held.ranges)
-        ranges = lock_ranges(request.compares, request.reads, ())
+        if request.writes or request.updates:
+            return Voted(tid.counter, Vote.BAD_RANGE)  # it would be lost: nothing here is logged
+        ranges = lock_ranges(request.compares, request.reads, (), request.conditions)
         if not self.locks.try_acquire(ranges):
             return Voted(tid.counter, Vote.BAD_LOCK)
-        voted = self._compare_and_read(tid.counter, request)
+        voted, _, bytes_read = evaluate(self._bytes, self._capacity, tid.counter, request)
         if voted.vote is not OK:
             self.locks.release(ranges)
             return voted
+        load = self.load.of(request.tag)
+        load.executed += 1
+        load.bytes_read += bytes_read
         self.reading[tid] = Reading(ranges, self._now + self.read_lease)
         return Voted(tid.counter, OK, voted.reads, [], self.read_lease)
 
@@ -300,11 +453,11 @@ class Participant:
         tid = request.tid
         reading = self.reading.pop(tid, None)
         if reading is not None:
-            self.locks.release(reading.ranges)
+            self._release(reading.ranges)
             return []
         in_doubt = self.in_doubt.get(tid)
         if in_doubt is not None:
-            self._settle(in_doubt.prepared, action=request.action)
+            self._settle(in_doubt, action=request.action)
             if self.logged:
                 effects.append(LogLazily(records.Decided(tid, request.action)))
         return [CommitAck(tid)]
@@ -376,60 +529,29 @@ class Participant:
             return self._count(Voted(counter, Vote.BAD_LOAD))
         return None
 
-    def _locked(self, request: ExecCommit) -> bool:
-        """Whether an item meets a lock.  One phase takes and drops its locks in this very step, so
-        that asking is as good as locking."""
+    def _are_locked(self, writes: Sequence[WriteItem]) -> bool:
         conflicts = self.locks.conflicts
-        return (
-            any(
-                conflicts(w.address, w.address + len(w.data), exclusive=True)
-                for w in request.writes
-            )
-            or any(
-                conflicts(c.address, c.address + len(c.expected), exclusive=False)
-                for c in request.compares
-            )
-            or any(
-                conflicts(r.address, r.address + r.length, exclusive=False) for r in request.reads
-            )
-        )
+        return any(conflicts(w.address, w.address + len(w.data), exclusive=True) for w in writes)
 
-    def _compare_and_read(self, counter: int, request: ExecCommit | ExecPrepare) -> Voted:
-        """The vote of a participant that has, or needs, the locks."""
-        memory, capacity = self._bytes, self._capacity
-        if len(request.compares) + len(request.reads) + len(request.writes) > ITEMS_MAX:
-            return Voted(counter, Vote.BAD_RANGE)
-        failed: list[tuple[int, bytes]] = []
-        for position, item in enumerate(request.compares):
-            end = item.address + len(item.expected)
-            found = memory[item.address : end]
-            if found != item.expected or end > capacity:
-                failed.append((position, found))
-                if end > capacity:
-                    return Voted(counter, Vote.BAD_RANGE)
-        reads = NONE
-        if request.reads and (not failed or request.reads_on_failure):
-            reads = []
-            room = BYTES_MAX
-            for read in request.reads:
-                end = read.address + read.length
-                room -= read.length
-                if end > capacity or room < 0:
-                    return Voted(counter, Vote.BAD_RANGE)
-                reads.append(memory[read.address : end])
-        for write in request.writes:
-            if write.address + len(write.data) > capacity:
-                return Voted(counter, Vote.BAD_RANGE)
-        if failed:
-            return Voted(counter, Vote.BAD_CMP, reads, failed)
-        return Voted(counter, OK, reads)
-
-    def _apply(self, writes: Sequence[WriteItem]) -> None:
+    def _apply(self, writes: Sequence[WriteItem]) -> int:
+        """Write; returns the bytes written."""
+        write = self.memory.write
+        byte_count = 0
         for item in writes:
-            self.memory.write(item.address, item.data)
+            write(item.address, item.data)
+            byte_count += len(item.data)
+        if self.watches.armed:
+            for item in writes:
+                self.watches.touch(item.address, len(item.data))
+        return byte_count
 
-    def _count(self, voted: Voted) -> Voted:
+    def _count(self, voted: Voted, tag: str = "") -> Voted:
+        """Count a vote; an OK one in two phases is executed when its outcome is known."""
         self.votes[voted.vote] += 1
+        if voted.vote in RETRIED:
+            self.load.of(tag).retried += 1
+        elif voted.vote is not OK:
+            self.load.of(tag).aborted += 1
         return voted
 
     def _forgotten(self, tid: Tid) -> bool:
@@ -441,16 +563,24 @@ class Participant:
 
     # --- outcomes ------------------------------------------------------------------------------
 
-    def _settle(self, prepared: records.Prepared, *, action: bool) -> None:
+    def _settle(self, in_doubt: InDoubt, *, action: bool) -> None:
         """The outcome of an in-doubt tid is known: apply, then let go of its locks."""
+        prepared = in_doubt.prepared
         tid = prepared.tid
         del self.in_doubt[tid]
+        load = self.load.of(in_doubt.tag)
         if action:
-            self._apply(prepared.writes)
+            load.executed += 1
+            load.bytes_written += self._apply(prepared.writes)
             self.decided[tid] = Decided(tid, prepared.participants, ok_vote(prepared), self._now)
         else:
+            load.aborted += 1
             self.sessions.force_abort(tid)
-        self.locks.release(prepared.ranges)
+        self._release(prepared.ranges)
+
+    def _release(self, ranges: Sequence[records.LockRange]) -> None:
+        self.locks.release(ranges)
+        self._let_go = True
 
     def _forget(self, tids: Sequence[Tid]) -> None:
         # The participants know; the client may not yet, if it was the manager that finished its
@@ -464,7 +594,7 @@ class Participant:
 
     def _expire_reading(self, now: float) -> None:
         for tid in [tid for tid, held in self.reading.items() if held.until <= now]:
-            self.locks.release(self.reading.pop(tid).ranges)
+            self._release(self.reading.pop(tid).ranges)
 
     # --- restart -------------------------------------------------------------------------------
 
@@ -493,7 +623,7 @@ class Participant:
             in_doubt = self.in_doubt.get(record.tid)
             assert in_doubt is not None, f"log decides {record.tid}, which it never prepared"
             self._now = -math.inf
-            self._settle(in_doubt.prepared, action=record.action)
+            self._settle(in_doubt, action=record.action)
         elif isinstance(record, records.ForcedAbort):
             self.sessions.force_abort(record.tid)
         elif isinstance(record, records.Forgotten):
@@ -534,6 +664,7 @@ class Participant:
     def check_invariants(self) -> None:
         """The locks held are those of in-doubt and reading minitransactions, and no others."""
         self.locks.check_invariants()
+        self.lock_waits.check_invariants()
         expected = RangeLocks()
         for in_doubt in self.in_doubt.values():
             assert expected.try_acquire(in_doubt.prepared.ranges), "in-doubt tids overlap"
@@ -545,4 +676,5 @@ class Participant:
 
 def _needs_incarnation(batch: Requests) -> bool:
     """Whoever only asks where things are may not know yet which incarnation it speaks to."""
-    return not all(isinstance(r, GetDirectory | GetStatus | Probe) for r in batch.requests)
+    questions = GetDirectory | GetStatus | GetLoad | Probe
+    return not all(isinstance(request, questions) for request in batch.requests)

@@ -32,7 +32,7 @@ def duplicate_executed_twice() -> Iterator[None]:
 
     def broken(
         self: Participant, session: Session, request: ExecCommit, effects: list[Effect]
-    ) -> Voted:
+    ) -> Voted | None:
         session.outcomes.pop(request.counter, None)
         return on_exec_commit(self, session, request, effects)
 
@@ -47,9 +47,9 @@ def negative_vote_forgotten() -> Iterator[None]:
 
     def broken(
         self: Participant, session: Session, request: ExecCommit, effects: list[Effect]
-    ) -> Voted:
+    ) -> Voted | None:
         voted = on_exec_commit(self, session, request, effects)
-        if voted.vote is not Vote.OK:
+        if voted is not None and voted.vote is not Vote.OK:
             session.outcomes.pop(request.counter, None)
         return voted
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import CompareItem, ReadItem, WriteItem
-from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable
+from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable, SendVia
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
@@ -85,7 +85,7 @@ class Party:
         """Deliver one batch; what comes back, in order."""
         found: list[Reply] = []
         for effect in self.effects(*requests, client=client, floor=floor, incarnation=incarnation):
-            if isinstance(effect, Send | SendOnceStable):
+            if isinstance(effect, Send | SendOnceStable | SendVia):
                 found += effect.replies
         return found
 

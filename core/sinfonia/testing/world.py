@@ -14,7 +14,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.coordinator import TICK, Coordinator
-from sinfonia.protocol.effects import Send, SendOnceStable, SendTo
+from sinfonia.protocol.effects import Send, SendOnceStable, SendTo, SendVia
 from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
@@ -182,7 +182,7 @@ class World:
             replies += _turned_away(each.batch)
         else:
             for effect in participant.on_requests(each.batch, self.now):
-                if isinstance(effect, Send | SendOnceStable):
+                if isinstance(effect, Send | SendOnceStable | SendVia):
                     self._reply(party, effect.replies)
                 else:
                     party.log.append(effect.record)
