@@ -15,6 +15,7 @@ import pytest
 from sinfonia.cli.local_cluster import LocalCluster, free_ports
 from sinfonia.cli.processes import ProcessIdentity
 from sinfonia.config import CONFIG_FILE
+from sinfonia.rings import RingHeader
 from sinfonia.testing.movable_cluster import MovableCluster
 from sinfonia.testing.plugin import ClusterFactory
 
@@ -208,6 +209,27 @@ def test_exec_shows_reads_and_failed_compares(name: str) -> None:
     assert "found text:HELLO" in run(*arguments).stdout
 
 
+def test_exec_checks_adds_and_appends(name: str) -> None:
+    ring = RingHeader(slot_bytes=64, slots=1)
+    succeeds("put", name, "1:4096", f"hex:{ring.encode().hex()}")
+    succeeds("put", name, "0:512", "hex:0a00000000000000")
+    arguments = ["exec", name, "--check", "0:512>=10", "--add", "0:512=-10", "--add", "1:512/4=+10"]
+    arguments += ["--append", "1:4096=text:moved"]
+    assert succeeds(*arguments, "--tag", "moves").splitlines() == [
+        "committed",
+        "add 0:512 was 10",
+        "add 1:512 was 0",
+        "append 1:4096 at position 0",
+    ]
+    again = run(*arguments)
+    assert again.returncode == 3
+    assert "compare 0:512" in again.stdout
+    full = run("exec", name, "--append", "1:4096=text:x", "--lock-wait", "5", "--json")
+    assert full.returncode == 3
+    assert json.loads(full.stdout)["full_rings"] == [0]
+    assert "ring full" in run("exec", name, "--append", "1:4096=text:x").stdout
+
+
 def test_exec_says_when_the_outcome_is_unknown() -> None:
     with MovableCluster() as cluster:
         cluster.silence(0)
@@ -237,6 +259,10 @@ def test_exec_says_when_nothing_was_executed(cluster_factory: ClusterFactory) ->
         (["get", "NAME", "0:0+16777217"], 1, "at most 16777216 bytes"),
         (["get", "tcp://127.0.0.1", "0:0+1", "--timeout", "0"], 2, "--timeout"),
         (["exec", "NAME", "--compare", "0:0"], 2, "has no value; write NODE:OFFSET=VALUE"),
+        (["exec", "NAME", "--check", "0:0=5"], 2, "as '0:8>=5'"),
+        (["exec", "NAME", "--check", "0:0/3>5"], 1, "a width of 3; it may be 1, 2, 4, 8"),
+        (["exec", "NAME", "--add", "0:0+5"], 2, "as 0:8=+1"),
+        (["exec", "NAME", "--append", "0:0=text:x"], 1, "no ring"),
         (["recreate", "NAME", "9", "--yes"], 1, "there is no memory node 9"),
         (["up", "x", "--capacity", "1GB"], 2, "'1GB' is not a size"),
         (["up", "x", "--port", "65535"], 1, "they end at 65535"),

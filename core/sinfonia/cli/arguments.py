@@ -5,22 +5,32 @@ A value is ``text:hello``, ``hex:00ff`` or ``file:PATH``; an address is ``NODE:O
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import click
 from rich.console import Console
 
+from sinfonia.cluster_keys import KEYS_VARIABLE, resolve_keys
 from sinfonia.config import parse_size
 from sinfonia.errors import ConfigError
+from sinfonia.minitransaction import Relation
+from sinfonia.transport.keys import Keys
 
 CLUSTER_VARIABLE = "SINFONIA_CLUSTER"
 CLUSTER_DEFAULT = "./cluster"
+
+CommandT = TypeVar("CommandT", bound=Callable[..., object])
+
+_CHOSEN_KEYS = "sinfonia.keys"
 
 # What the widest table of these commands needs.
 TABLE_WIDTH_MIN = 120
 
 _ADDRESS = re.compile(r"(\d+):(\d+)")
+_CHECK = re.compile(r"(\d+):(\d+)(?:/(\d+))?(==|!=|<=|>=|<|>)(\d+)")
+_ADD = re.compile(r"(\d+):(\d+)(?:/(\d+))?=([+-]\d+)")
 _RANGE = re.compile(r"(\d+):(\d+)\+(\d+)")
 
 
@@ -45,6 +55,35 @@ class Datum(NamedTuple):
     node: int
     address: int
     data: bytes
+
+
+class Check(NamedTuple):
+    """A condition on an integer of ``width`` bytes."""
+
+    node: int
+    address: int
+    relation: Relation
+    operand: int
+    width: int
+
+
+class Addition(NamedTuple):
+    """What to add to an integer of ``width`` bytes."""
+
+    node: int
+    address: int
+    delta: int
+    width: int
+
+
+RELATIONS = {
+    "==": Relation.EQUAL,
+    "!=": Relation.NOT_EQUAL,
+    "<": Relation.LESS,
+    "<=": Relation.AT_MOST,
+    ">": Relation.GREATER,
+    ">=": Relation.AT_LEAST,
+}
 
 
 def parse_size_option(text: str) -> int:
@@ -97,6 +136,28 @@ def parse_datum(text: str) -> Datum:
     return Datum(*parse_place(place), parse_value(value))
 
 
+def parse_check(text: str) -> Check:
+    """``NODE:OFFSET[/WIDTH]`` and a comparison with a number.  Raises click.BadParameter."""
+    match = _CHECK.fullmatch(text.replace(" ", ""))
+    if match is None:
+        raise click.BadParameter(
+            f"{text!r} is not a condition; write NODE:OFFSET[/WIDTH] and ==, !=, <, <=, > or >= "
+            "with a number, as '0:8>=5'"
+        )
+    relation = RELATIONS[match[4]]
+    return Check(int(match[1]), int(match[2]), relation, int(match[5]), int(match[3] or 8))
+
+
+def parse_addition(text: str) -> Addition:
+    """``NODE:OFFSET[/WIDTH]=+N`` or ``=-N``.  Raises click.BadParameter."""
+    match = _ADD.fullmatch(text)
+    if match is None:
+        raise click.BadParameter(
+            f"{text!r} adds nothing; write NODE:OFFSET[/WIDTH]=+NUMBER, as 0:8=+1 or 0:8/4=-2"
+        )
+    return Addition(int(match[1]), int(match[2]), int(match[4]), int(match[3] or 8))
+
+
 def printable(data: bytes) -> str:
     """``data`` as ``parse_value`` reads it, as text if that is what it seems to be."""
     text = data.decode("utf-8", "replace")
@@ -108,10 +169,38 @@ def table_console() -> Console:
     return Console(width=max(TABLE_WIDTH_MIN, Console().width))
 
 
-cluster_argument = click.argument("cluster", metavar="CLUSTER")
-cluster_or_default = click.argument(
-    "cluster", metavar="[CLUSTER]", envvar=CLUSTER_VARIABLE, default=CLUSTER_DEFAULT
+def keys_of(cluster: str) -> Keys | None:
+    """The keys for the CLUSTER of a command; None: it has none.  Raises ConfigError."""
+    context = click.get_current_context(silent=True)
+    return resolve_keys(cluster, None if context is None else context.meta.get(_CHOSEN_KEYS))
+
+
+def _choose_keys(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
+    ctx.meta[_CHOSEN_KEYS] = value
+
+
+# Whoever connects asks `keys_of`, so that no command must hand it on.
+keys_option = click.option(
+    "--keys",
+    type=click.Path(path_type=Path),
+    expose_value=False,
+    callback=_choose_keys,
+    help=f"Key file of a cluster with keys.  [default: DIR's; ${KEYS_VARIABLE} for endpoints]",
 )
+
+
+def cluster_argument(command: CommandT) -> CommandT:
+    """CLUSTER, and the keys with which to connect."""
+    return click.argument("cluster", metavar="CLUSTER")(keys_option(command))
+
+
+def cluster_or_default(command: CommandT) -> CommandT:
+    """As ``cluster_argument``, for commands that can do without."""
+    return click.argument(
+        "cluster", metavar="[CLUSTER]", envvar=CLUSTER_VARIABLE, default=CLUSTER_DEFAULT
+    )(keys_option(command))
+
+
 directory_argument = click.argument(
     "directory",
     metavar="[DIR]",

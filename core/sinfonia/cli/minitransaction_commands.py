@@ -1,7 +1,7 @@
 """Minitransactions by hand, one per command.
 
-The exit code of `exec` is the outcome, for scripts: 0 committed, 3 a compare item did not match so
-that nothing happened, 4 unknown, 1 it definitely did not happen.
+The exit code of `exec` is the outcome, for scripts: 0 committed, 3 nothing happened because of what
+was found, 4 unknown, 1 it definitely did not happen.
 """
 
 import json
@@ -11,11 +11,15 @@ from collections.abc import Sequence
 import click
 
 from sinfonia.cli.arguments import (
+    Addition,
+    Check,
     Datum,
     Extent,
     Place,
     cluster_argument,
     json_option,
+    parse_addition,
+    parse_check,
     parse_datum,
     parse_extent,
     parse_place,
@@ -25,7 +29,7 @@ from sinfonia.cli.arguments import (
 from sinfonia.client.blocking import BlockingCluster, connect_blocking
 from sinfonia.config import resolve_endpoint
 from sinfonia.errors import OutcomeUnknown
-from sinfonia.minitransaction import Result
+from sinfonia.minitransaction import LOCK_WAIT_MAX, Result
 
 COMPARE_FAILED_EXIT_CODE = 3
 UNKNOWN_EXIT_CODE = 4
@@ -100,6 +104,38 @@ def put(cluster: str, place: Place, value: bytes, *, timeout: float) -> None:
     metavar="NODE:OFFSET=VALUE",
     help="Put VALUE there.",
 )
+@click.option(
+    "--check",
+    "checks",
+    multiple=True,
+    type=parse_check,
+    metavar="NODE:OFFSET[/WIDTH]>=N",
+    help="Commit only if the little-endian integer there is as said: ==, !=, <, <=, > or >=.",
+)
+@click.option(
+    "--add",
+    "additions",
+    multiple=True,
+    type=parse_addition,
+    metavar="NODE:OFFSET[/WIDTH]=+N",
+    help="Add N to the little-endian integer there, and return what it was.",
+)
+@click.option(
+    "--append",
+    "appends",
+    multiple=True,
+    type=parse_datum,
+    metavar="NODE:RING=VALUE",
+    help="Append VALUE to the ring there, and return its position.",
+)
+@click.option(
+    "--lock-wait",
+    type=click.IntRange(0, round(LOCK_WAIT_MAX * 1e3)),
+    default=0,
+    metavar="MS",
+    help="Queue so long for a busy lock, if only one memory node is named.",
+)
+@click.option("--tag", default="", help="The class under which its load is counted.")
 @timeout_option
 @json_option
 def execute(
@@ -108,30 +144,44 @@ def execute(
     compares: Sequence[Datum],
     reads: Sequence[Extent],
     writes: Sequence[Datum],
+    checks: Sequence[Check],
+    additions: Sequence[Addition],
+    appends: Sequence[Datum],
+    lock_wait: int,
+    tag: str,
     timeout: float,
     as_json: bool,
 ) -> None:
     """Execute one minitransaction: compare items, read items and write items, atomically.
 
     VALUE is text:..., hex:... or file:PATH.  Each option may be given many times.  If every compare
-    item matches, the read items are returned and the write items are applied, over any number of
-    memory nodes; else nothing happens, and the answer says what was found instead.
+    item matches and every check holds, the read items are returned and the write items, and then
+    additions and appends, are applied, over any number of memory nodes; else nothing happens, and
+    the answer says what was found instead.
 
     \b
-    Exit codes: 0 committed; 3 a compare item did not match; 4 the outcome is
-    unknown; 1 it did not happen, and the message says why.
+    Exit codes: 0 committed; 3 a compare item did not match, a check did not
+    hold or a ring is full, so that nothing happened; 4 the outcome is unknown;
+    1 it did not happen, and the message says why.
 
     \b
         sinfonia exec demo --compare 0:100=text:hello --write 0:100=text:HELLO --read 1:0+8
+        sinfonia exec demo --check '0:8>=10' --add 0:8=-10 --add 1:8=+10
     """
     with _connected(cluster, timeout) as connection:
-        minitransaction = connection.minitransaction()
+        minitransaction = connection.minitransaction(lock_wait=lock_wait / 1e3, tag=tag)
         for compare in compares:
             minitransaction.compare(*compare)
         for read in reads:
             minitransaction.read(*read)
         for write in writes:
             minitransaction.write(*write)
+        for node, address, relation, operand, width in checks:
+            minitransaction.check(node, address, relation, operand, width=width)
+        for node, address, delta, width in additions:
+            minitransaction.add(node, address, delta, width=width)
+        for append in appends:
+            minitransaction.append(*append)
         try:
             result = minitransaction.execute(timeout)
         except OutcomeUnknown as error:
@@ -143,6 +193,7 @@ def execute(
         click.echo(json.dumps(_as_dict(result, reads)))
     else:
         _print_result(result, reads)
+        _print_updates(result, additions, appends)
     if not result.committed:
         click.get_current_context().exit(COMPARE_FAILED_EXIT_CODE)
 
@@ -152,7 +203,11 @@ def _connected(cluster: str, timeout: float) -> BlockingCluster:
 
 
 def _print_result(result: Result, reads: Sequence[Extent]) -> None:
-    click.echo("committed" if result.committed else "not committed: a compare item did not match")
+    if result.committed:
+        click.echo("committed")
+    else:
+        why = "a compare item did not match" if result.failed_compares else "a ring is full"
+        click.echo(f"not committed: {why}")
     for failed in result.failed_compares:
         click.echo(
             f"compare {failed.node}:{failed.address} expected {printable(failed.expected)}, "
@@ -162,9 +217,24 @@ def _print_result(result: Result, reads: Sequence[Extent]) -> None:
         click.echo(f"read {extent.node}:{extent.address}+{extent.length} = {printable(data)}")
 
 
+def _print_updates(result: Result, additions: Sequence[Addition], appends: Sequence[Datum]) -> None:
+    for addition, old in zip(additions, result.added, strict=False):
+        click.echo(f"add {addition.node}:{addition.address} was {old}")
+    for append, position in zip(appends, result.positions, strict=False):
+        click.echo(f"append {append.node}:{append.address} at position {position}")
+    for index in result.full_rings:
+        click.echo(f"append {appends[index].node}:{appends[index].address} ring full")
+
+
+def _outcome(result: Result) -> str:
+    if result.committed:
+        return "committed"
+    return "compare_failed" if result.failed_compares else "ring_full"
+
+
 def _as_dict(result: Result, reads: Sequence[Extent]) -> dict[str, object]:
     return {
-        "outcome": "committed" if result.committed else "compare_failed",
+        "outcome": _outcome(result),
         "attempts": result.attempts,
         "reads": [
             {"node": extent.node, "address": extent.address, "hex": data.hex()}
@@ -179,4 +249,7 @@ def _as_dict(result: Result, reads: Sequence[Extent]) -> dict[str, object]:
             }
             for failed in result.failed_compares
         ],
+        "added": list(result.added),
+        "positions": list(result.positions),
+        "full_rings": list(result.full_rings),
     }

@@ -26,7 +26,10 @@ from sinfonia.protocol.messages import Commit, ExecCommit, ExecPrepare, Request,
 FORGOTTEN_VOTES = frozenset({Vote.BAD_FLOOR, Vote.BAD_EPOCH})
 
 # A vote BAD_RANGE, for the caller.
-NOT_ALL_BYTES = "a memory node does not have all of the bytes named"
+NOT_ALL_BYTES = (
+    "a memory node does not have all of the bytes named, or no ring with room for so much data "
+    "where one is to be appended to"
+)
 
 # What clocks may gain on each other while a read lease lasts.
 CLOCK_DRIFT_MARGIN = 0.1
