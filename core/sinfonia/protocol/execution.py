@@ -4,8 +4,6 @@ Nothing here changes anything: ``evaluate`` looks, and the participant applies, 
 Whatever a request says is checked, since nothing from the network is trusted.
 """
 
-from typing import NamedTuple
-
 from sinfonia.minitransaction import BYTES_MAX, ITEMS_MAX, WriteItem
 from sinfonia.protocol.locks import RangeLocks
 from sinfonia.protocol.messages import ExecCommit, ExecPrepare, Vote, Voted
@@ -16,15 +14,11 @@ NONE: list[bytes] = []
 NO_WRITES: list[WriteItem] = []
 
 
-class Evaluated(NamedTuple):
-    """A vote, all that is to be written if it is OK, and how many bytes were read."""
-
-    voted: Voted
-    writes: list[WriteItem]
-    bytes_read: int
+# A vote, all that is to be written if it is OK, and how many bytes were read.
+Evaluated = tuple[Voted, list[WriteItem], int]
 
 
-def evaluate(
+def evaluate(  # noqa: C901 - in one piece, because it runs for every minitransaction
     memory: Sliceable, capacity: int, counter: int, request: ExecCommit | ExecPrepare
 ) -> Evaluated:
     """The vote of a participant that has, or needs, the locks."""
@@ -32,12 +26,13 @@ def evaluate(
         return _out_of_range(counter)
     failed: list[tuple[int, bytes]] = []
     for position, item in enumerate(request.compares):
-        end = item.address + len(item.expected)
-        found = memory[item.address : end]
-        if found != item.expected or end > capacity:
+        start = item.address
+        end = start + len(item.expected)
+        if end > capacity:
+            return _out_of_range(counter)
+        found = memory[start:end]
+        if found != item.expected:
             failed.append((position, found))
-            if end > capacity:
-                return _out_of_range(counter)
     if request.conditions and not _check_conditions(memory, capacity, request, failed):
         return _out_of_range(counter)
     reads = NONE
@@ -45,18 +40,20 @@ def evaluate(
     if request.reads and (not failed or request.reads_on_failure):
         reads = []
         for read in request.reads:
-            end = read.address + read.length
+            start = read.address
+            end = start + read.length
             bytes_read += read.length
             if end > capacity or bytes_read > BYTES_MAX:
                 return _out_of_range(counter)
-            reads.append(memory[read.address : end])
-    if not all(write.address + len(write.data) <= capacity for write in request.writes):
-        return _out_of_range(counter)
+            reads.append(memory[start:end])
+    for write in request.writes:
+        if write.address + len(write.data) > capacity:
+            return _out_of_range(counter)
     if failed:
-        return Evaluated(Voted(counter, Vote.BAD_CMP, reads, failed), NO_WRITES, bytes_read)
+        return Voted(counter, Vote.BAD_CMP, reads, failed), NO_WRITES, bytes_read
     if request.updates:
         return _update(memory, capacity, Voted(counter, OK, reads), request, bytes_read)
-    return Evaluated(Voted(counter, OK, reads), request.writes, bytes_read)
+    return Voted(counter, OK, reads), request.writes, bytes_read
 
 
 def is_locked(locks: RangeLocks, request: ExecCommit) -> bool:
@@ -115,10 +112,10 @@ def _update(
         failed = [(before + position, header) for position, header in computed.full]
         reads = voted.reads if request.reads_on_failure else NONE
         refused = Voted(voted.counter, Vote.BAD_CMP, reads, failed)
-        return Evaluated(refused, NO_WRITES, bytes_read)
+        return refused, NO_WRITES, bytes_read
     answered = Voted(voted.counter, OK, [*voted.reads, *computed.answers])
-    return Evaluated(answered, computed.writes, bytes_read)
+    return answered, computed.writes, bytes_read
 
 
 def _out_of_range(counter: int) -> Evaluated:
-    return Evaluated(Voted(counter, Vote.BAD_RANGE), NO_WRITES, 0)
+    return Voted(counter, Vote.BAD_RANGE), NO_WRITES, 0

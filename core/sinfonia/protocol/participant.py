@@ -309,20 +309,25 @@ class Participant:
         refused = self._refused(session, request)
         if refused is not None:
             return refused
-        waits = self.lock_waits
-        if waits:
-            if waits.holds(session.client, request.counter):
-                return None  # a second copy; the first will be answered
-            queues = request.lock_wait_ms > 0 and waits.stands_before(request)
-        else:
-            queues = False
-        if queues or (len(self.locks) and is_locked(self.locks, request)):
-            if request.lock_wait_ms > 0 and waits.admit(
-                self._route, session.client, request, self._now
-            ):
+        if self.lock_waits or len(self.locks):
+            must_wait = self._must_wait(session, request)
+            if must_wait is None:
                 return None
-            return self._vote_one_phase(session, request, Voted(request.counter, Vote.BAD_LOCK))
+            if must_wait:
+                return self._vote_one_phase(session, request, Voted(request.counter, Vote.BAD_LOCK))
         return self._execute(session, request, effects)
+
+    def _must_wait(self, session: Session, request: ExecCommit) -> bool | None:
+        """Whether ``request`` meets a lock, or somebody who waits for one; None: it waits too."""
+        waits = self.lock_waits
+        if waits.holds(session.client, request.counter):
+            return None  # a second copy; the first will be answered
+        willing = request.lock_wait_ms > 0
+        if not is_locked(self.locks, request) and not (willing and waits.stands_before(request)):
+            return False
+        if willing and waits.admit(self._route, session.client, request, self._now):
+            return None
+        return True
 
     def _refused(self, session: Session, request: ExecCommit) -> Voted | None:
         """The answer to what is not to be executed (again), or None."""
@@ -336,9 +341,10 @@ class Participant:
 
     def _execute(self, session: Session, request: ExecCommit, effects: list[Effect]) -> Voted:
         """Execute and commit what meets no lock, but for the slots that appends lead to."""
-        voted, writes, bytes_read = evaluate(self._bytes, self._capacity, request.counter, request)
+        counter = request.counter
+        voted, writes, bytes_read = evaluate(self._bytes, self._capacity, counter, request)
         if request.updates and len(self.locks) and self._are_locked(writes):
-            voted = Voted(request.counter, Vote.BAD_LOCK)
+            voted = Voted(counter, Vote.BAD_LOCK)
         if voted.vote is not OK:
             return self._vote_one_phase(session, request, voted)
         self.votes[OK] += 1
@@ -349,11 +355,11 @@ class Participant:
             return voted
         if request.epoch > session.epoch:
             session.epoch = request.epoch
-        session.outcomes[request.counter] = voted
+        session.outcomes[counter] = voted
         load.bytes_written += self._apply(writes)
         if self.logged:
             record = records.OnePhase(
-                session.client, request.epoch, request.counter, session.floor, writes, voted.reads
+                session.client, request.epoch, counter, session.floor, writes, voted.reads
             )
             effects.append(Log(record))
         return voted
