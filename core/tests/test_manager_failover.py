@@ -108,6 +108,8 @@ class Town:
         driver = self.drivers[name]
         self.answers[name].clear()
         driver.carry_out(driver.manager.on_request(b"", request, self.now), self.now)
+        if isinstance(request, HandOver):
+            self._deliver(driver)  # it hears from the heir first
         return self.answers[name][-1] if self.answers[name] else None
 
     def join(self, endpoint: str, *, starts: int = 1, replicas: int = 2) -> PlayedMember:
@@ -154,6 +156,9 @@ class Town:
         if refresh:
             driver.refresh(self.now)
         driver.carry_out(driver.manager.on_tick(self.now), self.now)
+        self._deliver(driver)
+
+    def _deliver(self, driver: ManagerDriver) -> None:
         for node, endpoint, batch in driver.take_batches():
             member = self.members.get(endpoint)
             replies = None if member is None else member.answer(batch)
@@ -271,6 +276,34 @@ def test_operators_are_answered_and_may_repeat_themselves() -> None:
         assert town.ask(WantReplicas(NODE, 3)) == Changed()
     unknown = town.ask(WantReplicas(MemoryNodeId(9), 3))
     assert unknown == Changed("there is no memory node 9")
+
+
+def test_nothing_is_handed_over_to_a_member_that_has_just_died() -> None:
+    """It answered a moment ago and counts as alive; but if all data are in memory, what the old
+    primary gives up and the new one has lost is lost."""
+    town = replicated_town()
+    town.members["b"].up = False
+    assert town.ask(HandOver(NODE, "b")) is None
+    town.live(SETTINGS.fail_after / 2)
+    assert town.entry.endpoint == "a"
+    assert town.answers["manager0"] == []
+    town.live(SETTINGS.fail_after)
+    [refused] = town.answers["manager0"]
+    assert isinstance(refused, Changed)
+    assert "at b does not answer; start it first" in refused.refusal
+    assert town.entry.endpoint == "a"
+
+
+def test_a_manager_that_no_longer_leads_hands_nothing_over() -> None:
+    town = replicated_town()
+    town.members["b"].up = False
+    assert town.ask(HandOver(NODE, "b")) is None
+    manager = town.manager("manager0")
+    manager.on_leadership(leading=False, leader="other", now=town.now)
+    town.members["b"].up = True
+    town.wake("manager0", refresh=False)
+    assert town.answers["manager0"] == [NotLeading("other")]
+    assert town.entry.endpoint == "a"
 
 
 def test_the_directory_names_all_managers() -> None:

@@ -21,6 +21,7 @@ spares them quarrels; the others stand by, and settle what is in doubt only if n
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -98,6 +99,15 @@ class ManagerSettings:
         return self.in_doubt_timeout / 2
 
 
+class _HandingOver(NamedTuple):
+    """An operator's wish that waits for the ``heir`` to show that it is there."""
+
+    route: bytes
+    request: HandOver
+    heir: Life
+    asked_at: float
+
+
 class Manager:
     """The management node.  It does no I/O; see effects.py.  Times are monotonic seconds.
 
@@ -124,12 +134,14 @@ class Manager:
         self.serving: dict[MemoryNodeId, bool] = {}
         self.fail_overs = 0
         self.reboots = 0
+        self.probes = 0
         self._managers = list(managers)
         self._clock = 0
         self._unsettled: dict[MemoryNodeId, list[Unsettled]] = {}
         self._detector = FailureDetector(fail_after=settings.fail_after, now=now)
         self._detector.watch(directory, now)
         self._fail_overs_decided = 0
+        self._hand_overs: dict[MemoryNodeId, _HandingOver] = {}
         self._push_from: Directory | None = None  # who was told what, before the last push
         self._next_push = now
         self._next_probe = now
@@ -205,7 +217,9 @@ class Manager:
             return self._on_reconfigure(route, request, now)
         entry = self.entry(request.node)
         change: Change
-        if entry is None:
+        if isinstance(request, HandOver) and entry is not None:
+            return self._begin_hand_over(route, entry, request, now)
+        if entry is None or isinstance(request, HandOver):
             change = Refusal(f"there is no memory node {request.node}")
         else:
             change = self._operate(entry, request, now)
@@ -217,7 +231,7 @@ class Manager:
     def _operate(
         self,
         entry: MemoryNodeEntry,
-        request: Recreate | WantReplicas | RemoveReplica | HandOver,
+        request: Recreate | WantReplicas | RemoveReplica,
         now: float,
     ) -> Change:
         if isinstance(request, Recreate):
@@ -225,11 +239,55 @@ class Manager:
             return configuration.on_recreate(entry, primary_is_up=is_up)
         if isinstance(request, WantReplicas):
             return configuration.on_want_replicas(entry, request)
-        if isinstance(request, RemoveReplica):
-            return configuration.on_remove_replica(entry, request)
+        return configuration.on_remove_replica(entry, request)
+
+    # --- an operator moves the part of primary -------------------------------------------------
+
+    def _begin_hand_over(
+        self, route: bytes, entry: MemoryNodeEntry, request: HandOver, now: float
+    ) -> list[ManagerEffect]:
+        """Hear from the heir first: to depose a primary that lives for a member that has just died
+        could lose what both hold, if that is in memory only."""
         change = configuration.on_hand_over(entry, request, self._detector.alive(entry, now))
+        if isinstance(change, Refusal):
+            return [ReplyTo(route, Changed(change.reason))]
+        if change == entry:
+            return [ReplyTo(route, Changed())]
+        heir = primary_life(change)
+        self._hand_overs[entry.node] = _HandingOver(route, request, heir, now)
+        return [self._probe(heir, request.endpoint)]
+
+    def _hand_over_to(self, entry: MemoryNodeEntry, life: Life, now: float) -> list[ManagerEffect]:
+        """``life`` has answered; perhaps it was asked because it shall lead."""
+        pending = self._hand_overs.get(entry.node)
+        if pending is None or pending.heir != life:
+            return []
+        del self._hand_overs[entry.node]
+        alive = self._detector.alive(entry, now)
+        change = configuration.on_hand_over(entry, pending.request, alive)
+        if isinstance(change, Refusal):
+            return [ReplyTo(pending.route, Changed(change.reason))]
         self._note_new_life(entry, change, now)
-        return change
+        return [*self._change([change], now), ReplyTo(pending.route, Changed())]
+
+    def _give_up_hand_overs(self, now: float) -> list[ManagerEffect]:
+        """Heirs that did not answer in time, and all of them if another manager leads."""
+        over = [
+            (node, pending)
+            for node, pending in self._hand_overs.items()
+            if not self.leading or now - pending.asked_at >= self.settings.fail_after
+        ]
+        effects: list[ManagerEffect] = []
+        for node, pending in over:
+            del self._hand_overs[node]
+            silent = Changed(
+                f"the replica of memory node {node} at {pending.request.endpoint} does not answer; "
+                "start it first"
+            )
+            effects.append(
+                ReplyTo(pending.route, silent if self.leading else NotLeading(self.leader))
+            )
+        return effects
 
     def _on_register(self, route: bytes, request: Register, now: float) -> list[ManagerEffect]:
         """A member has started."""
@@ -297,7 +355,7 @@ class Manager:
         What is decided comes last, so that a store that is away keeps nothing else from happening.
         """
         self._detector.look(now)
-        effects: list[ManagerEffect] = []
+        effects = self._give_up_hand_overs(now)
         if self._push_from is not None and now >= self._next_push:
             pushed = self._push(self._push_from, now)
             effects += [] if self.standing_by else pushed
@@ -355,7 +413,11 @@ class Manager:
         return [*effects, *self._probe_all()]
 
     def _probe_all(self) -> list[ManagerEffect]:
-        return [self._probe(life, endpoint) for life, endpoint in _members(self.directory)]
+        probes: list[ManagerEffect] = [
+            self._probe(life, endpoint) for life, endpoint in _members(self.directory)
+        ]
+        self.probes += len(probes)
+        return probes
 
     def _probe(self, life: Life, endpoint: str) -> SendToMember:
         known = self._detector.directory_version(life) >= self.directory.version
@@ -401,7 +463,7 @@ class Manager:
 
     def _on_probe_reply(
         self, entry: MemoryNodeEntry, reply: ProbeReply, now: float, *, of_primary: bool
-    ) -> list[SendTo]:
+    ) -> list[ManagerEffect]:
         # A member of an older version does not say who it is; it knows no replicas either.
         of_primary = of_primary and reply.identity in (entry.identity, "")
         life = Life(entry.node, reply.identity, reply.starts)
@@ -412,10 +474,10 @@ class Manager:
             now=now,
         )
         if not of_primary:
-            return []
+            return self._hand_over_to(entry, life, now) if self.leading else []
         self.serving[entry.node] = reply.serving
         self._unsettled[entry.node] = reply.unsettled
-        sends: list[SendTo] = []
+        sends: list[ManagerEffect] = []
         if self.whole_system.awaits_report(entry.node):
             for each in self.whole_system.on_report(entry.node, reply.unsettled):
                 sends += self.recoveries.on_all_voted(each, now)
@@ -452,11 +514,19 @@ class Manager:
             "reboots": self.reboots,
             "whole_system_recoveries": self.whole_system.recoveries,
             "settled_in_bulk": self.whole_system.settled,
+            "probes": self.probes,
         }
         if not self.standing_by:
+            members = [life for life, _ in _members(self.directory)]
+            figures["members"] = len(members)
+            figures["members_alive"] = sum(self._detector.is_alive(life, now) for life in members)
+            figures["unsettled"] = len(
+                {each.tid for unsettled in self._unsettled.values() for each in unsettled}
+            )
             figures["memory_nodes_serving"] = sum(self.serving.values())
-        for node, tids in sorted(self._pinned(now).items()):
-            figures[f"pinned_by_node{node}"] = tids
+        pinned = self._pinned(now)
+        for entry in self.directory.nodes:
+            figures[f"pinned_by_node{entry.node}"] = pinned[entry.node]
         return figures
 
     def _pinned(self, now: float) -> Counter[MemoryNodeId]:
