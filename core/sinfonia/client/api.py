@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from sinfonia.addresses import MemoryNodeId
+from sinfonia.client.load import NodeLoad
 from sinfonia.client.steps import Steps
+from sinfonia.client.watch import Watch
 from sinfonia.minitransaction import Minitransaction, Result
 
 T = TypeVar("T")
@@ -19,6 +21,11 @@ DEFAULT_TIMEOUT = 30.0
 
 # A pipeline sends after so many, and when it must wait.
 SEND_TOGETHER = 64
+
+
+# Callers that come one after the other share a message of so many: then the memory node works on
+# the first ones while the next are prepared.
+SEND_SOON = 32
 
 
 def time_allowed(timeout: float | None) -> float:
@@ -100,6 +107,22 @@ class ClusterApi(Protocol):
         self, node: int, address: int, data: bytes, *, timeout: float | None = None
     ) -> None:
         """Put ``data`` at ``address`` of ``node``."""
+
+    async def load(
+        self, node: int | None = None, *, timeout: float | None = None
+    ) -> Mapping[MemoryNodeId, NodeLoad]:
+        """What ``node``, or each memory node, did lately, by window and tag (section 3.6).
+
+        Raises OutOfRange if there is no such memory node, and Unreachable if one does not answer
+        within ``timeout`` seconds; both are definite.
+        """
+
+    def watch(self, node: int, address: int, length: int) -> Watch:
+        """Watch the ``length`` bytes at ``address`` of ``node``, within ``async with`` (watch.py).
+
+        It may be as long as the memory.  There are limits to the number of watches, of a client
+        and of a memory node; a reader that meets them has to poll.
+        """
 
     async def run(self, steps: Steps[T], *, timeout: float | None = None) -> T:
         """Carry out an operation of several minitransactions (steps.py).

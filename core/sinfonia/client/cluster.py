@@ -8,7 +8,8 @@ A socket is closed by the task that waited for it, once it waits no more.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -18,9 +19,19 @@ import zmq
 
 from sinfonia import monotonic
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.client.api import SEND_TOGETHER, ClientStatistics, MemoryNodeInfo, time_allowed
+from sinfonia.client.api import (
+    SEND_SOON,
+    SEND_TOGETHER,
+    ClientStatistics,
+    MemoryNodeInfo,
+    time_allowed,
+)
+from sinfonia.client.load import NodeLoad, loads_of
+from sinfonia.client.running import run
 from sinfonia.client.seed import ASK_EVERY, DirectorySearch, endpoints_of
-from sinfonia.client.steps import Steps, run
+from sinfonia.client.steps import Steps
+from sinfonia.client.waiting import Waiter, waiter_maker, whenever_readable
+from sinfonia.client.watch import Watch
 from sinfonia.client.wire import Wire
 from sinfonia.errors import InvalidMinitransaction, OutcomeUnknown
 from sinfonia.minitransaction import Minitransaction, Result
@@ -28,26 +39,34 @@ from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.management_messages import Directory
 from sinfonia.protocol.recovery import Outcome
+from sinfonia.protocol.watching import Watched
+from sinfonia.transport.keys import Keys, as_keys
 
 T = TypeVar("T")
 
-# How often ``outcome`` looks whether the outcome has been found.
-OUTCOME_EVERY = 0.01
+# How often ``outcome`` and ``load`` look whether the answer has come.
+LOOK_EVERY = 0.01
 
 
-async def connect(endpoint: str, *, timeout: float = 5.0) -> "Cluster":
+async def connect(
+    endpoint: str, *, timeout: float = 5.0, keys: Keys | Path | str | None = None
+) -> "Cluster":
     """Find the cluster that the process at ``endpoint`` belongs to; use it with ``async with``.
 
     ``endpoint`` (``tcp://host:port``) is a manager's or any memory node's, or several with commas
-    between them, of which any will do; ``timeout`` in seconds.  Raises Unreachable or ConfigError;
-    both are definite.
+    between them, of which any will do; ``timeout`` in seconds.  ``keys``, for a cluster that has
+    them: a file made by `sinfonia keygen`, or what ``load_keys`` made of it.  Raises Unreachable or
+    ConfigError; both are definite.
     """
-    endpoints = endpoints_of(endpoint)
-    return Cluster(await _search(endpoints, timeout=timeout, usable=True), endpoints)
+    endpoints, loaded = endpoints_of(endpoint), as_keys(keys)
+    directory = await _search(endpoints, loaded, timeout=timeout, usable=True)
+    return Cluster(directory, endpoints, loaded)
 
 
-async def _search(endpoints: Sequence[str], *, timeout: float, usable: bool) -> Directory:
-    search = DirectorySearch(endpoints, usable=usable)
+async def _search(
+    endpoints: Sequence[str], keys: Keys | None, *, timeout: float, usable: bool
+) -> Directory:
+    search = DirectorySearch(endpoints, usable=usable, keys=keys)
     try:
         with anyio.move_on_after(timeout):
             while True:
@@ -63,19 +82,24 @@ async def _search(endpoints: Sequence[str], *, timeout: float, usable: bool) -> 
 class Cluster:
     """An open connection to a cluster, within ``async with``."""
 
-    def __init__(self, directory: Directory, seeds: Sequence[str]) -> None:
+    def __init__(
+        self, directory: Directory, seeds: Sequence[str], keys: Keys | None = None
+    ) -> None:
         """Use ``connect``."""
-        self._wire = Wire(directory, seeds)
+        self._wire = Wire(directory, seeds, keys)
+        self._keys = keys
         self._tasks = anyio.create_task_group()
         # What ends the task that listens to a memory node.
         self._listening: dict[MemoryNodeId, anyio.CancelScope] = {}
         self._to_send = anyio.Event()
         self._timer = anyio.Event()
+        self._new_waiter: Callable[[], Waiter] = anyio.Event
         self._sleeps_until = 0.0
         self._executing = 0  # callers in ``execute``
 
     async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
+        self._new_waiter = waiter_maker()
         self._listen()
         self._tasks.start_soon(self._send)
         self._tasks.start_soon(self._mind_the_time)
@@ -125,11 +149,11 @@ class Cluster:
         now = monotonic.seconds()
         wire = self._wire
         call = wire.submit(minitransaction, now=now, deadline=now + time_allowed(timeout))
-        call.waiter = waiter = anyio.Event()
-        if self._executing:
-            self._to_send.set()  # others are about to send as well, perhaps in the same message
-        else:
+        call.waiter = waiter = self._new_waiter()
+        if not self._executing or wire.gathered >= SEND_SOON:
             self._flush_now()
+        elif wire.gathered == 1:
+            self._to_send.set()  # others are about to send as well, perhaps in the same message
         self._executing += 1
         try:
             await waiter.wait()
@@ -156,7 +180,7 @@ class Cluster:
             if window.full:
                 self._flush_now()
                 await window.has_room()
-            elif calls and len(calls) % SEND_TOGETHER == 0:
+            elif self._wire.gathered >= SEND_TOGETHER:
                 # The memory nodes should not idle while the rest is being prepared.
                 self._flush_now()
                 await anyio.lowlevel.checkpoint()
@@ -203,8 +227,36 @@ class Cluster:
                     break
                 if outcome is not None:
                     return outcome is Outcome.COMMITTED
-                await anyio.sleep(OUTCOME_EVERY)
+                await anyio.sleep(LOOK_EVERY)
         raise OutcomeUnknown(f"the outcome of {tid} cannot be found out", tid)
+
+    def watch(self, node: int, address: int, length: int) -> Watch:
+        """Watch the ``length`` bytes at ``address`` of ``node``, within ``async with`` (watch.py).
+
+        It may be as long as the memory.  There are limits to the number of watches, of a client
+        and of a memory node; a reader that meets them has to poll.
+        """
+        return Watch(lambda waiter: self._begin_watch(node, address, length, waiter), self._unwatch)
+
+    async def load(
+        self, node: int | None = None, *, timeout: float | None = None
+    ) -> Mapping[MemoryNodeId, NodeLoad]:
+        """What ``node``, or each memory node, did lately, by window and tag (section 3.6).
+
+        Asks their primaries, again and again for ``timeout`` seconds.  Raises OutOfRange if there
+        is no such memory node, and Unreachable if one does not answer; both are definite.
+        """
+        inquiry = self._wire.begin_inquiry(node, monotonic.seconds())
+        try:
+            self._flush_now()
+            with anyio.move_on_after(time_allowed(timeout)):
+                while True:
+                    await anyio.sleep(LOOK_EVERY)
+                    if not inquiry.unanswered:
+                        break
+        finally:
+            self._wire.end_inquiry(inquiry)
+        return loads_of(inquiry)
 
     async def run(self, steps: Steps[T], *, timeout: float | None = None) -> T:
         """Carry out an operation of several minitransactions (steps.py).
@@ -221,7 +273,7 @@ class Cluster:
         There is no need to ask when one fails over.  Raises Unreachable if nobody answers within
         ``timeout`` seconds.
         """
-        directory = await _search(self._wire.places(), timeout=timeout, usable=False)
+        directory = await _search(self._wire.places(), self._keys, timeout=timeout, usable=False)
         self._wire.learn(directory, monotonic.seconds())
         self._flush_now()
 
@@ -234,6 +286,16 @@ class Cluster:
     def _flush_now(self) -> None:
         self._wire.flush(monotonic.seconds())
         self._wake_callers()
+
+    def _begin_watch(self, node: int, address: int, length: int, waiter: Watch) -> Watched:
+        watched = self._wire.begin_watch(node, address, length, monotonic.seconds())
+        watched.waiter = waiter
+        self._to_send.set()  # with those of other tasks, if there are any
+        return watched
+
+    def _unwatch(self, watched: Watched) -> None:
+        self._wire.end_watch(watched)
+        self._to_send.set()
 
     def _listen(self) -> None:
         """Listen to the sockets that are new, and no more to those that they replace."""
@@ -251,12 +313,14 @@ class Cluster:
         descriptor = socket.get(zmq.FD)
         assert isinstance(descriptor, int)
         with scope:
-            while True:
-                await anyio.wait_readable(descriptor)
-                self._wire.drain(node)
-                self._wire.flush(monotonic.seconds())
-                self._wake_callers()
+            await whenever_readable(descriptor, lambda: self._handle(node))
         socket.close(0)
+
+    def _handle(self, node: MemoryNodeId) -> None:
+        """What has come from ``node``."""
+        self._wire.drain(node)
+        self._wire.flush(monotonic.seconds())
+        self._wake_callers()
 
     async def _send(self) -> None:
         while True:
@@ -281,6 +345,9 @@ class Cluster:
         for call in self._wire.take_finished():
             if call.waiter is not None:
                 call.waiter.set()
+        for watched in self._wire.take_news():
+            if watched.waiter is not None:
+                watched.waiter.wake()
         if self._wire.opened:
             self._listen()
         wakeup = self._wire.next_wakeup()

@@ -13,6 +13,7 @@ import zmq
 from sinfonia.client.seed import Inquiry
 from sinfonia.errors import ConfigError, Unreachable
 from sinfonia.protocol.management_messages import Directory
+from sinfonia.transport.keys import Keys
 from sinfonia.transport.zeromq import is_connectable
 
 # In a large cluster so many are asked, and others the next time.
@@ -28,9 +29,10 @@ class Informants:
     ``let_go_at`` is when ``poll`` closes them.
     """
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", keys: Keys | None = None) -> None:
         self.let_go_at = math.inf
         self._context = context
+        self._keys = keys
         self._inquiries: dict[str, Inquiry] = {}
 
     def ask(self, endpoints: Iterable[str], now: float) -> None:
@@ -41,7 +43,7 @@ class Informants:
                 break
             inquiry = self._inquiries.pop(endpoint, None)
             try:
-                asked[endpoint] = inquiry or Inquiry(self._context, endpoint)
+                asked[endpoint] = inquiry or Inquiry(self._context, endpoint, self._keys)
             except ConfigError:
                 continue
             asked[endpoint].ask_again(at=now)

@@ -14,6 +14,7 @@ from sinfonia.errors import ConfigError, ProtocolError, Unreachable
 from sinfonia.protocol.management_messages import Directory
 from sinfonia.protocol.messages import MANAGER, PROTOCOL_VERSION, GetDirectory, Requests
 from sinfonia.transport.codec import decode_replies, encode_requests
+from sinfonia.transport.keys import Keys
 from sinfonia.transport.zeromq import connect_dealer, drain, try_send
 
 DEFAULT_PORT = 7000
@@ -47,11 +48,13 @@ def endpoints_of(text: str) -> list[str]:
 class Inquiry:
     """One process that is asked for the directory, without waiting: call ``poll``."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str) -> None:
+    def __init__(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", endpoint: str, keys: Keys | None = None
+    ) -> None:
         """Raises ConfigError."""
         self.is_manager = False  # known once it has answered
         self._endpoint = endpoint
-        self._socket = connect_dealer(context, normalise_endpoint(endpoint))
+        self._socket = connect_dealer(context, normalise_endpoint(endpoint), keys)
         self._ask_at = 0.0
         self._answered = False
 
@@ -92,9 +95,10 @@ class DirectorySearch:
     Call ``poll`` until it gives one; ``failure`` says why there is none yet.
     """
 
-    def __init__(self, endpoints: Sequence[str], *, usable: bool) -> None:
+    def __init__(self, endpoints: Sequence[str], *, usable: bool, keys: Keys | None = None) -> None:
         """``usable``: go on until some memory node has registered.  Raises ConfigError."""
         self._endpoints = endpoints
+        self._keys = keys
         self._usable = usable
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._unanswered: list[Inquiry] = []
@@ -104,7 +108,7 @@ class DirectorySearch:
         self._decide_at = 0.0
         try:
             for endpoint in endpoints:
-                self._unanswered.append(Inquiry(self._context, endpoint))
+                self._unanswered.append(Inquiry(self._context, endpoint, keys))
         except ConfigError:
             self.close()
             raise
@@ -135,7 +139,7 @@ class DirectorySearch:
             )
         return Unreachable(
             f"no manager or memory node answers at {', '.join(self._endpoints)} within "
-            f"{timeout:g} s; is the cluster up, and is this its address?"
+            f"{timeout:g} s; is the cluster up, and is this its address?  {key_hint(self._keys)}"
         )
 
     def close(self) -> None:
@@ -160,17 +164,31 @@ class DirectorySearch:
         inquiry.close()
 
 
-def ask_for_directory(endpoint: str, *, timeout: float = 5.0, usable: bool = False) -> Directory:
+def key_hint(keys: Keys | None) -> str:
+    """What to look at if nobody answers: a process with keys says nothing to whom it refuses."""
+    if keys is None:
+        return "A cluster with keys answers only who has one: was it named, with --keys or keys=?"
+    return (
+        f"Is the key of {keys.name!r} ({keys.source}) on the cluster's allow-list, is it for this "
+        "cluster, and does the cluster use keys at all?"
+    )
+
+
+def ask_for_directory(
+    endpoint: str, *, timeout: float = 5.0, usable: bool = False, keys: Keys | None = None
+) -> Directory:
     """The directory, from a manager or memory node; ``endpoint`` may be several, with commas.
 
     ``usable``: not before some memory node has registered.  Raises Unreachable or ConfigError.
     """
-    return search_directory(endpoints_of(endpoint), timeout=timeout, usable=usable)
+    return search_directory(endpoints_of(endpoint), timeout=timeout, usable=usable, keys=keys)
 
 
-def search_directory(endpoints: Sequence[str], *, timeout: float, usable: bool) -> Directory:
+def search_directory(
+    endpoints: Sequence[str], *, timeout: float, usable: bool, keys: Keys | None = None
+) -> Directory:
     """As ``ask_for_directory``, from whoever is at ``endpoints``."""
-    search = DirectorySearch(endpoints, usable=usable)
+    search = DirectorySearch(endpoints, usable=usable, keys=keys)
     deadline = monotonic.seconds() + timeout
     try:
         while (now := monotonic.seconds()) < deadline:

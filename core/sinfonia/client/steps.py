@@ -15,14 +15,10 @@ and waits for nothing itself.  ``Cluster.run`` drives it for asyncio and trio,
 What ``execute`` raises, as OutcomeUnknown, is raised inside of the generator, at the yield.
 """
 
-import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-import anyio
-
-from sinfonia import monotonic
 from sinfonia.errors import SinfoniaError, TimedOut
 from sinfonia.minitransaction import Minitransaction, Result
 
@@ -36,11 +32,29 @@ class Pause:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class WaitFor(Pause):
+    """Do nothing until a range may have changed, or for ``seconds``.
+
+    A driver that has no watches may take it for the Pause that it is.
+    """
+
+    node: int
+    address: int
+    length: int
+
+    @property
+    def range(self) -> tuple[int, int, int]:
+        """What ``Cluster.watch`` takes."""
+        return self.node, self.address, self.length
+
+
 Step = Minitransaction[Any] | Pause
 Steps = Generator[Step, Result, T]
 
-# What a driver sends after a Pause.
+# What a driver sends after a Pause; and after a WaitFor without a hint.
 NOTHING = Result(committed=True)
+NO_HINT = Result(committed=False)
 
 
 class _Unbound:
@@ -71,6 +85,21 @@ def execute(minitransaction: Minitransaction[Any]) -> Steps[Result]:
 def pause(seconds: float) -> Steps[None]:
     """Do nothing for ``seconds``."""
     yield Pause(seconds)
+
+
+def wait_for_change(node: int, address: int, length: int, seconds: float) -> Steps[bool]:
+    """Wait until the range may have changed since the operation last waited for it.
+
+    The first time this arms a watch, and returns True as soon as it is armed: what was read before
+    may be old already.  So wait in a loop that reads, decides, and waits::
+
+        while not (yield from is_free(lease)):
+            yield from wait_for_change(lease.node, lease.address, 8, seconds=1.0)
+
+    True: it may have changed; False: not within ``seconds``, as far as is known, for a hint may be
+    lost.  Where no watch can be had this is a pause.  The watch ends with the operation.
+    """
+    return (yield WaitFor(seconds, node, address, length)).committed
 
 
 class Drive(Generic[T]):
@@ -108,6 +137,17 @@ class Drive(Generic[T]):
             raise TimedOut("the operation would have had to wait beyond its deadline")
         return step.seconds
 
+    def patience(self, step: WaitFor, now: float) -> float:
+        """How long to wait for a hint."""
+        return min(step.seconds, self.time_left(now))
+
+    def after_wait(self, now: float, *, changed: bool) -> Result:
+        """What to go on with after a WaitFor.  Raises TimedOut, as ``pause``, if it was in vain."""
+        if not changed and now >= self._deadline:
+            self._steps.close()
+            raise TimedOut("the operation waited for a change until its deadline")
+        return NOTHING if changed else NO_HINT
+
     def go_on(self, result: Result) -> None:
         """The step was done.  Raises what the operation raises."""
         self._advance(lambda: self._steps.send(result))
@@ -121,29 +161,3 @@ class Drive(Generic[T]):
             self.step = resume()
         except StopIteration as end:
             self._value.append(end.value)
-
-
-class _AsyncExecutor(Protocol):
-    async def execute(
-        self, minitransaction: Minitransaction[Any], *, timeout: float | None = None
-    ) -> Result: ...
-
-
-async def run(cluster: _AsyncExecutor, steps: Steps[T], *, timeout: float | None) -> T:
-    """Carry out ``steps`` on an asynchronous cluster; see ``ClusterApi.run``."""
-    deadline = math.inf if timeout is None else monotonic.seconds() + timeout
-    drive = Drive(steps, deadline)
-    while not drive.over:
-        step = drive.step
-        if isinstance(step, Pause):
-            await anyio.sleep(drive.pause(step, monotonic.seconds()))
-            drive.go_on(NOTHING)
-            continue
-        left = None if timeout is None else drive.time_left(monotonic.seconds())
-        try:
-            result = await cluster.execute(step, timeout=left)
-        except SinfoniaError as error:
-            drive.fail(error)
-        else:
-            drive.go_on(result)
-    return drive.value

@@ -4,7 +4,7 @@ One DEALER per memory node, connected to its primary.  Requests that are ready t
 message per memory node; one ``drain`` handles every reply that has come.
 
 ZeroMQ's readable descriptor is edge-triggered: it may stay silent although a message waits, if that
-message came while we were sending.  So every ``flush`` ends with a ``drain``.
+message came while we were sending.  So every ``flush`` ends by asking whether one has come.
 
 When a memory node is served elsewhere, its socket is replaced.  The old one stays open until the
 driver, which may be waiting for its descriptor, has let go of it and closes it: a descriptor that
@@ -24,17 +24,27 @@ from sinfonia import monotonic
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClientStatistics, MemoryNodeInfo
 from sinfonia.client.informants import Informants
-from sinfonia.errors import ConfigError, ProtocolError
+from sinfonia.errors import ConfigError, OutOfRange, ProtocolError
 from sinfonia.minitransaction import Minitransaction
 from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.coordinator import Coordinator
 from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.load_inquiry import LoadInquiry
 from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import Request
 from sinfonia.protocol.recovery import Outcome
+from sinfonia.protocol.watching import Watched
 from sinfonia.transport.codec import DETACH_BYTES_MIN, decode_replies, encode_requests
-from sinfonia.transport.zeromq import connect_dealer, drain, is_connectable, try_send
+from sinfonia.transport.keys import Keys
+from sinfonia.transport.zeromq import (
+    QUEUE_MAX,
+    connect_dealer,
+    drain,
+    has_come,
+    is_connectable,
+    try_send,
+)
 
 Opened = tuple[MemoryNodeId, "zmq.Socket[bytes]"]
 
@@ -47,8 +57,10 @@ def node_info(entry: MemoryNodeEntry) -> MemoryNodeInfo:
 class Wire:
     """The sockets, outboxes and coordinator of one client."""
 
-    def __init__(self, directory: Directory, seeds: Sequence[str]) -> None:
-        """``seeds``: where the directory was found."""
+    def __init__(
+        self, directory: Directory, seeds: Sequence[str], keys: Keys | None = None
+    ) -> None:
+        """``seeds``: where the directory was found, with the same ``keys``."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._rng = random.Random()
         self.coordinator = Coordinator(
@@ -57,7 +69,8 @@ class Wire:
         self.statistics = ClientStatistics()
         self.nodes: dict[MemoryNodeId, MemoryNodeInfo] = {}
         self._seeds = seeds
-        self._informants = Informants(self._context)
+        self._keys = keys
+        self._informants = Informants(self._context, keys)
         self._sockets: dict[MemoryNodeId, zmq.Socket[bytes]] = {}
         self._connected: dict[MemoryNodeId, str] = {}
         self._replaced: list[zmq.Socket[bytes]] = []
@@ -67,6 +80,7 @@ class Wire:
         # Nodes for which the outbox holds large payloads (what is sent again goes in one piece).
         self._large: set[MemoryNodeId] = set()
         self._to_flush: set[MemoryNodeId] = set()
+        self.gathered = 0  # calls that were submitted since the last flush
         self._follow()
 
     def submit(self, minitransaction: Minitransaction[Any], *, now: float, deadline: float) -> Call:
@@ -74,11 +88,15 @@ class Wire:
         call, sends = self.coordinator.begin(minitransaction, now=now, deadline=deadline)
         if minitransaction.byte_count >= DETACH_BYTES_MIN:
             self._large.update(minitransaction.items)
-        self._put(sends)
+        for send in sends:
+            self._outbox[send.node].append(send.request)
+            self._to_flush.add(send.node)
+        self.gathered += 1
         return call
 
     def flush(self, now: float) -> None:
         """Send what is in the outboxes, and handle what has come meanwhile."""
+        self.gathered = 0
         while self._to_flush:
             node = self._to_flush.pop()
             requests, self._outbox[node] = self._outbox[node], []
@@ -91,13 +109,15 @@ class Wire:
                 continue
             if not try_send(socket, frames):
                 self.coordinator.on_unsent(node, requests, now)
-            self.drain(node)
+            if has_come(socket):
+                self.drain(node)
 
     def drain(self, node: MemoryNodeId) -> None:
         """Handle every reply of ``node`` that has come."""
         coordinator = self.coordinator
         on_replies = coordinator.on_replies
-        for frames in drain(self._sockets[node]):
+        # All of them, or the descriptor would not tell of the rest.
+        for frames in drain(self._sockets[node], QUEUE_MAX):
             try:
                 batch = decode_replies(frames)
             except ProtocolError:
@@ -159,6 +179,41 @@ class Wire:
         """See Coordinator.outcome."""
         return self.coordinator.outcome(tid)
 
+    def begin_watch(self, node: int, address: int, length: int, now: float) -> Watched:
+        """See Coordinator.watch; ``flush`` sends it."""
+        watched, sends = self.coordinator.watch(MemoryNodeId(node), address, length, now=now)
+        self._put(sends)
+        return watched
+
+    def end_watch(self, watched: Watched) -> None:
+        """Nobody waits for it any more."""
+        self._put(self.coordinator.watching.unwatch(watched))
+
+    def take_news(self) -> list[Watched]:
+        """The watches of which there is something new since the last time."""
+        watching = self.coordinator.watching
+        if not watching.news:
+            return []
+        news = list(watching.news.values())
+        watching.news.clear()
+        return news
+
+    def begin_inquiry(self, node: int | None, now: float) -> LoadInquiry:
+        """Ask ``node``, or all, for its load, until ``end_inquiry``; ``flush`` sends it.
+
+        Raises OutOfRange if there is no such memory node.
+        """
+        if node is not None and node not in self.nodes:
+            known = ", ".join(map(str, sorted(self.nodes)))
+            raise OutOfRange(f"there is no memory node {node}; there are {known}")
+        inquiry = LoadInquiry(self.nodes if node is None else [MemoryNodeId(node)])
+        self._put(self.coordinator.ask_for_load(inquiry, now))
+        return inquiry
+
+    def end_inquiry(self, inquiry: LoadInquiry) -> None:
+        """Nobody waits for the answers any more."""
+        self.coordinator.end_inquiry(inquiry)
+
     def close(self) -> None:
         """Close all sockets, those in the driver's hands too."""
         self._context.destroy(linger=0)
@@ -178,7 +233,7 @@ class Wire:
             if entry.endpoint == self._connected.get(node) or not is_connectable(entry.endpoint):
                 continue
             try:
-                socket = connect_dealer(self._context, entry.endpoint)
+                socket = connect_dealer(self._context, entry.endpoint, self._keys)
             except ConfigError:
                 continue  # nobody can be there; the next directory may know better
             if node in self._sockets:

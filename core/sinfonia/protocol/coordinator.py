@@ -66,12 +66,22 @@ from sinfonia.protocol.messages import (
 from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
 from sinfonia.protocol.watching import Watched, Watching
 
+# Looked up for every reply.
+OK, BAD_LOAD = Vote.OK, Vote.BAD_LOAD
+
 # A reply that has not come by now was probably lost with its connection.  Sending again early costs
 # a duplicate that the memory node answers from its session.
 RESEND_AFTER = 0.25
 
+# What is known of a memory node that has answered nothing: when it did, when that was sent.
+NO_PROGRESS = (-math.inf, -math.inf)
+
 # A memory node that could not take what it was asked, or be reached, is asked again so soon.
 NOT_SERVING_RETRY = 0.05
+
+# While a connection comes up, which takes a round trip or two, it is tried so soon, and then after
+# twice as long, and so on.
+CONNECT_RETRY = 0.002
 
 # How often unanswered requests and deadlines are looked at; a deadline is kept to within this.
 TICK = 0.02
@@ -99,7 +109,7 @@ class Coordinator:
         self.finished: list[Call] = []
         self.retried = 0
         self.resent = 0
-        self.load_inquiries: list[LoadInquiry] = []  # those under way; the driver's
+        self.load_inquiries: list[LoadInquiry] = []  # those under way
         self._next_counter = 1
         # Per memory node, by counter and so in order: what it has not answered.  The first of them
         # is the floor there; an answer in hand is never asked for again.
@@ -113,8 +123,11 @@ class Coordinator:
         self._backing_off = Backoff(rng)
         # When to ask a memory node again that could not take what it was asked.
         self._ask_again_at: dict[MemoryNodeId, float] = {}
-        # Where a connection may just be coming up, so that it means nothing if there is none yet.
-        self._connecting = set(self.known.entries)
+        # Where a connection may just be coming up, so that it means nothing if there is none yet,
+        # and after how long to look again.
+        self._connecting = dict.fromkeys(self.known.entries, CONNECT_RETRY)
+        # When a memory node answered last, and when that which it has answered was sent.
+        self._progress: dict[MemoryNodeId, tuple[float, float]] = {}
         self._next_tick = 0.0
 
     # --- what the driver asks ------------------------------------------------------------------
@@ -123,11 +136,12 @@ class Coordinator:
     def idle(self) -> bool:
         """Nothing is in flight, not even an acknowledgement."""
         return not (
-            any(self._waiting.values())
-            or self._committing
+            self._committing
             or self._forget
             or self._backing_off
             or self._resolving
+            or self.load_inquiries
+            or any(self._waiting.values())
         )
 
     def floor(self, node: MemoryNodeId) -> int:
@@ -184,6 +198,17 @@ class Coordinator:
             return call, []
         return call, self._attempt(call, now)
 
+    def ask_for_load(self, inquiry: LoadInquiry, now: float) -> list[SendTo]:
+        """Ask, until ``end_inquiry``, whoever has not answered."""
+        self.load_inquiries.append(inquiry)
+        if self._next_tick < now:
+            self._next_tick = now + TICK
+        return inquiry.due(now)
+
+    def end_inquiry(self, inquiry: LoadInquiry) -> None:
+        """Nobody waits for the answers any more."""
+        self.load_inquiries.remove(inquiry)
+
     def outcome(self, tid: Tid) -> Outcome | None:
         """What became of a tid whose caller was told "unknown"; None while that is being found."""
         known = self._outcomes.get(tid)
@@ -209,12 +234,12 @@ class Coordinator:
         counter = self._next_counter
         self._next_counter = counter + 1
         attempt = Attempt.begin(call, Tid(self.epoch, self.client, counter), now)
+        if self._next_tick < now:
+            self._next_tick = now + TICK
         sends = []
         for node, request in attempt.requests.items():
             self._waiting[node][counter] = attempt
             sends.append(SendTo(node, request))
-        if self._next_tick < now:
-            self._next_tick = now + TICK
         return sends
 
     # --- events --------------------------------------------------------------------------------
@@ -241,6 +266,7 @@ class Coordinator:
         if batch.clock > self.clock:
             self.clock = batch.clock
         waiting = self._waiting[node]
+        answered: Attempt | None = None
         for reply in batch.replies:
             if type(reply) is not Voted:
                 sends += self._on_rare_reply(node, reply, now)
@@ -248,19 +274,27 @@ class Coordinator:
             attempt = waiting.get(reply.counter)
             if attempt is None:
                 continue
-            if reply.vote is Vote.BAD_LOAD:
+            if reply.vote is BAD_LOAD:
                 attempt.turned_away(node)
                 self._ask_again_at.setdefault(node, now + NOT_SERVING_RETRY)
                 continue
             del waiting[reply.counter]
-            if attempt.call is None:
-                sends += self._on_late_vote(node, attempt, reply)
-            elif len(attempt.requests) == 1:
-                sends += self._on_one_phase_vote(attempt, attempt.call, node, reply, now)
+            answered = attempt
+            call = attempt.call
+            if (
+                call is not None
+                and reply.vote is OK
+                and len(attempt.requests) == 1
+                and len(reply.reads) == len(call.minitransaction.read_places)
+            ):
+                # What mostly happens: nothing was added or appended, and nothing is to be sent.
+                call.result = Result(True, reply.reads, (), call.attempts)
+                self.finished.append(call)
             else:
-                attempt.votes[node] = reply
-                if len(attempt.votes) == len(attempt.requests):
-                    sends += self._decide(attempt, attempt.call, now)
+                sends += self._on_vote(attempt, node, reply, now)
+        if answered is not None:
+            _, sent_at = self._progress.get(node, NO_PROGRESS)
+            self._progress[node] = now, max(sent_at, answered.sent_at)
         return sends
 
     def _on_stranger(self, node: MemoryNodeId, batch: Replies, now: float) -> list[SendTo]:
@@ -325,7 +359,10 @@ class Coordinator:
                 continue
             if attempt is not None:
                 attempt.not_sent(node)
-        self._ask_again_at.setdefault(node, now + NOT_SERVING_RETRY)
+        if node not in self._ask_again_at:
+            again_at = now + self._connecting.get(node, NOT_SERVING_RETRY)
+            self._ask_again_at[node] = again_at
+            self._next_tick = min(self._next_tick, again_at)
         self.watching.on_unavailable(node, now)
         if node not in self._connecting:
             self.known.doubtful = True
@@ -346,14 +383,7 @@ class Coordinator:
         if now < self._next_tick:
             return sends
         self._next_tick = now + TICK
-        for node, waiting in self._waiting.items():
-            patience = RESEND_AFTER
-            if self._ask_again_at.get(node, math.inf) <= now:
-                del self._ask_again_at[node]
-                self._connecting.discard(node)
-                patience = 0.0
-            for attempt in list(waiting.values()):
-                sends += self._look_at(attempt, now, patience)
+        sends += self._look_at_all(now)
         for committing in self._committing.values():
             if now - committing.sent_at >= RESEND_AFTER:
                 self.known.doubtful = True
@@ -364,22 +394,57 @@ class Coordinator:
                 self.known.doubtful = True
                 resolver.asked_at = now
                 sends += resolver.outstanding()
+        sends += self._ask_again_for_load(now)
         sends += [SendTo(node, Forget(tids)) for node, tids in self._forget.items()]
         self._forget.clear()
         return sends
 
+    def _look_at_all(self, now: float) -> list[SendTo]:
+        """What memory nodes have not answered: ask again what was lost, give up what is late."""
+        sends: list[SendTo] = []
+        for node, waiting in self._waiting.items():
+            lost_by, silent = self._lost_by(node, now), True
+            if self._ask_again_at.get(node, math.inf) <= now:
+                del self._ask_again_at[node]
+                self._connect_less_eagerly(node)
+                lost_by, silent = math.nextafter(now, -math.inf), False
+            # There may be tens of thousands, most of which are neither late nor lost.
+            for attempt in list(waiting.values()):
+                if attempt.sent_at <= lost_by or attempt.deadline <= now:
+                    sends += self._look_at(attempt, now, lost_by, silent=silent)
+        return sends
+
+    def _connect_less_eagerly(self, node: MemoryNodeId) -> None:
+        """A connection has had its time to come up; look half as often, and then as always."""
+        retry = self._connecting.pop(node, NOT_SERVING_RETRY)
+        if 2 * retry < NOT_SERVING_RETRY:
+            self._connecting[node] = 2 * retry
+
+    def _ask_again_for_load(self, now: float) -> list[SendTo]:
+        again = [send for inquiry in self.load_inquiries for send in inquiry.due(now)]
+        if again:
+            self.known.doubtful = True
+        return again
+
     # --- votes ---------------------------------------------------------------------------------
+
+    def _on_vote(
+        self, attempt: Attempt, node: MemoryNodeId, voted: Voted, now: float
+    ) -> list[SendTo]:
+        """A vote that was waited for."""
+        call = attempt.call
+        if call is None:
+            return self._on_late_vote(node, attempt, voted)
+        if len(attempt.requests) == 1:
+            return self._on_one_phase_vote(attempt, call, node, voted, now)
+        attempt.votes[node] = voted
+        return self._decide(attempt, call, now) if attempt.complete else []
 
     def _on_one_phase_vote(
         self, attempt: Attempt, call: Call, node: MemoryNodeId, voted: Voted, now: float
     ) -> list[SendTo]:
         vote = voted.vote
-        if vote is Vote.OK:
-            if len(voted.reads) == len(call.minitransaction.read_places):
-                self._finish(call, Result(True, voted.reads, (), call.attempts))
-            else:
-                self._finish(call, result_of(call, {node: voted}))
-        elif vote is Vote.BAD_CMP:
+        if vote is Vote.OK or vote is Vote.BAD_CMP:
             self._finish(call, result_of(call, {node: voted}))
         elif vote is Vote.BAD_LOCK or vote is Vote.BAD_FORCED:
             self._backing_off.add(call, now)
@@ -461,17 +526,29 @@ class Coordinator:
 
     # --- time ----------------------------------------------------------------------------------
 
-    def _look_at(self, attempt: Attempt, now: float, patience: float) -> list[SendTo]:
-        """An attempt that some memory node has not answered."""
+    def _lost_by(self, node: MemoryNodeId, now: float) -> float:
+        """Requests to ``node`` that were sent until then, and are not answered, are probably lost.
+
+        A memory node that has much to do answers late, but in order: while it answers, only what
+        was overtaken is lost.  To send more again would keep it from the rest.
+        """
+        answered_at, sent_at = self._progress.get(node, NO_PROGRESS)
+        late = now - RESEND_AFTER
+        return late if answered_at <= late else min(late, math.nextafter(sent_at, -math.inf))
+
+    def _look_at(
+        self, attempt: Attempt, now: float, lost_by: float, *, silent: bool
+    ) -> list[SendTo]:
+        """An attempt that some memory node has not answered; ``silent``: nor said anything else."""
         call = attempt.call
         if call is None:
             return []
         if call.deadline <= now:
             return self._give_up(attempt, call, now)
         # Asked in this very tick, perhaps because of another of its memory nodes, or lately.
-        if attempt.sent_at >= now or now - attempt.sent_at < patience:
+        if attempt.sent_at > lost_by:
             return []
-        if patience:
+        if silent:
             self.known.doubtful = True
         return self._try_again(attempt, call, now)
 
@@ -494,7 +571,7 @@ class Coordinator:
     def _resend_to(self, node: MemoryNodeId, now: float) -> list[SendTo]:
         """The node began another life: what it has not answered it never saw, or has in its log."""
         sends = self.watching.on_new_life(node, now)
-        self._connecting.add(node)
+        self._connecting[node] = CONNECT_RETRY
         self._ask_again_at.pop(node, None)
         for attempt in list(self._waiting[node].values()):
             if attempt.call is None:

@@ -11,14 +11,15 @@ have defaults.
 """
 
 from enum import IntEnum
+from typing import Annotated
 
 import msgspec
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import (
+    TAG_CHARACTERS_MAX,
     CompareItem,
     ConditionItem,
-    Length,
     Offset,
     ReadItem,
     UpdateItem,
@@ -52,6 +53,9 @@ from sinfonia.protocol.replication_messages import (
     LogPart,
     Pages,
 )
+
+# The class under which a minitransaction is counted.
+Tag = Annotated[str, msgspec.Meta(max_length=TAG_CHARACTERS_MAX)]
 
 # Changes when an old peer could misread a new message.
 PROTOCOL_VERSION = 1
@@ -102,7 +106,7 @@ class ExecCommit(msgspec.Struct, array_like=True, tag=1, frozen=True, gc=False):
     reads_on_failure: bool = False
     conditions: list[ConditionItem] = []
     updates: list[UpdateItem] = []
-    tag: str = ""
+    tag: Tag = ""
     lock_wait_ms: int = 0
 
 
@@ -118,7 +122,7 @@ class ExecPrepare(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False)
     read_only: bool = False
     conditions: list[ConditionItem] = []
     updates: list[UpdateItem] = []
-    tag: str = ""
+    tag: Tag = ""
 
 
 class Commit(msgspec.Struct, array_like=True, tag=3, frozen=True, gc=False):
@@ -159,15 +163,15 @@ class GetStatus(msgspec.Struct, array_like=True, tag=8, frozen=True, gc=False):
 
 
 class WatchRange(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One watch: ``number`` is the client's name for it."""
+    """One watch: ``number`` is the client's name for it; it may be as long as the memory."""
 
     number: Counter
     address: Offset
-    length: Length
+    length: Offset
 
 
 class Watch(msgspec.Struct, array_like=True, tag=9, frozen=True, gc=False):
-    """Arm these watches, or renew them; answered with Hints that say how often each was touched.
+    """Arm these watches, or renew them; answered with Hints that name the moment of each.
 
     A memory node forgets watches that are not renewed, and all of them when it begins a new life.
     """
@@ -309,12 +313,15 @@ class Status(msgspec.Struct, array_like=True, tag=8, frozen=True, gc=False):
 
 
 class Hints(msgspec.Struct, array_like=True, tag=10, frozen=True, gc=False):
-    """How often commits have touched watched ranges since they were armed: (number, count).
+    """When commits last touched watched ranges, or they were armed: (number, moment).
 
-    Sent in answer to Watch, and unasked after a commit that touched one.
+    Moments count such events in this life of the memory node (watches.py): if the moment is later
+    than the one known, the range was touched or had to be armed again.  Sent in answer to Watch,
+    and unasked after a commit that touched one.  ``refused``: what a Watch asked for too much.
     """
 
     touched: list[tuple[Counter, Counter]]
+    refused: list[Counter] = []
 
 
 class LoadWindow(msgspec.Struct, array_like=True, frozen=True, gc=False):

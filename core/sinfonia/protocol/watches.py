@@ -29,7 +29,7 @@ from sinfonia.protocol.messages import Hints, Unwatch, Watch, WatchRange
 # Watches end that are not renewed for so long (seconds), their client being dead or cut off.
 WATCH_LEASE = 20.0
 
-# Watches of one client, and of one memory node: each takes some 600 bytes, so 40 MB at most.
+# Watches of one client, and of one memory node: each takes about a kilobyte, so 64 MB at most.
 WATCHES_PER_CLIENT_MAX = 16 * 1024
 WATCHES_MAX = 64 * 1024
 

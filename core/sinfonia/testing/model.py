@@ -6,7 +6,7 @@ on Sinfonia run their unit tests on it, and the real cluster is compared with it
 """
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -15,7 +15,10 @@ import anyio.lowlevel
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClientStatistics, MemoryNodeInfo
-from sinfonia.client.steps import Steps, run
+from sinfonia.client.load import NodeLoad
+from sinfonia.client.running import run
+from sinfonia.client.steps import Steps
+from sinfonia.client.watch import Watch
 from sinfonia.errors import OutOfRange
 from sinfonia.minitransaction import (
     AddItem,
@@ -26,7 +29,10 @@ from sinfonia.minitransaction import (
     Result,
     UpdateItem,
 )
+from sinfonia.protocol.messages import WatchRange
+from sinfonia.protocol.watching import Watched
 from sinfonia.rings import HEADER_BYTES, SLOT_HEADER_BYTES, RingHeader, encode_slot
+from sinfonia.testing.model_load import ModelLoad
 
 T = TypeVar("T")
 
@@ -35,13 +41,18 @@ class ModelCluster:
     """An in-process cluster of byte arrays.
 
     ``before_execute``, if set, is called with each minitransaction just before it is executed:
-    tests use it to count, to interleave a rival, or to raise.
+    tests use it to count, to interleave a rival, or to raise.  ``after_execute`` is called with it
+    and its result: to raise there is to execute it and leave its client in the dark.
     """
 
     def __init__(self, *, memory_nodes: int = 1, capacity: int = 64 * 1024 * 1024) -> None:
         self.memory = {MemoryNodeId(i): bytearray(capacity) for i in range(memory_nodes)}
         self.statistics = ClientStatistics()
+        self.watches: dict[int, Watched] = {}
+        self._watch_count = 0
+        self._load = ModelLoad(self.memory)
         self.before_execute: Callable[[Minitransaction[Any]], None] | None = None
+        self.after_execute: Callable[[Minitransaction[Any], Result], None] | None = None
 
     @property
     def nodes(self) -> Mapping[MemoryNodeId, MemoryNodeInfo]:
@@ -64,7 +75,15 @@ class ModelCluster:
             self.before_execute(minitransaction)
         self._check_ranges(minitransaction)
         self.statistics.executed += 1
-        return apply_minitransaction(self.memory, minitransaction)
+        result = apply_minitransaction(self.memory, minitransaction)
+        written = list(_written(self.memory, minitransaction, result)) if result.committed else []
+        self._load.count(minitransaction, result, written)
+        if self.watches:
+            for node, address, length in written:
+                self.touch(node, address, length)
+        if self.after_execute is not None:
+            self.after_execute(minitransaction, result)
+        return result
 
     async def execute_many(
         self,
@@ -88,6 +107,40 @@ class ModelCluster:
         minitransaction = self.minitransaction()
         minitransaction.write(node, address, data)
         await self.execute(minitransaction)
+
+    async def load(
+        self, node: int | None = None, *, timeout: float | None = None
+    ) -> Mapping[MemoryNodeId, NodeLoad]:
+        await anyio.lowlevel.checkpoint()
+        return self._load.load(node)
+
+    def watch(self, node: int, address: int, length: int) -> Watch:
+        return Watch(lambda waiter: self._begin_watch(node, address, length, waiter), self._unwatch)
+
+    def touch(self, node: int, address: int, length: int) -> None:
+        """Give everybody a hint who watches bytes of this range; execution does it, tests may."""
+        for watched in self.watches.values():
+            start, end = watched.at.address, watched.at.address + watched.at.length
+            if watched.node == node and start < address + length and address < end:
+                self._give_hint(watched)
+
+    def _begin_watch(self, node: int, address: int, length: int, waiter: Watch) -> Watched:
+        key = MemoryNodeId(node)
+        if length <= 0 or address < 0 or address + length > len(self.memory.get(key, b"")):
+            raise OutOfRange(f"memory node {node} has no {length} bytes at {address} to watch")
+        self._watch_count += 1
+        watched = Watched(key, WatchRange(self._watch_count, address, length))
+        watched.waiter = waiter
+        self.watches[self._watch_count] = watched
+        self._give_hint(watched)
+        return watched
+
+    def _unwatch(self, watched: Watched) -> None:
+        self.watches.pop(watched.at.number, None)
+
+    def _give_hint(self, watched: Watched) -> None:
+        watched.note((0, watched.version))
+        watched.waiter.wake()
 
     async def run(self, steps: Steps[T], *, timeout: float | None = None) -> T:
         return await run(self, steps, timeout=timeout)
@@ -156,6 +209,26 @@ def apply_minitransaction(
         added=[answers[place] or 0 for place in minitransaction.add_places],
         positions=[position or 0 for position in positions],
     )
+
+
+def _written(
+    memory: Mapping[MemoryNodeId, bytearray], minitransaction: Minitransaction[Any], result: Result
+) -> Iterator[tuple[MemoryNodeId, int, int]]:
+    """The ranges that a minitransaction has written: node, address and length."""
+    for node, items in minitransaction.items.items():
+        for write in items.writes:
+            yield node, write.address, len(write.data)
+    for node, position in minitransaction.add_places:
+        add = minitransaction.items[node].updates[position]
+        assert isinstance(add, AddItem)
+        yield node, add.address, add.width
+    for (node, index), position in zip(
+        minitransaction.append_places, result.positions, strict=True
+    ):
+        ring = minitransaction.items[node].updates[index].address
+        header = RingHeader.decode(bytes(memory[node][ring : ring + HEADER_BYTES]))
+        yield node, ring, HEADER_BYTES
+        yield node, ring + header.place(position), header.slot_bytes
 
 
 Undo = list[tuple[bytearray, int, bytes]]
