@@ -34,6 +34,7 @@ from sinfonia.memnode.settings import MemoryNodeSettings, State, is_replicated
 from sinfonia.memnode.status import status_figures
 from sinfonia.protocol.attempts import CLOCK_DRIFT_MARGIN
 from sinfonia.protocol.following import LOST_AFTER, Follower
+from sinfonia.protocol.load_windows import LoadWindows
 from sinfonia.protocol.management_messages import (
     Directory,
     MemoryNodeEntry,
@@ -45,7 +46,9 @@ from sinfonia.protocol.messages import (
     ANY_NODE,
     PROTOCOL_VERSION,
     GetDirectory,
+    GetLoad,
     GetStatus,
+    Load,
     NotServing,
     Probe,
     ProbeReply,
@@ -308,6 +311,8 @@ class MemoryNode:
             return [self._complete_probe(ProbeReply(self.settings.node, [], False, version))]
         if isinstance(request, GetStatus):
             return [self.status()]
+        if isinstance(request, GetLoad):
+            return [self.load()]
         if isinstance(request, GetDirectory):
             return [NotServing() if self.directory is None else self.directory]
         if self.entry is None or self.leading is not None:
@@ -348,6 +353,7 @@ class MemoryNode:
         self._now = now
         if self.over:
             return
+        self.load_windows.on_tick(now)
         if self.leading is not None:
             self.leading.tick(now)
         elif self.replica is not None:
@@ -366,6 +372,11 @@ class MemoryNode:
         """Load and health."""
         return Status(self.settings.node, self.state.value, status_figures(self))
 
+    def load(self) -> Load:
+        """What was done lately, by class (section 3.6)."""
+        self.load_windows.on_tick(self._now)
+        return Load(self.settings.node, self.load_windows.windows(self._now))
+
     def close(self) -> None:
         """Let go of files and memory; what was not synced is lost, as in a crash."""
         self.holdings.close()
@@ -373,6 +384,7 @@ class MemoryNode:
     def check_invariants(self) -> None:
         """What holds between two wake-ups."""
         self.holdings.check_invariants()
+        self.load_windows.check_invariants()
         if self.leading is not None:
             self.leading.check_invariants()
         if self.replica is not None:
@@ -387,8 +399,10 @@ class MemoryNode:
             read_lease=self.settings.read_lease,
             status=self.status,
             on_probe=self._see_to_probe,
+            report_load=self.load,
         )
         participant.directory = self.directory
+        self.load_windows = LoadWindows(participant.load, self._now)
         return participant
 
     def _see_to_probe(self, probe: Probe) -> None:
@@ -405,19 +419,34 @@ class MemoryNode:
             last=0 if self.holdings.journal is None else self.holdings.journal.stable,
         )
 
-    def _say(self, route: bytes, replies: list[Reply]) -> None:
+    def envelope(self, replies: list[Reply]) -> Replies:
+        """``replies``, as this life of the memory node says them."""
         participant = self.participant
-        self._send(
-            route,
-            Replies(
-                PROTOCOL_VERSION,
-                self.settings.node,
-                participant.incarnation,
-                participant.epoch,
-                replies,
-                clock=self.clock.latest,
-            ),
+        return Replies(
+            PROTOCOL_VERSION,
+            self.settings.node,
+            participant.incarnation,
+            participant.epoch,
+            replies,
+            clock=self.clock.latest,
         )
+
+    @property
+    def defers_answers(self) -> bool:
+        """Whether answers may have to wait for replicas."""
+        return self.leading is not None and self.leading.shipping is not None
+
+    def executes(self, batch: Requests) -> bool:
+        """Whether this is the primary that ``batch`` is meant for, and serves."""
+        return (
+            self.leading is not None
+            and self.participant.serving
+            and batch.incarnation == self.leading.incarnation
+            and batch.node in (ANY_NODE, self.settings.node)
+        )
+
+    def _say(self, route: bytes, replies: list[Reply]) -> None:
+        self._send(route, self.envelope(replies))
 
 
 def _is_of_peer(batch: Requests) -> bool:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from sinfonia.protocol.load_windows import Counts
 from sinfonia.protocol.messages import Vote
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ def status_figures(node: "MemoryNode") -> Figures:
         "in_doubt": len(participant.in_doubt),
         "decided": len(participant.decided),
         "lock_segments": len(participant.locks),
+        "lock_waiters": len(participant.lock_waits),
+        "lock_waits": participant.lock_waits.queued,
+        "lock_waits_expired": participant.lock_waits.expired,
+        "watches": len(participant.watches),
         "clients": len(participant.sessions),
         "duplicates": participant.duplicates,
         "replayed_records": holdings.replayed,
@@ -38,6 +43,10 @@ def status_figures(node: "MemoryNode") -> Figures:
     if holdings.storage is not None:
         log = holdings.storage.log
         figures["log_bytes"] = log.stable_lsn - log.start_lsn
+    if holdings.checkpointer is not None:
+        figures["checkpoints"] = holdings.checkpointer.made
+    for name in Counts._fields:
+        figures[name] = sum(getattr(each, name) for each in participant.load.by_tag.values())
     _add_role(node, figures)
     return figures
 
@@ -59,6 +68,10 @@ def _add_role(node: "MemoryNode", figures: Figures) -> None:
         figures["copied_out_bytes"] = leading.copies.bytes_sent
         figures["replicas_known"] = 0 if entry is None else len(entry.replicas)
         figures["in_sync_replicas"] = 0 if entry is None else len(entry.in_sync)
+        if leading.shipping is not None and entry is not None:
+            for member in entry.replicas:
+                behind = leading.shipping.records_behind(member.identity)
+                figures[f"records_behind_{member.endpoint}"] = behind
     elif replica is not None:
         figures["syncs"] = replica.syncs
         figures["committed_record"] = replica.follower.committed

@@ -13,9 +13,12 @@ a device that is faster, or that keeps what was written without being asked to.
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
+
+from sinfonia.storage.durations import Durations
 
 # The smallest piece that a disk writes all or not at all.
 SECTOR_BYTES = 512
@@ -140,6 +143,19 @@ class NonVolatileFile(OsFile):
         pass
 
 
+class TimedFile(OsFile):
+    """A file whose syncs somebody waits for: how long they take is told."""
+
+    def __init__(self, descriptor: int, durations: Durations) -> None:
+        super().__init__(descriptor)
+        self._durations = durations
+
+    def sync(self) -> None:
+        begun = time.perf_counter()
+        super().sync()
+        self._durations.note(time.perf_counter() - begun)
+
+
 class ThreadJob:
     """A background job on a thread of its own.
 
@@ -173,7 +189,8 @@ class OsFiles:
     """A directory of the operating system, and perhaps another one for the redo log.
 
     Both must exist.  In ``log_directory`` only the files of the redo log are seen.  With
-    ``sync_log`` False these are on a device that has what was written at once.
+    ``sync_log`` False these are on a device that has what was written at once.  ``log_syncs``: how
+    long syncs of the redo log took.
     """
 
     def __init__(
@@ -181,12 +198,17 @@ class OsFiles:
     ) -> None:
         self._path = path
         self._log_path = log_directory or path
-        self._log_file = OsFile if sync_log else NonVolatileFile
+        self._sync_log = sync_log
+        self.log_syncs = Durations()
 
     def open(self, name: str, *, create: bool = False) -> OsFile:
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-        kind = self._log_file if name.startswith(LOG_PREFIX) else OsFile
-        return kind(os.open(self._path_of(name), flags, 0o600))
+        descriptor = os.open(self._path_of(name), flags, 0o600)
+        if not name.startswith(LOG_PREFIX):
+            return OsFile(descriptor)
+        if not self._sync_log:
+            return NonVolatileFile(descriptor)
+        return TimedFile(descriptor, self.log_syncs)
 
     def exists(self, name: str) -> bool:
         return self._path_of(name).exists()

@@ -1,0 +1,56 @@
+"""A process's loop puts up notices, others read the latest, and neither ever waits for the other.
+
+A notice is immutable and replaced whole, which is one assignment: there is no lock, so nobody who
+reads slowly can stop the loop.  Writing costs the loop some microseconds about once a second.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# Seconds between two notices: scrapers come more rarely than that.
+PUBLISH_EVERY = 1.0
+
+Figures = Mapping[str, int | float | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How many durations were no longer than each bound, the last infinite, and their sum."""
+
+    cumulative: tuple[tuple[float, int], ...]
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a process says of itself, for whoever watches it.
+
+    well: whether it does what it is there for.  ``load``: what was counted, by class tag, in the
+    order (executed, aborted, retried, bytes read, bytes written).  ``node``: the memory node of
+    which it is a member; None for a manager.
+    """
+
+    taken_at: float
+    node: int | None
+    state: str
+    well: bool
+    figures: Figures
+    load: Mapping[str, tuple[int, int, int, int, int]] = field(default_factory=dict)
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
+
+
+class NoticeBoard:
+    """Where one process's notices are put up; ``taken_at`` and ``now`` are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self.latest: Notice | None = None
+        self._due = 0.0
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time for another notice."""
+        return now >= self._due
+
+    def publish(self, notice: Notice) -> None:
+        """Put up ``notice`` in place of the one before."""
+        self.latest = notice
+        self._due = notice.taken_at + PUBLISH_EVERY
