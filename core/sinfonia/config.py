@@ -9,6 +9,7 @@ values are in range, nothing is there twice, and paths are absolute::
     [manager]
     endpoint = "tcp://127.0.0.1:7000"
     data_directory = "manager"              # as seen from this file
+    metrics = "127.0.0.1:7100"              # for Prometheus, if it shall ask this process
 
     [[memory_node]]
     node = 0
@@ -24,6 +25,11 @@ values are in range, nothing is there twice, and paths are absolute::
 
     [times]                                 # in seconds; each may be left out
     in_doubt_timeout = 2.0
+
+Off loopback, a cluster needs keys (see `sinfonia keygen`), or must say that it does without::
+
+    [security]
+    keys = "keys"                           # a key directory; or else: plain = true
 
 Several managers, each a ``[[manager]]`` without a data directory, keep what they know on etcd::
 
@@ -63,6 +69,11 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 # A memory node is known by a small integer; ids beyond this are surely a slip.
 NODE_ID_MAX = 65_535
 
+PORT_MAX = 65_535
+
+# Where metrics are served if no host is named: for whoever is on this machine.
+METRICS_HOST = "127.0.0.1"
+
 ConfigT = TypeVar("ConfigT", bound="ClusterConfig")
 EntryT = TypeVar("EntryT", bound="ProcessDescription")
 MemberT = TypeVar("MemberT", bound="MemberDescription")
@@ -70,6 +81,7 @@ MemberT = TypeVar("MemberT", bound="MemberDescription")
 _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _SIZE = re.compile(r"\s*(\d+)\s*([A-Za-z]*)\s*")
 _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
+_HOST = re.compile(r"[A-Za-z0-9.:-]+")
 _URL = re.compile(r"https?://[^/\s:]+:\d+")
 
 
@@ -100,16 +112,28 @@ class Etcd(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: list[str]
 
 
+class SecurityDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may connect: whose key is in the key directory ``keys`` (see keys.py).
+
+    Without one, processes listen on loopback only, unless ``plain``.
+    """
+
+    keys: str = ""
+    plain: bool = False
+
+
 class ProcessDescription(msgspec.Struct, frozen=True, kw_only=True):
     """One process; others reach it at ``endpoint``, it binds ``listen`` if that differs.
 
-    ``name`` is what logs and pid files of a cluster on one machine are called.
+    ``name`` is what logs and pid files of a cluster on one machine are called.  ``metrics``: where
+    it answers Prometheus, a HOST:PORT, or a PORT of loopback; empty if nowhere.
     """
 
     endpoint: str
     data_directory: str = ""
     listen: str = ""
     name: str = ""
+    metrics: str = ""
 
 
 class ManagerEntry(ProcessDescription, frozen=True, kw_only=True):
@@ -158,6 +182,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     manager: list[ManagerEntry]
     memory_node: list[MemoryNodeDescription]
     etcd: Etcd | None = None
+    security: SecurityDescription = SecurityDescription()
     times: Times = Times()
 
     @classmethod
@@ -178,7 +203,13 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     def from_table(cls, table: Mapping[str, Any], *, directory: Path) -> Self:
         """Check a description; its paths are relative to ``directory``.  Raises ConfigError."""
         refuse_unknown(table, cls, "")
-        for key, struct in (("manager", ManagerEntry), ("etcd", Etcd), ("times", Times)):
+        structs: tuple[tuple[str, type[msgspec.Struct]], ...] = (
+            ("manager", ManagerEntry),
+            ("etcd", Etcd),
+            ("security", SecurityDescription),
+            ("times", Times),
+        )
+        for key, struct in structs:
             for where, part in tables(table, key):
                 refuse_unknown(part, struct, where)
         for where, part in tables(table, "memory_node"):
@@ -222,6 +253,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.etcd is not None:
             listed = ", ".join(map(quoted, self.etcd.endpoints))
             lines += ["", "[etcd]", f"endpoints = [{listed}]"]
+        lines += _security_lines(self.security, directory)
         for node in self.memory_node:
             lines += ["", "[[memory_node]]", f"node = {node.node}"]
             lines += _entry_lines(node, directory, _member_name(node, 0))
@@ -260,6 +292,21 @@ def format_size(size: int) -> str:
     """The inverse of ``parse_size``, in the largest unit that needs no fraction."""
     unit = next(unit for unit in reversed(_UNITS) if size % _UNITS[unit] == 0)
     return f"{size // _UNITS[unit]}{unit}"
+
+
+def normalise_metrics(text: str) -> str:
+    """``PORT`` or ``HOST:PORT`` as the latter, on loopback if no host is named.
+
+    An address of IPv6 stands in brackets.  Raises ConfigError.
+    """
+    host, _, port = text.strip().rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
+    right_host = not host or _HOST.fullmatch(bare) is not None
+    if not right_host or (":" in bare) != host.startswith("[") or not port.isascii():
+        raise ConfigError(f"{text!r} is not like 127.0.0.1:9100, or 9100 for that on loopback")
+    if not port.isdigit() or not 0 < int(port) <= PORT_MAX:
+        raise ConfigError(f"{text!r} has no port from 1 to {PORT_MAX}")
+    return f"{host or METRICS_HOST}:{port}"
 
 
 def resolve_endpoint(cluster: str) -> str:
@@ -309,17 +356,36 @@ def _checked(config: ConfigT, directory: Path) -> ConfigT:
         _memory_node(node, directory, f"memory_node[{k}].")
         for k, node in enumerate(config.memory_node)
     ]
-    checked = msgspec.structs.replace(config, manager=managers, memory_node=nodes)
+    security = _security(config.security, directory)
+    checked = msgspec.structs.replace(
+        config, manager=managers, memory_node=nodes, security=security
+    )
     processes = checked.processes
     refuse_twice("memory_node.node", (node.node for node in nodes))
     refuse_twice("endpoint", (process.endpoint for process in processes))
     refuse_twice("name", (process.name for process in processes))
+    refuse_twice("metrics", (process.metrics for process in processes if process.metrics))
     data = [process.data_directory for process in processes if process.data_directory]
     refuse_twice("data_directory", data)
     members = [member for node in nodes for member in node.members]
     logs = [member.log_directory for member in members if member.log_directory]
     refuse_twice("log_directory", [*data, *logs])
     return checked
+
+
+def _security(security: SecurityDescription, directory: Path) -> SecurityDescription:
+    """``security`` with an absolute path.  Raises ConfigError."""
+    if not security.keys:
+        return security
+    if security.plain:
+        raise ConfigError("security.plain: there are keys, so that it says nothing; leave one out")
+    return msgspec.structs.replace(security, keys=str(directory / security.keys))
+
+
+def _security_lines(security: SecurityDescription, directory: Path) -> list[str]:
+    if security.keys:
+        return ["", "[security]", f"keys = {quoted_path(security.keys, directory)}"]
+    return ["", "[security]", "plain = true"] if security.plain else []
 
 
 def _check_times(times: Times) -> None:
@@ -409,6 +475,8 @@ def _entry_lines(entry: ProcessDescription, directory: Path, default_name: str) 
         lines.append(f"listen = {quoted(entry.listen)}")
     if entry.name not in ("", default_name):
         lines.append(f"name = {quoted(entry.name)}")
+    if entry.metrics:
+        lines.append(f"metrics = {quoted(entry.metrics)}")
     if entry.data_directory:
         lines.append(f"data_directory = {quoted_path(entry.data_directory, directory)}")
     if isinstance(entry, MemberDescription) and entry.log_directory:
@@ -427,10 +495,14 @@ def _placed(entry: EntryT, directory: Path, where: str, default_name: str) -> En
         listen = normalise_endpoint(entry.listen) if entry.listen else endpoint
     except ConfigError as error:
         raise ConfigError(f"{where}endpoint: {error}") from error
+    try:
+        metrics = normalise_metrics(entry.metrics) if entry.metrics else ""
+    except ConfigError as error:
+        raise ConfigError(f"{where}metrics: {error}") from error
     data = str(directory / entry.data_directory) if entry.data_directory else ""
     name = entry.name or default_name
     return msgspec.structs.replace(
-        entry, endpoint=endpoint, listen=listen, data_directory=data, name=name
+        entry, endpoint=endpoint, listen=listen, data_directory=data, name=name, metrics=metrics
     )
 
 

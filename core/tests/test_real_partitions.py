@@ -16,7 +16,7 @@ from sinfonia.cli.cluster_status import REPLICA, SILENT, ClusterStatus
 from sinfonia.cli.local_cluster import LocalCluster
 from sinfonia.cli.local_description import new_cluster, ports_needed, write_description
 from sinfonia.client.seed import ask_for_directory
-from sinfonia.config import ClusterConfig, ProcessDescription, Times
+from sinfonia.config import ClusterConfig, ProcessDescription, SecurityDescription, Times
 from sinfonia.protocol.messages import Voted, WrongConfig
 from sinfonia.testing.bank import NODES, bank_under_load
 from sinfonia.testing.loyal_client import LoyalClient
@@ -183,7 +183,9 @@ def placed(config: ClusterConfig, network: Network) -> ClusterConfig:
         for node in config.memory_node
     ]
     managers = [at_home(manager) for manager in config.manager]
-    return replace(config, manager=managers, memory_node=nodes)
+    # Nobody else is on this network.
+    security = SecurityDescription(plain=True)
+    return replace(config, manager=managers, memory_node=nodes, security=security)
 
 
 def start(cluster: LocalCluster, network: Network) -> None:

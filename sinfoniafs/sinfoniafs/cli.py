@@ -15,7 +15,7 @@ from typing import Any
 import click
 import trio
 
-from sinfonia import connect
+from sinfonia import Keys, connect
 from sinfonia.errors import SinfoniaError
 from sinfoniafs import mounts
 from sinfoniafs.cli_arguments import (
@@ -130,8 +130,11 @@ def _mount(source: Source, mountpoint: Path, options: MountOptions, *, foregroun
         options=frozenset(kernel),
     )
 
+    # Read here: in the background there is nobody to be told that it cannot be read.
+    keys = source.keys(options.keys)
+
     def run(on_serving: Callable[[], None]) -> None:
-        trio.run(_connect_and_serve, source, request, on_serving)
+        trio.run(_connect_and_serve, source, keys, request, on_serving)
 
     if not foreground:
         in_background(run, log_file=options.log_file or LOG_FILE_DEFAULT)
@@ -141,9 +144,9 @@ def _mount(source: Source, mountpoint: Path, options: MountOptions, *, foregroun
 
 
 async def _connect_and_serve(
-    source: Source, request: MountRequest, on_serving: Callable[[], None]
+    source: Source, keys: Keys | None, request: MountRequest, on_serving: Callable[[], None]
 ) -> None:
-    async with await connect(source.endpoint()) as cluster:
+    async with await connect(source.endpoint(), keys=keys) as cluster:
         await serve(cluster, request, on_serving=on_serving)
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import click
 
+from sinfonia.cluster_keys import resolve_keys
 from sinfonia.config import resolve_endpoint
+from sinfonia.transport.keys import Keys
 
 # Passed on to the kernel as they are.
 KERNEL_OPTION = re.compile(r"r[ow]|(no)?(suid|dev|exec)|(dir)?sync|allow_(other|root)|max_read=\d+")
@@ -54,6 +56,11 @@ class Source:
         """Where the cluster answers.  Raises ConfigError if its description is no good."""
         return resolve_endpoint(self.cluster)
 
+    def keys(self, chosen: Path | None = None) -> Keys | None:
+        """With what to connect: ``chosen``, or what the cluster's description or $SINFONIA_KEYS
+        says.  Raises ConfigError."""
+        return resolve_keys(self.cluster, chosen)
+
 
 @dataclass(slots=True)
 class MountOptions:
@@ -62,6 +69,7 @@ class MountOptions:
     kernel: set[str] = field(default_factory=set)
     volume: str | None = None
     log_file: Path | None = None
+    keys: Path | None = None
     nonempty: bool = False
 
 
@@ -76,11 +84,13 @@ def parse_mount_options(text: str) -> MountOptions:
             options.volume = value
         elif key == "log_file" and value:
             options.log_file = Path(value)
+        elif key == "keys" and value:
+            options.keys = Path(value)
         elif option == "nonempty":
             options.nonempty = True
         elif not OPTION_WITHOUT_EFFECT.fullmatch(option):
             raise click.BadParameter(
-                f"unknown mount option {option!r}; there are volume=NAME, log_file=FILE, nonempty,"
-                " ro, suid, dev, noexec, sync, allow_other, allow_root and max_read=BYTES"
+                f"unknown mount option {option!r}; there are volume=NAME, log_file=FILE, keys=FILE,"
+                " nonempty, ro, suid, dev, noexec, sync, allow_other, allow_root and max_read=BYTES"
             )
     return options

@@ -48,7 +48,7 @@ def on_cluster(source: Source, work: Callable[[ClusterApi], Awaitable[T]]) -> T:
     """Connect, do ``work``, disconnect."""
 
     async def run() -> T:
-        async with await connect(source.endpoint()) as cluster:
+        async with await connect(source.endpoint(), keys=source.keys()) as cluster:
             return await work(cluster)
 
     return trio.run(run)

@@ -165,6 +165,7 @@ def test_mount_options_of_fstab_are_understood() -> None:
     options = parse_mount_options("noatime,nonempty,max_read=65536,log_file=/var/log/x,suid")
     assert options.kernel == {"max_read=65536", "suid"}
     assert (options.log_file, options.nonempty) == (Path("/var/log/x"), True)
+    assert parse_mount_options("keys=/etc/alice.key").keys == Path("/etc/alice.key")
     with pytest.raises(click.BadParameter):
         parse_mount_options("volume=")
 

@@ -14,11 +14,14 @@ import click
 from sinfonia.cli.backup_commands import backup, restore
 from sinfonia.cli.bench_commands import bench
 from sinfonia.cli.cluster_commands import down, recreate, status, up
+from sinfonia.cli.key_commands import keygen
+from sinfonia.cli.load_commands import load
 from sinfonia.cli.log_commands import log
 from sinfonia.cli.minitransaction_commands import execute, get, put
 from sinfonia.cli.process_commands import manager, memnode
 from sinfonia.cli.replica_commands import drain, memory_node, replica
 from sinfonia.cli.top import top
+from sinfonia.cli.watch_commands import watch
 from sinfonia.errors import OutcomeUnknown, SinfoniaError
 
 
@@ -77,9 +80,11 @@ COMMANDS: tuple[click.Command, ...] = (
     down,
     status,
     top,
+    load,
     get,
     put,
     execute,
+    watch,
     memory_node,
     replica,
     drain,
@@ -87,6 +92,7 @@ COMMANDS: tuple[click.Command, ...] = (
     backup,
     restore,
     log,
+    keygen,
     bench,
     memnode,
     manager,

@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from sinfonia.addresses import MemoryNodeId
+from sinfonia.cli.arguments import keys_of
 from sinfonia.cli.local_cluster import LocalCluster, OnSight
 from sinfonia.cli.observer import Observer, Sight, ask_managers
-from sinfonia.client.seed import normalise_endpoint
+from sinfonia.client.seed import key_hint, normalise_endpoint
 from sinfonia.config import ClusterConfig, described_at, resolve_endpoint
 from sinfonia.errors import ConfigError, SinfoniaError, Unreachable
 from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
@@ -57,6 +58,7 @@ class Operator:
         self._on_sight = on_sight
         self._timeout = timeout
         path = described_at(cluster)
+        self._keys = keys_of(cluster)
         self.local = LocalCluster(Path(cluster)) if Path(cluster).is_dir() else None
         if path is None:
             self._asked = resolve_endpoint(cluster).split(",")
@@ -65,7 +67,7 @@ class Operator:
             config = ClusterConfig.load(path)
             self._asked = [process.endpoint for process in config.processes]
             self._managers = [manager.endpoint for manager in config.manager]
-        self._observer = Observer(self._asked)
+        self._observer = Observer(self._asked, self._keys)
 
     def close(self) -> None:
         """Ask no more."""
@@ -95,7 +97,8 @@ class Operator:
         directory = self.look().directory
         if directory is None:
             raise Unreachable(
-                f"no manager or memory node answers at {', '.join(self._asked)}; is the cluster up?"
+                f"no manager or memory node answers at {', '.join(self._asked)}; is the cluster "
+                f"up?  {key_hint(self._keys)}"
             )
         return directory
 
@@ -130,7 +133,7 @@ class Operator:
 
     def request(self, request: Request) -> None:
         """Have a manager do it.  Raises OperationRefused or Unreachable."""
-        ask_managers(self.managers(), request)
+        ask_managers(self.managers(), request, self._keys)
 
     def wait_until(
         self, reached: Callable[[Sight], bool], what: str, *, patience: float | None = None

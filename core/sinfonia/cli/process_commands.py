@@ -15,16 +15,20 @@ from click.core import ParameterSource
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.cli.arguments import parse_size_option
 from sinfonia.client.seed import normalise_endpoint
-from sinfonia.config import MODES, ClusterConfig, Times
+from sinfonia.cluster_keys import process_security
+from sinfonia.config import MODES, ClusterConfig, Times, normalise_metrics
 from sinfonia.errors import ConfigError
+from sinfonia.exposition import MetricsServer
 from sinfonia.management.etcd_store import EtcdStore
 from sinfonia.management.server import ManagerServer
 from sinfonia.management.store import Store, open_embedded_store
 from sinfonia.memnode.server import MemoryNodeServer
 from sinfonia.memnode.settings import MemoryNodeSettings
+from sinfonia.notice_board import NoticeBoard
 from sinfonia.protocol.configuration import REPLICAS_MAX
 from sinfonia.protocol.management import ManagerSettings
 from sinfonia.protocol.replication import ReplicationTimes
+from sinfonia.transport.keys import Security, load_security
 
 LOG_FORMAT = "time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"
 
@@ -34,7 +38,21 @@ WILDCARDS = {"0.0.0.0", "*", "[::]", "::"}  # noqa: S104 - refused, not bound
 config_option = click.option(
     "--config", type=click.Path(path_type=Path), help="A cluster.toml, instead of all else."
 )
+metrics_option = click.option(
+    "--metrics", metavar="[HOST:]PORT", help="Answer Prometheus there; on loopback if no host."
+)
 listen_option = click.option("--listen", metavar="ENDPOINT", help="Bind this: tcp://HOST:PORT.")
+
+
+keys_option = click.option(
+    "--keys",
+    type=click.Path(path_type=Path),
+    metavar="DIRECTORY",
+    help="The cluster's keys, made by `sinfonia keygen`: who may connect, and all is encrypted.",
+)
+plain_option = click.option(
+    "--plain", is_flag=True, help="Without keys even off loopback: all who reach it may do all."
+)
 
 
 @click.command()
@@ -79,6 +97,9 @@ listen_option = click.option("--listen", metavar="ENDPOINT", help="Bind this: tc
     metavar="SECONDS",
     help="The same for all members, and less than the managers' fail_after.",
 )
+@metrics_option
+@keys_option
+@plain_option
 @click.pass_context
 def memnode(
     ctx: click.Context,
@@ -95,6 +116,9 @@ def memnode(
     mode: str,
     replicas: int,
     lease: float,
+    metrics: str | None,
+    keys: Path | None,
+    plain: bool,
 ) -> None:
     """Run one member of a memory node, in the foreground.
 
@@ -110,7 +134,8 @@ def memnode(
         sinfonia memnode --config cluster.toml --node 0
         sinfonia memnode --config cluster.toml --node 0 --replica 1
         sinfonia memnode --node 0 --listen tcp://0.0.0.0:7001 --advertise tcp://10.0.0.5:7001 \\
-            --manager tcp://10.0.0.4:7000 --data-directory /var/lib/sinfonia/node0
+            --manager tcp://10.0.0.4:7000 --data-directory /var/lib/sinfonia/node0 \\
+            --keys /etc/sinfonia/keys
     """
     if config is not None:
         _refuse_both(ctx, allowed={"config", "node", "replica"})
@@ -135,6 +160,9 @@ def memnode(
             managers=[normalise_endpoint(manager) for manager in managers],
             listen=normalise_endpoint(listen or ""),
             log_directory=log_directory,
+            metrics=normalise_metrics(metrics) if metrics else "",
+            security=_security(keys, plain=plain),
+            plain=plain,
         )
     server.serve()
 
@@ -154,6 +182,9 @@ def memnode(
     help="With --etcd: each manager of the cluster, this one too.",
 )
 @click.option("--cluster", metavar="NAME", help="The cluster's name; the same for ever.")
+@metrics_option
+@keys_option
+@plain_option
 @click.pass_context
 def manager(
     ctx: click.Context,
@@ -166,6 +197,9 @@ def manager(
     etcd: tuple[str, ...],
     managers: tuple[str, ...],
     cluster: str | None,
+    metrics: str | None,
+    keys: Path | None,
+    plain: bool,
 ) -> None:
     """Run a manager, in the foreground.
 
@@ -178,7 +212,8 @@ def manager(
     \b
         sinfonia manager --config cluster.toml
         sinfonia manager --listen tcp://0.0.0.0:7000 --advertise tcp://10.0.0.4:7000 \\
-            --data-directory /var/lib/sinfonia/manager --cluster production
+            --data-directory /var/lib/sinfonia/manager --cluster production \\
+            --keys /etc/sinfonia/keys
     """
     if config is not None:
         _refuse_both(ctx, allowed={"config", "number"})
@@ -199,6 +234,9 @@ def manager(
             etcd=etcd,
             data_directory=data_directory or Path(),
             times=Times(),
+            metrics=normalise_metrics(metrics) if metrics else "",
+            security=_security(keys, plain=plain),
+            plain=plain,
         )
     server.serve()
 
@@ -218,6 +256,9 @@ def _configured_manager(config: ClusterConfig, number: int) -> ManagerServer:
         etcd=config.etcd.endpoints if config.etcd is not None else (),
         data_directory=Path(entry.data_directory),
         times=config.times,
+        metrics=entry.metrics,
+        security=process_security(config, entry.name),
+        plain=config.security.plain,
     )
 
 
@@ -230,8 +271,12 @@ def _manager(
     etcd: Sequence[str],
     data_directory: Path,
     times: Times,
+    metrics: str,
+    security: Security | None,
+    plain: bool,
 ) -> ManagerServer:
     _log_to_stderr()
+    board = _served_board(metrics)
     store: Store
     if etcd:
         store = EtcdStore(etcd, cluster=cluster, candidate=endpoint)
@@ -248,6 +293,9 @@ def _manager(
         ),
         # Clients that have no better address than a wildcard go on using the one they came by.
         managers=[place for place in managers if not _is_wildcard(place)],
+        security=security,
+        plain=plain,
+        board=board,
     )
 
 
@@ -278,6 +326,9 @@ def _configured_member(config: ClusterConfig, node: int, replica: int) -> Memory
         managers=[manager.endpoint for manager in config.manager],
         listen=member.listen,
         log_directory=Path(member.log_directory) if member.log_directory else None,
+        metrics=member.metrics,
+        security=process_security(config, member.name),
+        plain=config.security.plain,
     )
 
 
@@ -288,6 +339,9 @@ def _member(
     managers: list[str],
     listen: str,
     log_directory: Path | None,
+    metrics: str,
+    security: Security | None,
+    plain: bool,
 ) -> MemoryNodeServer:
     _refuse_wildcard("a memory node", settings.endpoint)
     _log_to_stderr()
@@ -297,7 +351,29 @@ def _member(
         managers=managers,
         listen=listen,
         log_directory=log_directory,
+        security=security,
+        plain=plain,
+        board=_served_board(metrics),
     )
+
+
+def _served_board(metrics: str) -> NoticeBoard | None:
+    """A board that Prometheus can read at ``metrics`` until the process ends; None if nowhere.
+
+    Raises ConfigError if it is not possible to listen there.
+    """
+    if not metrics:
+        return None
+    host, _, port = metrics.rpartition(":")
+    board = NoticeBoard()
+    MetricsServer(host.strip("[]"), int(port), board)
+    return board
+
+
+def _security(keys: Path | None, *, plain: bool) -> Security | None:
+    if keys is not None and plain:
+        raise click.UsageError("--plain is for processes without keys; leave it or --keys out")
+    return None if keys is None else load_security(keys)
 
 
 def _is_wildcard(endpoint: str) -> bool:

@@ -12,10 +12,12 @@ from types import FrameType
 
 import zmq
 
+from sinfonia import monotonic
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import ProtocolError
 from sinfonia.management.driver import ManagerDriver
 from sinfonia.management.store import Store
+from sinfonia.notice_board import Notice, NoticeBoard
 from sinfonia.protocol.effects import ReplyTo
 from sinfonia.protocol.management import (
     ManagementRequest,
@@ -34,13 +36,10 @@ from sinfonia.protocol.messages import (
     Request,
     Status,
 )
-from sinfonia.transport.codec import (
-    decode_replies,
-    decode_requests,
-    encode_replies,
-    encode_requests,
-)
-from sinfonia.transport.zeromq import bind_router, connect_dealer, drain, is_connectable, try_send
+from sinfonia.transport.codec import decode_replies, encode_requests
+from sinfonia.transport.door import Door
+from sinfonia.transport.keys import Keys, Security
+from sinfonia.transport.zeromq import connect_dealer, drain, is_connectable, try_send
 
 log = logging.getLogger(__name__)
 
@@ -64,21 +63,28 @@ class ManagerServer:
         store: Store,
         settings: ManagerSettings,
         managers: Sequence[str] = (),
+        security: Security | None = None,
+        plain: bool = False,
+        board: NoticeBoard | None = None,
     ) -> None:
         """Bind ``endpoint``; ``serve`` does the rest, and closes the store at its end.
 
         ``store``: see ``open_embedded_store`` and ``EtcdStore``.  ``managers``: where others reach
         each of the cluster's managers, this one included; empty if that is not known.
+        ``security``: the cluster's keys; ``plain``: it may do without them off loopback.
+        ``board``: where to say how it is, again and again.
         Raises ConfigError.
         """
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            self._router = bind_router(self._context, endpoint)
+            self._door = Door(self._context, endpoint, security, plain=plain, now=time.monotonic())
         except BaseException:
             self._context.term()
             store.close()
             raise
+        self._keys: Keys | None = None if security is None else security.keys
         self._store = store
+        self._board = board
         self.manager = Manager(
             client=secrets.randbits(64),
             settings=settings,
@@ -89,7 +95,8 @@ class ManagerServer:
         )
         self._driver = ManagerDriver(self.manager, store, reply=self._reply)
         self._poller = zmq.Poller()
-        self._poller.register(self._router, zmq.POLLIN)
+        for socket in self._door.sockets:
+            self._poller.register(socket, zmq.POLLIN)
         self._members: dict[Place, zmq.Socket[bytes]] = {}
         self._used_at: dict[Place, float] = {}
         self._stopping = False
@@ -114,7 +121,7 @@ class ManagerServer:
         """Let go of sockets and the store."""
         for socket in self._members.values():
             socket.close(0)
-        self._router.close(0)
+        self._door.close()
         self._context.term()
         self._store.close()
 
@@ -123,12 +130,12 @@ class ManagerServer:
         now = time.monotonic()
         driver, manager = self._driver, self.manager
         driver.refresh(now)
-        for frames in drain(self._router):
+        for route, batch in self._door.batches(now):
             try:
-                for request in decode_requests(frames[1:]).requests:
-                    driver.carry_out(self._answer(frames[0], request, now), now)
+                for request in batch.requests:
+                    driver.carry_out(self._answer(route, request, now), now)
             except ProtocolError as error:
-                log.warning("malformed frames=%d error=%s", len(frames), error)
+                log.warning("malformed error=%s", error)
         for (node, endpoint), socket in self._members.items():
             for frames in drain(socket):
                 try:
@@ -140,6 +147,8 @@ class ManagerServer:
             self._used_at[node, endpoint] = now
             try_send(self._socket((node, endpoint)), encode_requests(batch))
         self._close_idle(now)
+        if self._board is not None and self._board.is_due(monotonic.seconds()):
+            self._board.publish(self._notice(now))
 
     def _answer(self, route: bytes, request: Request, now: float) -> list[ManagerEffect]:
         if isinstance(request, GetDirectory):
@@ -156,13 +165,12 @@ class ManagerServer:
 
     def _reply(self, route: bytes, reply: Reply) -> None:
         epoch = self.manager.directory.epoch
-        replies = Replies(PROTOCOL_VERSION, MANAGER, 0, epoch, [reply])
-        try_send(self._router, [route, *encode_replies(replies)])
+        self._door.send(route, Replies(PROTOCOL_VERSION, MANAGER, 0, epoch, [reply]))
 
     def _socket(self, place: Place) -> "zmq.Socket[bytes]":
         socket = self._members.get(place)
         if socket is None:
-            socket = self._members[place] = connect_dealer(self._context, place[1])
+            socket = self._members[place] = connect_dealer(self._context, place[1], self._keys)
             self._poller.register(socket, zmq.POLLIN)
         return socket
 
@@ -174,6 +182,16 @@ class ManagerServer:
             socket = self._members.pop(place)
             self._poller.unregister(socket)
             socket.close(0)
+
+    def _notice(self, now: float) -> Notice:
+        door, status = self._door, self._status(now)
+        figures = {
+            **status.figures,
+            "undelivered": door.undelivered,
+            "malformed": door.malformed,
+            "refused": door.refused,
+        }
+        return Notice(monotonic.seconds(), None, status.state, well=True, figures=figures)
 
     def _status(self, now: float) -> Status:
         figures = {"store": self._store.kind, **self.manager.figures(now)}

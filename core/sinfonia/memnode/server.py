@@ -20,18 +20,24 @@ import zmq
 
 from sinfonia import monotonic
 from sinfonia.errors import ProtocolError
+from sinfonia.memnode.in_flight import (
+    LARGE_BYTES_MIN,
+    WAKE_UP_BYTES_MAX,
+    WAKE_UP_REQUESTS_MAX,
+    InFlight,
+    bytes_asked,
+)
 from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.settings import MemoryNodeSettings, State, syncs_log
+from sinfonia.memnode.status import status_figures
+from sinfonia.notice_board import Histogram, Notice, NoticeBoard
 from sinfonia.protocol.messages import PROTOCOL_VERSION, Replies, Request, Requests
 from sinfonia.storage.data_directory import DirectoryLock
 from sinfonia.storage.files import OsFiles
-from sinfonia.transport.codec import (
-    decode_replies,
-    decode_requests,
-    encode_replies,
-    encode_requests,
-)
-from sinfonia.transport.zeromq import bind_router, connect_dealer, drain, try_send
+from sinfonia.transport.codec import decode_replies, encode_requests
+from sinfonia.transport.door import Door
+from sinfonia.transport.keys import Keys, Security
+from sinfonia.transport.zeromq import connect_dealer, drain, try_send
 
 log = logging.getLogger(__name__)
 
@@ -61,29 +67,37 @@ class MemoryNodeServer:
         managers: Sequence[str],
         listen: str,
         log_directory: Path | None = None,
+        security: Security | None = None,
+        plain: bool = False,
+        board: NoticeBoard | None = None,
     ) -> None:
         """Bind to ``listen``, lock the data directory and open it; ``serve`` does the rest.
 
         ``settings.endpoint`` is where others reach it, which may be another address; the redo log
-        lives in ``log_directory`` if that is given.
+        lives in ``log_directory`` if that is given.  ``security``: the cluster's keys; ``plain``:
+        it may do without them off loopback.  ``board``: where to say how it is, again and again.
 
         Raises ConfigError, DataDirectoryInUse or StorageError.
         """
         self._lock = DirectoryLock(data_directory)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._router = bind_router(self._context, listen)
-        self._managers = [connect_dealer(self._context, manager) for manager in managers]
+        self._keys: Keys | None = None if security is None else security.keys
+        self._door = Door(self._context, listen, security, plain=plain, now=monotonic.seconds())
+        self._managers = [
+            connect_dealer(self._context, manager, self._keys) for manager in managers
+        ]
         self._primary: tuple[str, Dealer] | None = None
+        self._in_flight = InFlight()
         self._settings = settings
+        self._board = board
         self._files = OsFiles(
             data_directory, log_directory=log_directory, sync_log=syncs_log(settings.mode)
         )
         self.node = self._begin_life()
         self._poller = zmq.Poller()
-        for socket in (self._router, *self._managers):
+        for socket in (*self._door.sockets, *self._managers):
             self._poller.register(socket, zmq.POLLIN)
         self._stopping = False
-        self._undelivered = 0
 
     def serve(self) -> None:
         """Serve until ``stop`` or a signal.  Raises StorageError if the disk fails."""
@@ -95,8 +109,8 @@ class MemoryNodeServer:
         gc.set_threshold(COLLECT_AFTER)
         try:
             while not self._stopping:
-                self._poller.poll(self._wait_ms())
-                self._wake_up()
+                ready = {socket for socket, _ in self._poller.poll(self._wait_ms())}
+                self._wake_up(ready)
         finally:
             self.close()
 
@@ -108,7 +122,8 @@ class MemoryNodeServer:
         """Let go of sockets, files and the data directory."""
         self.node.close()
         self._hang_up()
-        for socket in (self._router, *self._managers):
+        self._door.close()
+        for socket in self._managers:
             socket.close(0)
         self._context.term()
         self._lock.release()
@@ -131,15 +146,15 @@ class MemoryNodeServer:
             return longest
         return min(longest, max(BUSY_WAIT_MS, round((wakeup - monotonic.seconds()) * 1e3)))
 
-    def _wake_up(self) -> None:
+    def _wake_up(self, ready: set[Dealer]) -> None:
+        """``ready``: where something has come, for to look in vain costs as much as a message."""
         node, state = self.node, self.node.state
-        for frames in drain(self._router):
-            self._receive(frames)
-        for manager in self._managers:
+        self._receive()
+        for manager in ready.intersection(self._managers):
             for replies in _replies_from(manager):
                 for reply in replies.replies:
                     node.on_manager(reply, monotonic.seconds())
-        if self._primary is not None:
+        if self._primary is not None and self._primary[1] in ready:
             for replies in _replies_from(self._primary[1]):
                 node.on_primary(replies, monotonic.seconds())
         # Read again: what leaves now is judged by a lease that must have lasted until it was
@@ -151,27 +166,65 @@ class MemoryNodeServer:
             frames = encode_requests(Requests(PROTOCOL_VERSION, 0, 0, 0, said))
             for manager in self._managers:
                 try_send(manager, frames)
+        if self._board is not None and (node.state is not state or self._board.is_due(now)):
+            self._board.publish(self._notice(now))
         if node.state is not state:
             log.info("state node=%d state=%s", self._settings.node, node.state.value)
         if node.over:
             log.warning("life over node=%d reason=%s", self._settings.node, node.over)
             node.close()
             self._hang_up()
+            self._in_flight.forget()
             self.node = self._begin_life()
 
-    def _receive(self, frames: list[bytes]) -> None:
-        try:
-            batch = decode_requests(frames[1:])
-        except ProtocolError as error:
-            # The sender's mistake, and so the sender's loss: it gets no reply.
-            log.warning("malformed frames=%d error=%s", len(frames), error)
-            return
-        # The clock is read after the message came: read locks last from then on.
-        self.node.receive(frames[0], batch, monotonic.seconds())
+    def _receive(self) -> None:
+        node, door = self.node, self._door
+        room, requests = WAKE_UP_BYTES_MAX, WAKE_UP_REQUESTS_MAX
+        for route, batch in door.batches(monotonic.seconds()):
+            # The clock is read after the message came: read locks last from then on.
+            now = monotonic.seconds()
+            asked = bytes_asked(batch.requests)
+            if (asked >= LARGE_BYTES_MIN or node.defers_answers) and node.executes(batch):
+                unread = door.unread(route)
+                admitted, votes = self._in_flight.admit(route, batch, now, unread=unread)
+                node.receive(route, admitted, now)
+                if votes:
+                    door.send(route, node.envelope(votes))
+            else:
+                node.receive(route, batch, now)
+            room -= asked
+            requests -= len(batch.requests)
+            if room < 0 or requests < 0:
+                return
+
+    def _notice(self, now: float) -> Notice:
+        node, door, syncs = self.node, self._door, self._files.log_syncs
+        figures = {
+            **status_figures(node),
+            "undelivered": door.undelivered,
+            "malformed": door.malformed,
+            "refused": door.refused,
+            "turned_away": self._in_flight.turned_away,
+        }
+        histograms = {}
+        if syncs_log(self._settings.mode):
+            histograms["log_sync_seconds"] = Histogram(syncs.cumulative(), syncs.total)
+        well = node.state in (State.SERVING, State.FOLLOWING)
+        return Notice(
+            now,
+            self._settings.node,
+            node.state.value,
+            well,
+            figures,
+            node.load_windows.counts(),
+            histograms,
+        )
 
     def _send(self, route: bytes, replies: Replies) -> None:
-        if not try_send(self._router, [route, *encode_replies(replies)]):
-            self._undelivered += 1
+        self._in_flight.answered(route, replies)
+        if not self._door.send(route, replies):
+            # There will be no end to hints for whoever is gone, unless its watches end.
+            self.node.participant.watches.forget(route)
 
     def _tell_primary(self, requests: list[Request]) -> None:
         endpoint = self.node.primary
@@ -180,7 +233,7 @@ class MemoryNodeServer:
             return
         if self._primary is None or self._primary[0] != endpoint:
             self._hang_up()
-            self._primary = (endpoint, connect_dealer(self._context, endpoint))
+            self._primary = (endpoint, connect_dealer(self._context, endpoint, self._keys))
             self._poller.register(self._primary[1], zmq.POLLIN)
         if requests:
             batch = Requests(PROTOCOL_VERSION, 0, 0, 0, requests)

@@ -35,6 +35,7 @@ class ClusterFactory(Protocol):
         capacity: int = CAPACITY,
         times: Times | None = None,
         started: bool = True,
+        secure: bool = False,
     ) -> LocalCluster: ...
 
 
@@ -47,6 +48,7 @@ def _factory(stack: ExitStack) -> ClusterFactory:
         capacity: int = CAPACITY,
         times: Times | None = None,
         started: bool = True,
+        secure: bool = False,
     ) -> LocalCluster:
         # Not tmp_path: pytest keeps that, and these hold gigabytes of addresses.
         directory = Path(tempfile.mkdtemp(prefix="sinfonia-test-"))
@@ -59,6 +61,7 @@ def _factory(stack: ExitStack) -> ClusterFactory:
             ports=free_ports(1 + memory_nodes * (1 + replicas)),
             replicas=replicas,
             times=times,
+            secure=secure,
         )
         stack.callback(_end, cluster)
         if started:

@@ -51,6 +51,7 @@ def real_cluster(
     checkpoint_log: int | None = None,
     keep_log: int | None = None,
     started: bool = True,
+    secure: bool = False,
 ) -> Iterator[LocalCluster]:
     """A cluster on free ports of loopback that serves, in sync."""
     # Not pytest's directory: that is kept, and address spaces are large.
@@ -66,6 +67,7 @@ def real_cluster(
             managers=managers,
             etcd=etcd,
             times=times,
+            secure=secure,
         )
         _set_log_sizes(cluster, checkpoint_log, keep_log)
         try:

@@ -1,0 +1,146 @@
+"""Whose key is on the allow-list may connect; when it is taken off, that holds at once.
+
+A directory has a file ``NAME.pub`` for each key::
+
+    role = "client"        # or "operator", or "node"; see permissions.py
+    public = "..."
+
+It is looked at about once a second, and sooner when somebody knocks who is not on it.  A file that
+makes no sense lets nobody in, and keeps nobody else out; a directory that is gone lets nobody in.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from sinfonia.errors import ConfigError
+from sinfonia.transport.keys import (
+    KEY_FILE_BYTES_MAX,
+    PUBLIC_SUFFIX,
+    key_in,
+    parse_key_file,
+    refuse_changeable,
+)
+from sinfonia.transport.permissions import Role
+
+log = logging.getLogger(__name__)
+
+# A revoked key is noticed so soon, in seconds.
+LOOK_EVERY = 1.0
+
+# An unknown key may be a new one; but those who knock must not keep the process looking.
+LOOK_AGAIN_AFTER = 0.1
+
+# More files than this are not read: looking at them must not stop the loop for long.
+ALLOWED_MAX = 4096
+
+_Signature = tuple[tuple[str, int, int, int], ...]
+
+
+class Allowed(NamedTuple):
+    """One who may connect."""
+
+    name: str
+    role: Role
+
+
+class AllowList:
+    """Those who may connect, by public key."""
+
+    def __init__(self, directory: Path, now: float) -> None:
+        """``now`` is monotonic, in seconds, here and below."""
+        self.changes = 0
+        self._directory = directory
+        self._looked_at = now
+        self._signature = _state_of(directory)
+        self._allowed = _read(directory, self._signature)
+
+    @property
+    def allowed(self) -> Mapping[str, Allowed]:
+        """By public key, in Z85."""
+        return self._allowed
+
+    def admits(self, public: str, now: float) -> bool:
+        """Whether the holder of ``public`` may connect."""
+        if public not in self._allowed and now - self._looked_at >= LOOK_AGAIN_AFTER:
+            self._look(now)
+        return public in self._allowed
+
+    def refresh(self, now: float) -> None:
+        """Look at the directory, if it is time to; ``changes`` counts what was found."""
+        if now - self._looked_at >= LOOK_EVERY:
+            self._look(now)
+
+    def _look(self, now: float) -> None:
+        self._looked_at = now
+        try:
+            signature = _state_of(self._directory)
+        except OSError as error:
+            # No reason to cut everybody off: what was true a second ago stays so.
+            log.warning("allow-list directory=%s error=%s", self._directory, error.strerror)
+            return
+        if signature == self._signature:
+            return
+        former, self._allowed = self._allowed, _read(self._directory, signature)
+        self._signature = signature
+        for name in _names(former) - _names(self._allowed):
+            log.info("revoked client=%s", name)
+        for name in _names(self._allowed) - _names(former):
+            log.info("allowed client=%s", name)
+        self.changes += 1
+
+
+def _state_of(directory: Path) -> _Signature:
+    """What tells one state of the directory from another.  Raises OSError."""
+    return tuple(sorted(_entries(directory))[:ALLOWED_MAX])
+
+
+def _entries(directory: Path) -> Iterator[tuple[str, int, int, int]]:
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name.endswith(PUBLIC_SUFFIX):
+                    try:
+                        found = entry.stat()
+                    except FileNotFoundError:
+                        continue
+                    yield entry.name, found.st_mtime_ns, found.st_ino, found.st_mode
+    except FileNotFoundError:
+        return
+
+
+def _read(directory: Path, signature: _Signature) -> dict[str, Allowed]:
+    allowed: dict[str, Allowed] = {}
+    for file_name, *_ in signature:
+        path = directory / file_name
+        try:
+            public, found = _read_entry(path)
+        except ConfigError as error:
+            log.warning("allow-list ignored=%s error=%s", path, error)
+            continue
+        if public in allowed:
+            log.warning("allow-list ignored=%s same_key_as=%s", path, allowed[public].name)
+            continue
+        allowed[public] = found
+    return allowed
+
+
+def _read_entry(path: Path) -> tuple[str, Allowed]:
+    """One file of the list.  Raises ConfigError."""
+    refuse_changeable(path)
+    try:
+        with path.open("rb") as stream:
+            table = parse_key_file(stream.read(KEY_FILE_BYTES_MAX + 1), path)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        role = Role(table.get("role", Role.CLIENT))
+    except ValueError as error:
+        raise ConfigError(f"{path}: role is not one of {', '.join(Role)}") from error
+    return key_in(table, "public", path), Allowed(path.name.removesuffix(PUBLIC_SUFFIX), role)
+
+
+def _names(allowed: Mapping[str, Allowed]) -> set[str]:
+    return {each.name for each in allowed.values()}
