@@ -3,6 +3,7 @@
 import pytest
 
 from sinfonia.protocol import participant as participant_module
+from sinfonia.protocol import sessions as sessions_module
 from sinfonia.protocol.messages import Commit, Forget, Vote
 from sinfonia.testing.member_group import MemberGroup
 from sinfonia.testing.parties import Party, one_phase, prepare, tid
@@ -49,3 +50,43 @@ def test_a_dead_replica_does_not_pin_the_log() -> None:
     log_bytes = group.nodes["a"].status().figures["log_bytes"]
     assert isinstance(log_bytes, int)
     assert log_bytes <= 5 * 64 * 1024
+
+
+def test_one_client_leaves_room_for_others_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions_module, "IN_DOUBT_PER_SESSION_MAX", LIMIT)
+    party = Party()
+    for counter in range(1, LIMIT + 1):
+        assert party.vote(prepare(counter, write=[(8 * counter, b"x")])).vote is Vote.OK
+    assert party.vote(prepare(LIMIT + 1, write=[(0, b"y")])).vote is Vote.BAD_LOAD
+    other = prepare(1, write=[(0, b"y")], client=99)
+    assert party.vote(other, client=99).vote is Vote.OK
+    party.commit(tid(1))
+    assert party.vote(prepare(LIMIT + 1, write=[(8, b"y")])).vote is Vote.OK
+
+
+def test_what_one_client_has_in_doubt_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions_module, "IN_DOUBT_BYTES_PER_SESSION_MAX", 200)
+    party = Party()
+    assert party.vote(prepare(1, read=[(0, 100)], write=[(100, bytes(100))])).vote is Vote.OK
+    assert party.vote(prepare(2, write=[(200, b"x")])).vote is Vote.BAD_LOAD
+    reborn = party.restarted()
+    assert reborn.vote(prepare(2, write=[(200, b"x")])).vote is Vote.BAD_LOAD, "counted again"
+    reborn.commit(tid(1), action=False)
+    assert reborn.vote(prepare(2, write=[(200, b"x")])).vote is Vote.OK
+
+
+def test_what_is_remembered_of_one_client_is_bounded_in_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Answers that were read are kept for a client that lost them, until it raises its floor."""
+    monkeypatch.setattr(sessions_module, "OUTCOME_BYTES_PER_SESSION_MAX", 2000)
+    monkeypatch.setattr(sessions_module, "COUNTED_BYTES_MIN", 64)
+    monkeypatch.setattr(participant_module, "COUNTED_BYTES_MIN", 64)
+    party = Party()
+    large = [one_phase(n, read=[(0, 1000)], write=[(0, b"x")]) for n in range(1, 4)]
+    for request in large[:2]:
+        assert party.vote(request).vote is Vote.OK
+    assert party.vote(large[2]).vote is Vote.BAD_LOAD
+    assert party.vote(large[0]).vote is Vote.OK, "what is remembered is answered"
+    assert party.vote(one_phase(1, write=[(0, b"z")]), client=99).vote is Vote.OK
+    assert party.vote(large[2], floor=2).vote is Vote.OK

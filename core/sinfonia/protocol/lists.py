@@ -46,6 +46,12 @@ class InDoubt(msgspec.Struct, frozen=True):
     tag: str = ""
 
     @property
+    def size(self) -> int:
+        """The bytes that it keeps."""
+        prepared = self.prepared
+        return sum(map(len, prepared.reads)) + sum(len(item.data) for item in prepared.writes)
+
+    @property
     def voted(self) -> Voted:
         return ok_vote(self.prepared)
 

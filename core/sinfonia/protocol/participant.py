@@ -76,7 +76,13 @@ from sinfonia.protocol.messages import (
     Watch,
     WrongIncarnation,
 )
-from sinfonia.protocol.sessions import EPOCHS_STALE, Session, Sessions
+from sinfonia.protocol.sessions import (
+    COUNTED_BYTES_MIN,
+    EPOCHS_STALE,
+    Session,
+    Sessions,
+    size_of,
+)
 from sinfonia.protocol.updates import Sliceable
 from sinfonia.protocol.watches import Watches
 
@@ -356,6 +362,8 @@ class Participant:
         if request.epoch > session.epoch:
             session.epoch = request.epoch
         session.outcomes[counter] = voted
+        if bytes_read >= COUNTED_BYTES_MIN:
+            session.count(counter, bytes_read)
         load.bytes_written += self._apply(writes)
         if self.logged:
             record = records.OnePhase(
@@ -371,6 +379,7 @@ class Participant:
             if request.epoch > session.epoch:
                 session.epoch = request.epoch
             session.outcomes[request.counter] = voted
+            session.count(request.counter, size_of(voted))
         return voted
 
     def _on_exec_prepare(
@@ -394,7 +403,11 @@ class Participant:
         known = self._already(session, tid.counter)
         if known is not None:
             return known
-        if len(self.in_doubt) >= IN_DOUBT_MAX or len(self.decided) >= DECIDED_MAX:
+        if (
+            len(self.in_doubt) >= IN_DOUBT_MAX
+            or len(self.decided) >= DECIDED_MAX
+            or session.in_doubt_too_much
+        ):
             return self._count(Voted(tid.counter, Vote.BAD_LOAD), tag)
         if tid.epoch <= self.epoch - EPOCHS_STALE:
             return self._count(Voted(tid.counter, Vote.BAD_EPOCH), tag)
@@ -423,12 +436,13 @@ class Participant:
                 self.locks.release(ranges)
         if voted.vote is not OK:
             session.outcomes[tid.counter] = voted
+            session.count(tid.counter, size_of(voted))
             return voted
         self.load.of(request.tag).bytes_read += bytes_read
         prepared = records.Prepared(
             tid, session.floor, request.participants, writes, ranges, voted.reads
         )
-        self.in_doubt[tid] = InDoubt(prepared, self._now, request.tag)
+        self._keep_in_doubt(InDoubt(prepared, self._now, request.tag))
         if self.logged:
             effects.append(Log(prepared))
         return voted
@@ -569,11 +583,17 @@ class Participant:
 
     # --- outcomes ------------------------------------------------------------------------------
 
+    def _keep_in_doubt(self, in_doubt: InDoubt) -> None:
+        tid = in_doubt.prepared.tid
+        self.in_doubt[tid] = in_doubt
+        self.sessions.on_in_doubt(tid, +1, in_doubt.size)
+
     def _settle(self, in_doubt: InDoubt, *, action: bool) -> None:
         """The outcome of an in-doubt tid is known: apply, then let go of its locks."""
         prepared = in_doubt.prepared
         tid = prepared.tid
         del self.in_doubt[tid]
+        self.sessions.on_in_doubt(tid, -1, -in_doubt.size)
         load = self.load.of(in_doubt.tag)
         if action:
             load.executed += 1
@@ -620,7 +640,8 @@ class Participant:
         self.unstamped = True
         if isinstance(record, records.OnePhase):
             session = self._replay_session(record.client, record.epoch, record.floor)
-            session.outcomes[record.counter] = Voted(record.counter, OK, record.reads)
+            session.outcomes[record.counter] = voted = Voted(record.counter, OK, record.reads)
+            session.count(record.counter, size_of(voted))
             self._apply(record.writes)
         elif isinstance(record, records.Prepared):
             self._replay_session(record.tid.client, record.tid.epoch, record.floor)
@@ -652,7 +673,7 @@ class Participant:
         # this one compared here and what it writes elsewhere once it is found to have committed.
         locked = self.locks.try_acquire(prepared.ranges)
         assert locked, f"log prepares {prepared.tid} over the locks of another"
-        self.in_doubt[prepared.tid] = InDoubt(prepared, -math.inf)
+        self._keep_in_doubt(InDoubt(prepared, -math.inf))
 
     def state(self) -> records.ParticipantState:
         """What a checkpoint must keep, as of the records logged so far."""

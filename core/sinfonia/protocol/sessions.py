@@ -27,6 +27,15 @@ from sinfonia.protocol.records import SessionState
 # is voted BAD_LOAD.  It bounds what one client can make a node remember.
 OUTCOMES_PER_SESSION_MAX = 64 * 1024
 
+# And so many bytes of what its minitransactions have read, of answers that are worth counting: four
+# of the largest, and some thousand times more of small ones.
+OUTCOME_BYTES_PER_SESSION_MAX = 64 * 1024 * 1024
+COUNTED_BYTES_MIN = 1024
+
+# What one client may have in doubt at one memory node, so that others can prepare, too.
+IN_DOUBT_PER_SESSION_MAX = 4096
+IN_DOUBT_BYTES_PER_SESSION_MAX = 128 * 1024 * 1024
+
 # Clients that one memory node remembers.  An empty session takes some 500 bytes.
 SESSIONS_MAX = 64 * 1024
 
@@ -37,7 +46,16 @@ EPOCHS_STALE = 2
 class Session:
     """What one client may still ask about."""
 
-    __slots__ = ("client", "epoch", "floor", "outcomes")
+    __slots__ = (
+        "client",
+        "epoch",
+        "floor",
+        "in_doubt",
+        "in_doubt_bytes",
+        "outcome_bytes",
+        "outcomes",
+        "sizes",
+    )
 
     def __init__(self, client: int, epoch: int) -> None:
         self.client = client
@@ -45,6 +63,17 @@ class Session:
         self.floor = 0
         # By counter; OK answers to one-phase minitransactions and every negative vote.
         self.outcomes: dict[int, Voted] = {}
+        # By counter: the bytes of those outcomes that are large.
+        self.sizes: dict[int, int] = {}
+        self.outcome_bytes = 0
+        self.in_doubt = 0
+        self.in_doubt_bytes = 0
+
+    def count(self, counter: int, size: int) -> None:
+        """The outcome of ``counter`` keeps ``size`` bytes of memory."""
+        if size >= COUNTED_BYTES_MIN:
+            self.outcome_bytes += size - self.sizes.get(counter, 0)
+            self.sizes[counter] = size
 
     def raise_floor(self, floor: int) -> None:
         """The client knows every outcome below ``floor``."""
@@ -57,11 +86,25 @@ class Session:
         elif outcomes:
             self.outcomes = {c: voted for c, voted in outcomes.items() if c >= floor}
         self.floor = floor
+        if self.sizes:
+            for counter in [each for each in self.sizes if each < floor]:
+                self.outcome_bytes -= self.sizes.pop(counter)
 
     @property
     def full(self) -> bool:
         """Whether a further answer would not be remembered, so that none may be given."""
-        return len(self.outcomes) >= OUTCOMES_PER_SESSION_MAX
+        return (
+            len(self.outcomes) >= OUTCOMES_PER_SESSION_MAX
+            or self.outcome_bytes >= OUTCOME_BYTES_PER_SESSION_MAX
+        )
+
+    @property
+    def in_doubt_too_much(self) -> bool:
+        """Whether it has so much in doubt that no more may be prepared."""
+        return (
+            self.in_doubt >= IN_DOUBT_PER_SESSION_MAX
+            or self.in_doubt_bytes >= IN_DOUBT_BYTES_PER_SESSION_MAX
+        )
 
 
 class Sessions:
@@ -75,6 +118,13 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._by_client)
+
+    def on_in_doubt(self, tid: Tid, number: int, size: int) -> None:
+        """``number`` more of its client's tids, of ``size`` bytes, are in doubt (or -1: one less)."""
+        session = self._by_client.get(tid.client)
+        if session is not None:
+            session.in_doubt = max(0, session.in_doubt + number)
+            session.in_doubt_bytes = max(0, session.in_doubt_bytes + size)
 
     def get(self, client: int) -> Session | None:
         """The session of ``client``, if it has one."""
@@ -107,6 +157,7 @@ class Sessions:
         session.epoch = max(session.epoch, tid.epoch)
         if tid.counter >= session.floor:
             session.outcomes[tid.counter] = voted
+            session.count(tid.counter, size_of(voted))
 
     def force_abort(self, tid: Tid) -> None:
         """From now on ``tid`` is voted BAD_FORCED."""
@@ -137,4 +188,11 @@ class Sessions:
             session = Session(state.client, state.epoch)
             session.floor = state.floor
             session.outcomes = {voted.counter: voted for voted in state.outcomes}
+            for voted in state.outcomes:
+                session.count(voted.counter, size_of(voted))
             self._by_client[state.client] = session
+
+
+def size_of(voted: Voted) -> int:
+    """The bytes that ``voted`` says were found."""
+    return sum(map(len, voted.reads)) + sum(len(found) for _, found in voted.failed)
