@@ -1,6 +1,5 @@
 """The checker on histories whose verdict any textbook gives."""
 
-import itertools
 import random
 from collections.abc import Sequence
 
@@ -18,6 +17,7 @@ from sinfonia.testing.history import (
     Outcome,
 )
 from sinfonia.testing.serializability import Serializability, check
+from sinfonia.testing.serializability_definition import explained
 
 Places = dict[str, bytes]
 PLACES = {"x": (0, 0), "y": (1, 0), "z": (0, 64)}
@@ -334,47 +334,6 @@ def test_what_was_executed_one_by_one_is_always_legal(seed: int) -> None:
     assert check(history, steps_max=20_000).result is OK
 
 
-def _brute_force(history: Sequence[Operation]) -> bool:
-    """The definition itself: try every order of every subset that holds the definite ones."""
-    definite = [each for each in history if each.outcome is not Outcome.UNKNOWN]
-    possible = [each for each in history if each.outcome is Outcome.UNKNOWN]
-    return any(
-        _in_real_time(order) and _explains(order)
-        for size in range(len(possible) + 1)
-        for chosen in itertools.combinations(possible, size)
-        for order in itertools.permutations([*definite, *chosen])
-    )
-
-
-def _in_real_time(order: Sequence[Operation]) -> bool:
-    return not any(
-        later.returned_at is not None
-        and later.outcome is not Outcome.UNKNOWN
-        and later.returned_at < earlier.invoked_at
-        for earlier, later in itertools.combinations(order, 2)
-    )
-
-
-def _explains(order: Sequence[Operation]) -> bool:
-    memory = dict.fromkeys(PLACES.values(), b"\x00")
-    for each in order:
-        found = [memory[node, at] for node, at, _ in each.compares]
-        wrong = [
-            Found(index, data)
-            for index, data in enumerate(found)
-            if data != each.compares[index].data
-        ]
-        values = tuple(memory[node, at] for node, at, _ in each.reads)
-        if each.outcome is Outcome.FAILED:
-            if not wrong or tuple(wrong) != each.failed:
-                return False
-            continue
-        if wrong or (each.outcome is Outcome.COMMITTED and values != each.values):
-            return False
-        memory |= {(node, at): data for node, at, data in each.writes}
-    return True
-
-
 _values = st.sampled_from([b"\0", b"1", b"2"])
 
 
@@ -405,7 +364,7 @@ def _small_operations(draw: st.DrawFn) -> Operation:
 @settings(max_examples=400, deadline=None)
 @given(st.lists(_small_operations(), max_size=4))
 def test_the_verdict_is_that_of_the_definition(history: list[Operation]) -> None:
-    assert (verdict(*history) is OK) == _brute_force(history)
+    assert (verdict(*history) is OK) == explained(history)
 
 
 def test_a_recorder_keeps_what_never_returned_as_unknown() -> None:

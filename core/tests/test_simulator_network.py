@@ -7,6 +7,7 @@ import pytest
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import Minitransaction
+from sinfonia.testing.asked_and_told import write_items
 from sinfonia.testing.clock import RATE_ERROR_MAX, Clock
 from sinfonia.testing.model import ModelCluster, apply_minitransaction
 from sinfonia.testing.network import Network, Weather
@@ -16,11 +17,12 @@ from sinfonia.testing.workload import (
     CAPACITY,
     HOT_BYTES,
     HOT_START,
+    RING_BYTES,
+    RING_START,
     WIDE_BYTES,
     WIDE_START,
     Beliefs,
     Workload,
-    write_items,
 )
 
 
@@ -130,7 +132,8 @@ def test_the_workload_stays_within_its_places_and_mixes_outcomes(seed: int) -> N
         workload.fill(minitransaction, beliefs)
         for _node, address, data in write_items(minitransaction):
             hot = HOT_START <= address <= address + len(data) <= HOT_START + HOT_BYTES
-            assert hot or (address, len(data)) == (WIDE_START, WIDE_BYTES)
+            in_ring = RING_START <= address <= address + len(data) <= RING_START + RING_BYTES
+            assert hot or in_ring or (address, len(data)) == (WIDE_START, WIDE_BYTES)
         result = apply_minitransaction(cluster.memory, minitransaction)
         if len(outcomes) % 3:
             beliefs.learn_from(minitransaction, result)

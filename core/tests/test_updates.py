@@ -59,8 +59,8 @@ def items(draw: st.DrawFn) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
 
 def filled(
     executor: ModelCluster, chosen: list[tuple[str, tuple[Any, ...], dict[str, Any]]]
-) -> Minitransaction[Result]:
-    minitransaction: Minitransaction[Result] = Minitransaction(executor, reads_on_failure=True)
+) -> Minitransaction[Any]:
+    minitransaction: Minitransaction[Any] = Minitransaction(executor, reads_on_failure=True)
     for kind, arguments, options in chosen:
         getattr(minitransaction, kind)(*arguments, **options)
     return minitransaction

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from sinfonia.addresses import MemoryNodeId
+from sinfonia.minitransaction import Relation
 
 BYTES_SHOWN_MAX = 64
 
@@ -19,7 +20,7 @@ class Outcome(Enum):
     """What a client knows about one of its minitransactions."""
 
     COMMITTED = "committed"
-    FAILED = "failed"  # some compare item did not match, and nothing happened
+    FAILED = "failed"  # an item did not match or a ring was full, and nothing happened
     NOT_EXECUTED = "not executed"  # a definite error: it did not happen and never will
     UNKNOWN = "unknown"  # it may happen at any moment after its invocation, or never
 
@@ -32,6 +33,16 @@ class Located(NamedTuple):
     data: bytes
 
 
+class Conditioned(NamedTuple):
+    """A condition: the bytes at a place, masked if there is a mask, in relation to ``data``."""
+
+    node: MemoryNodeId
+    address: int
+    data: bytes
+    relation: Relation
+    mask: bytes = b""
+
+
 class Extent(NamedTuple):
     """The place of a read item."""
 
@@ -41,18 +52,45 @@ class Extent(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The compare item at ``position`` did not match: ``data`` was there instead."""
+    """The compare item or condition at ``position`` did not hold: ``data`` was there instead."""
 
     position: int
     data: bytes
+
+
+class Added(NamedTuple):
+    """An add item."""
+
+    node: MemoryNodeId
+    address: int
+    width: int
+    delta: int
+
+
+class Appended(NamedTuple):
+    """An append item, and the shape of the ring at ``address``, as its client knows it."""
+
+    node: MemoryNodeId
+    address: int
+    data: bytes
+    slot_bytes: int
+    slots: int
+
+
+Compared = Located | Conditioned
+Update = Added | Appended
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
     """One minitransaction as its client saw it.
 
-    ``values`` are the bytes of ``reads``, in order; a failed operation has them only if it asked
-    for reads on failure.  An operation that never returned has no ``returned_at``.
+    ``compares`` holds compare items and conditions in order of addition; ``updates`` those of one
+    memory node in order of addition.  ``values`` are the bytes of ``reads``, in order; a failed
+    operation has them only if it asked for reads on failure.  ``answers`` are what was there
+    before each add and the position of each append, None if the client was not told; ``full``
+    names, by index, the appends of a failed operation that met a full ring.  An operation that
+    never returned has no ``returned_at``.
     """
 
     number: int
@@ -60,28 +98,36 @@ class Operation:
     invoked_at: int
     returned_at: int | None
     outcome: Outcome
-    compares: tuple[Located, ...] = ()
+    compares: tuple[Compared, ...] = ()
     reads: tuple[Extent, ...] = ()
     writes: tuple[Located, ...] = ()
     values: tuple[bytes, ...] = ()
     failed: tuple[Found, ...] = ()
+    updates: tuple[Update, ...] = ()
+    answers: tuple[int, ...] | None = None
+    full: tuple[int, ...] = ()
 
     def weakened(self) -> "Operation":
         """The same operation with nothing known of it that its client saw in the reply."""
         outcome = Outcome.NOT_EXECUTED if self.outcome is Outcome.FAILED else Outcome.UNKNOWN
-        return replace(self, returned_at=None, outcome=outcome, values=(), failed=())
+        return replace(
+            self, returned_at=None, outcome=outcome, values=(), failed=(), answers=None, full=()
+        )
 
     def __str__(self) -> str:
         end = "" if self.returned_at is None else self.returned_at
         parts = [f"#{self.number} {self.process} [{self.invoked_at}..{end}] {self.outcome.value}:"]
-        parts += [f"compare {_place(*each)}" for each in self.compares]
+        parts += [_compared(each) for each in self.compares]
         for index, extent in enumerate(self.reads):
             value = self.values[index] if self.values else None
             parts.append(f"read {_place(extent.node, extent.address, value)}")
         parts += [f"write {_place(*each)}" for each in self.writes]
+        for index, update in enumerate(self.updates):
+            answer = self.answers[index] if self.answers else "?"
+            parts.append(_updated(update, "full" if index in self.full else answer))
         for index, data in self.failed:
-            node, address, _ = self.compares[index]
-            parts.append(f"found {_place(node, address, data)}")
+            compared = self.compares[index]
+            parts.append(f"found {_place(compared.node, compared.address, data)}")
         return " ".join(parts)
 
 
@@ -96,15 +142,26 @@ class HistoryRecorder:
         self,
         process: str,
         *,
-        compares: tuple[Located, ...] = (),
+        compares: tuple[Compared, ...] = (),
         reads: tuple[Extent, ...] = (),
         writes: tuple[Located, ...] = (),
+        updates: tuple[Update, ...] = (),
     ) -> int:
         """Note an invocation; returns the operation's number.  Its outcome is unknown so far."""
         number = len(self.operations)
         self.moment += 1
         self.operations.append(
-            Operation(number, process, self.moment, None, Outcome.UNKNOWN, compares, reads, writes)
+            Operation(
+                number,
+                process,
+                self.moment,
+                None,
+                Outcome.UNKNOWN,
+                compares,
+                reads,
+                writes,
+                updates=updates,
+            )
         )
         return number
 
@@ -115,19 +172,27 @@ class HistoryRecorder:
         *,
         values: tuple[bytes, ...] = (),
         failed: tuple[Found, ...] = (),
+        answers: tuple[int, ...] = (),
+        full: tuple[int, ...] = (),
     ) -> None:
         """Note what the client of operation ``number`` was told."""
         operation = self.operations[number]
         assert operation.returned_at is None, f"{operation} returned twice"
         self.moment += 1
         self.operations[number] = replace(
-            operation, returned_at=self.moment, outcome=outcome, values=values, failed=failed
+            operation,
+            returned_at=self.moment,
+            outcome=outcome,
+            values=values,
+            failed=failed,
+            answers=answers,
+            full=full,
         )
 
     def resolve(self, number: int) -> None:
         """The client asked later, and was told that operation ``number`` committed.
 
-        What it read is not known, so that its read items say nothing.
+        What it read is not known, so that its read items say nothing; nor is what its updates met.
         """
         operation = self.operations[number]
         assert operation.returned_at is None, f"{operation} returned twice"
@@ -135,6 +200,21 @@ class HistoryRecorder:
         self.operations[number] = replace(
             operation, returned_at=self.moment, outcome=Outcome.COMMITTED, reads=()
         )
+
+
+def _compared(item: Compared) -> str:
+    if isinstance(item, Located):
+        return f"compare {_place(*item)}"
+    mask = f" masked {item.mask.hex()}" if item.mask else ""
+    place = f"{item.node}:{item.address}"
+    return f"check {place}{mask} {item.relation.name} {item.data.hex()}"
+
+
+def _updated(item: Update, answer: int | str) -> str:
+    place = f"{item.node}:{item.address}"
+    if isinstance(item, Added):
+        return f"add {place}({item.width})+={item.delta} was {answer}"
+    return f"append {place}[{item.slots}]<<{item.data.hex()} at {answer}"
 
 
 def _place(node: int, address: int, data: bytes | None) -> str:

@@ -58,6 +58,7 @@ def _left_over(node: MemoryNode) -> str:
         ("in doubt", participant.in_doubt),
         ("decided and not forgotten", participant.decided),
         ("reading", participant.reading),
+        ("in line for locks", [waiter.request.counter for waiter in participant.lock_waits]),
     ):
         if tids:
             return f"has {what}: {', '.join(map(str, tids))}"

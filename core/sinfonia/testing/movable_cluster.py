@@ -15,7 +15,7 @@ import msgspec
 import zmq
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.protocol.effects import Send, SendOnceStable, SendVia
+from sinfonia.protocol.effects import Send, SendOnceStable
 from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import (
     MANAGER,

@@ -9,6 +9,7 @@ from sinfonia.testing import (
     mutations_of_agreement,
     mutations_of_copies,
     mutations_of_durability,
+    mutations_of_items,
     mutations_of_replication,
 )
 from sinfonia.testing.mutation import Mutation
@@ -20,6 +21,7 @@ MUTATIONS: dict[str, Mutation] = {
         mutations_of_agreement,
         mutations_of_replication,
         mutations_of_copies,
+        mutations_of_items,
     )
     for each in vars(module).values()
     if isinstance(each, Mutation)

@@ -9,7 +9,13 @@ import msgspec
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import Contended
 from sinfonia.memnode.leading import Leading
-from sinfonia.minitransaction import CompareItem, ReadItem, WriteItem
+from sinfonia.minitransaction import (
+    CompareItem,
+    ConditionItem,
+    ReadItem,
+    UpdateItem,
+    WriteItem,
+)
 from sinfonia.protocol import participant as participant_module
 from sinfonia.protocol import records
 from sinfonia.protocol.attempts import Attempt, Call
@@ -93,10 +99,14 @@ def read_locks_not_taken() -> Iterator[None]:
     """Compare and read items are locked, too, until the outcome is known."""
 
     def broken(
-        compares: Iterable[CompareItem], reads: Iterable[ReadItem], writes: Iterable[WriteItem]
+        compares: Iterable[CompareItem],
+        reads: Iterable[ReadItem],
+        writes: Iterable[WriteItem],
+        conditions: Iterable[ConditionItem] = (),
+        updates: Iterable[UpdateItem] = (),
     ) -> list[records.LockRange]:
         del compares, reads
-        return lock_ranges((), (), writes)
+        return lock_ranges((), (), writes, conditions, updates)
 
     with patch.object(participant_module, "lock_ranges", broken):
         yield

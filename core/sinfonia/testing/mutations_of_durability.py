@@ -50,7 +50,7 @@ def compare_only_participant_not_logged() -> Iterator[None]:
         self: Participant, session: Session, request: ExecPrepare, effects: list[Effect]
     ) -> Voted:
         voted = vote(self, session, request, effects)
-        if voted.vote is Vote.OK and not request.writes:
+        if voted.vote is Vote.OK and not request.writes and not request.updates:
             effects[:] = [each for each in effects if not _logs_vote_on(each, request.tid)]
         return voted
 

@@ -35,8 +35,10 @@ class Profile:
     piece_bytes: int = 4096  # of a checkpoint, and of what a replica pulls
     window_bytes: int = 32 * 1024 * 1024  # of the log that a primary has ready for its replicas
     readers_share: float = 0.0  # of the clients: those that never write
+    lock_waits: tuple[float, ...] = (0.0, 0.0, 0.002, 0.02, 0.05)  # that clients ask for
     weather: Weather = CLEAR
     think_s_mean: float = 0.01
+    timeout_s_min: float = 0.2
     timeout_s_max: float = 4.0
     client_kill_chance: float = 0.0  # for each step of a client
     node_kill_rate: float = 0.0

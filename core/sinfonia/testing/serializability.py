@@ -8,17 +8,20 @@ A failed one changed nothing, and what its compare items found must have been th
 that for each memory node by itself and no more: a memory node that votes BAD_CMP keeps no locks,
 so what two of them found may never have been there together.
 
-``check`` decides this by search (serializability_search.py); memory is zeros at the start.
+A memory node that refuses names all of its items that did not hold.  Appends that met a full ring
+are a refusal like failed compares.
+
+``check`` decides this by search (serializability_search.py) over what the replies say
+(serializability_steps.py); memory is zeros at the start.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import pairwise
 
-from sinfonia.addresses import MemoryNodeId
-from sinfonia.testing.history import Located, Operation, Outcome
-from sinfonia.testing.serializability_search import INFINITY, Search, Step
+from sinfonia.testing.history import Added, Located, Operation, Outcome
+from sinfonia.testing.serializability_steps import Encoder, extents, may_change
+from sinfonia.testing.serializability_trials import holds
 
 # A history of 150 operations takes some hundred choices when values are unique, and some thousand
 # when many outcomes are unknown; a search of a million steps takes seconds.
@@ -51,7 +54,7 @@ def check(history: Sequence[Operation], *, steps_max: int = STEPS_MAX) -> Verdic
     claim = _false_claim(history)
     if claim:
         return Verdict(Serializability.ILLEGAL, explanation=claim)
-    search = _Encoder(history).search(steps_max)
+    search = Encoder(history).search(steps_max)
     found = search.run()
     if found is None:
         return Verdict(Serializability.UNKNOWN, explanation=f"undecided after {steps_max} steps")
@@ -61,106 +64,38 @@ def check(history: Sequence[Operation], *, steps_max: int = STEPS_MAX) -> Verdic
     return Verdict(Serializability.ILLEGAL, explanation=_explain(history))
 
 
-class _Encoder:
-    """Turns operations into the steps of a search: cells and tokens instead of bytes."""
-
-    def __init__(self, history: Sequence[Operation]) -> None:
-        self._history = history
-        self._tokens: dict[tuple[int, bytes], int] = {}
-        borders: dict[MemoryNodeId, set[int]] = {}
-        for operation in history:
-            for node, address, length in _extents(operation):
-                borders.setdefault(node, set()).update((address, address + length))
-        self._cells: dict[tuple[MemoryNodeId, int], tuple[int, int]] = {}
-        for node, points in borders.items():
-            ordered = sorted(points)
-            for start, end in pairwise(ordered):
-                self._cells[node, start] = (len(self._cells), end)
-
-    def search(self, steps_max: int) -> Search:
-        steps = [step for operation in self._history for step in self._steps(operation)]
-        steps.sort(key=lambda step: (not step.definite, step.invoked_at))
-        state = [
-            self._token(cell, bytes(end - start)) for (_, start), (cell, end) in self._cells.items()
-        ]
-        wanted = {pair for step in steps for pair in step.needs}
-        # What nobody can have seen needs no place in the order.
-        steps = [step for step in steps if step.definite or not wanted.isdisjoint(step.sets)]
-        definite = sum(step.definite for step in steps)
-        return Search(steps, definite, state, len(self._tokens), steps_max)
-
-    def _steps(self, operation: Operation) -> Iterable[Step]:
-        if operation.outcome is Outcome.FAILED:
-            return self._failed_steps(operation)
-        if operation.outcome is Outcome.NOT_EXECUTED:
-            return ()
-        needs = [pair for item in operation.compares for pair in self._pairs(*item)]
-        sets = dict(pair for item in operation.writes for pair in self._pairs(*item))
-        returned_at = INFINITY
-        if operation.outcome is Outcome.COMMITTED:
-            assert operation.returned_at is not None
-            returned_at = operation.returned_at
-            for extent, value in zip(operation.reads, operation.values, strict=True):
-                needs += self._pairs(extent.node, extent.address, value)
-        return (self._step(operation, returned_at, needs, sets),)
-
-    def _failed_steps(self, operation: Operation) -> Iterable[Step]:
-        assert operation.returned_at is not None
-        needs: dict[MemoryNodeId, list[tuple[int, int]]] = {}
-        for index, data in operation.failed:
-            node, address, _ = operation.compares[index]
-            needs.setdefault(node, []).extend(self._pairs(node, address, data))
-        if operation.values:
-            for (node, address, _), data in zip(operation.reads, operation.values, strict=True):
-                needs.setdefault(node, []).extend(self._pairs(node, address, data))
-        return [self._step(operation, operation.returned_at, each, {}) for each in needs.values()]
-
-    @staticmethod
-    def _step(
-        operation: Operation,
-        returned_at: int,
-        needs: list[tuple[int, int]],
-        sets: dict[int, int],
-    ) -> Step:
-        return Step(
-            operation.number,
-            operation.invoked_at,
-            returned_at,
-            tuple(dict.fromkeys(needs)),
-            tuple(sets.items()),
-        )
-
-    def _pairs(self, node: MemoryNodeId, address: int, data: bytes) -> list[tuple[int, int]]:
-        pairs = []
-        start = address
-        while start < address + len(data):
-            cell, end = self._cells[node, start]
-            pairs.append((cell, self._token(cell, data[start - address : end - address])))
-            start = end
-        return pairs
-
-    def _token(self, cell: int, data: bytes) -> int:
-        return self._tokens.setdefault((cell, data), len(self._tokens))
-
-
-def _extents(operation: Operation) -> Iterable[tuple[MemoryNodeId, int, int]]:
-    for node, address, data in operation.compares + operation.writes:
-        yield node, address, len(data)
-    yield from operation.reads
-
-
 def _false_claim(history: Sequence[Operation]) -> str:
     """A reply that no state of memory could explain."""
     for operation in history:
         if operation.outcome is Outcome.FAILED:
-            if not operation.failed:
-                return f"failed, but names no compare item: {operation}"
-            if any(operation.compares[index].data == data for index, data in operation.failed):
-                return f"failed, but found what it expected: {operation}"
+            claim = _false_refusal(operation)
+            if claim:
+                return f"{claim}: {operation}"
         if operation.values or operation.outcome is Outcome.COMMITTED:
             lengths = [len(value) for value in operation.values]
             if lengths != [extent.length for extent in operation.reads]:
                 return f"read too few or too many bytes: {operation}"
+        if operation.outcome is Outcome.COMMITTED and operation.answers is not None:
+            if len(operation.answers) != len(operation.updates):
+                return f"answered too few or too many updates: {operation}"
+            for update, answer in zip(operation.updates, operation.answers, strict=True):
+                limit = 256**update.width if isinstance(update, Added) else 2**64 - 1
+                if not 0 <= answer < limit:
+                    return f"{answer} is no answer to an update: {operation}"
+    return ""
+
+
+def _false_refusal(operation: Operation) -> str:
+    if not operation.failed and not operation.full:
+        return "failed, but names no compare item, condition or full ring"
+    for index, data in operation.failed:
+        item = operation.compares[index]
+        if len(data) != len(item.data):
+            return "found too few or too many bytes"
+        if item.data == data if isinstance(item, Located) else holds(item, data):
+            return "failed, but found what it expected"
+    if any(isinstance(operation.updates[index], Added) for index in operation.full):
+        return "failed, because an add item met a full ring"
     return ""
 
 
@@ -176,13 +111,11 @@ def _explain(history: Sequence[Operation]) -> str:
             continue
         attempt = core.copy()
         attempt[index] = core[index].weakened()
-        if _Encoder(attempt).search(EXPLANATION_STEPS_MAX).run() is False:
+        if Encoder(attempt).search(EXPLANATION_STEPS_MAX).run() is False:
             core = attempt
     kept = [each for each in core if each.outcome in {Outcome.COMMITTED, Outcome.FAILED}]
     numbers = {each.number for each in kept}
-    writers = [
-        each for each in history if each.number not in numbers and _visible(each.writes, kept)
-    ]
+    writers = [each for each in history if each.number not in numbers and _visible(each, kept)]
     lines = ["no order explains these replies:"]
     lines += [f"  {each}" for each in kept]
     if writers:
@@ -191,11 +124,11 @@ def _explain(history: Sequence[Operation]) -> str:
     return "\n".join(lines)
 
 
-def _visible(writes: Iterable[Located], observers: Iterable[Operation]) -> bool:
-    """Whether one of ``observers`` looks at a place that ``writes`` touch."""
-    places = {extent for each in observers for extent in _extents(each)}
+def _visible(writer: Operation, observers: Iterable[Operation]) -> bool:
+    """Whether one of ``observers`` looks at a place that ``writer`` may change."""
+    places = {extent for each in observers for extent in extents(each)}
     return any(
-        node == other and address < start + length and start < address + len(data)
-        for node, address, data in writes
+        node == other and address < start + length and start < address + changed
+        for node, address, changed in may_change(writer)
         for other, start, length in places
     )

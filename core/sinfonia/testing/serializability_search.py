@@ -5,6 +5,9 @@ The search of Wing and Gong with Lowe's memory of what has been tried, for minit
 * Memory is cut into *cells* at the borders of all items, so that items may overlap freely, and a
   (cell, bytes) pair is numbered as a *token*.  A state is a tuple of tokens, one per cell.
 * A step needs tokens (what its compares expected and its reads returned) and sets tokens.
+* Where that depends on what is there (conditions, and updates that nobody knows the answer of), a
+  step *looks* at cells, and its *effect* says what it sets, in the cells that it *touches*, or that
+  it cannot come there.
 * A step may come next only if no other step that is still to be placed returned before it began.
 * A step that sets nothing is placed as soon as it may come next and finds what it needs: whatever
   order comes after, moving it to here changes nothing for anybody else.
@@ -13,33 +16,63 @@ The search of Wing and Gong with Lowe's memory of what has been tried, for minit
 
 A definite step must be placed; a possible one (unknown outcome) may be, and only where it makes a
 difference: before the next definite step something must *meet* it, in a cell that one of the two
-sets.  If nothing does, it may as well come after that definite step, or not at all.  And one whose
-bytes were all overwritten before anything *read* them might as well not have happened.
+sets or touches.  If nothing does, it may as well come after that definite step, or not at all.  And
+one whose bytes were all overwritten before anything *read* them might as well not have happened;
+to look at them is to read them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 INFINITY = 2**62
+
+Pairs = tuple[tuple[int, int], ...]  # of a cell and a token
+
+# Of the tokens in the cells that a step looks at, what it sets beside what it always sets; None
+# if it cannot come where these are.
+Effect = Callable[[tuple[int, ...]], Pairs | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One operation, or the part of a failed one that one memory node answered.
 
-    ``needs`` and ``sets`` are (cell, token) pairs.
+    ``sets`` are certain, whatever the ``effect`` is in the cells of ``touches``.  What it looks at
+    is either what its ``adds`` change, the cells of a word and a delta each, or what it
+    ``inspects``.  ``may_set``: of the tokens that are needed, those that its effect can be.
     """
 
     number: int
     invoked_at: int
     returned_at: int
-    needs: tuple[tuple[int, int], ...]
-    sets: tuple[tuple[int, int], ...]
+    needs: Pairs
+    sets: Pairs
+    looks: tuple[int, ...] = ()
+    touches: tuple[int, ...] = ()
+    effect: Effect | None = None
+    inspects: tuple[int, ...] = ()
+    adds: tuple[tuple[tuple[int, ...], int], ...] = ()
+    may_set: tuple[int, ...] = ()
 
     @property
     def definite(self) -> bool:
         return self.returned_at < INFINITY
+
+    @property
+    def changing(self) -> bool:
+        """Whether it may set anything."""
+        return bool(self.sets or self.touches)
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """The cells that it reads."""
+        return (*(cell for cell, _ in self.needs), *self.looks)
+
+    @property
+    def changed(self) -> tuple[int, ...]:
+        """The cells that it may set."""
+        return (*(cell for cell, _ in self.sets), *self.touches)
 
 
 @dataclass(slots=True)
@@ -79,6 +112,9 @@ class Search:
     observers: list[int] = field(default_factory=list)
     writers: list[int] = field(default_factory=list)
     setters: list[int] = field(default_factory=list)  # by cell: the step that wrote it last, or -1
+    reads: list[tuple[int, ...]] = field(default_factory=list)  # by step
+    changes: list[tuple[int, ...]] = field(default_factory=list)  # by step
+    effects: dict[tuple[int, ...], Pairs | None] = field(default_factory=dict)
     best: list[int] = field(default_factory=list)
 
     def run(self) -> bool | None:
@@ -134,18 +170,41 @@ class Search:
 
     def choices(self) -> list[int]:
         """The eligible steps that find what they need."""
-        state = self.state
+        state, steps = self.state, self.steps
         return [
             index
             for index in self.eligible()
-            if all(state[cell] == token for cell, token in self.steps[index].needs)
+            if all(state[cell] == token for cell, token in steps[index].needs)
+            and (steps[index].effect is None or self._outcome(index) is not None)
         ]
+
+    def _outcome(self, index: int) -> Pairs | None:
+        """What a step would set if it came next; None if it cannot."""
+        step = self.steps[index]
+        if step.effect is None:
+            return step.sets
+        tokens = tuple([self.state[cell] for cell in step.looks])
+        key = (index, *tokens)
+        if key not in self.effects:
+            outcome = step.effect(tokens)
+            if outcome is not None:
+                outcome += step.sets
+                # Nobody has thought of some of these bytes before.
+                unheard_of = max((token + 1 for _, token in outcome), default=0)
+                for counts in (self.observers, self.writers):
+                    counts.extend([0] * (unheard_of - len(counts)))
+            self.effects[key] = outcome
+        return self.effects[key]
 
     def _count_uses(self) -> None:
         self.observers = [0] * self.tokens
         self.writers = [0] * self.tokens
+        self.reads = [step.read for step in self.steps]
+        self.changes = [step.changed for step in self.steps]
         for step in self.steps:
             for _, token in step.sets:
+                self.writers[token] += 1
+            for token in step.may_set:
                 self.writers[token] += 1
             if step.definite:
                 for _, token in step.needs:
@@ -153,8 +212,8 @@ class Search:
 
     def _find_meetings(self) -> None:
         """For each step, as bits, the possible steps that it meets."""
-        needs = [_cells(step.needs) for step in self.steps]
-        sets = [_cells(step.sets) for step in self.steps]
+        needs = [_bits(cells) for cells in self.reads]
+        sets = [_bits(cells) for cells in self.changes]
         self.meets = [0] * len(self.steps)
         for possible in range(self.definite, len(self.steps)):
             needed, changed = needs[possible], sets[possible]
@@ -173,7 +232,7 @@ class Search:
         while progress:
             progress = False
             for index in self.choices():
-                if index < self.definite and not self.steps[index].sets:
+                if index < self.definite and not self.steps[index].changing:
                     possible = self._place(index) and possible
                     progress = True
         if len(self.trail) > len(self.best):
@@ -184,18 +243,23 @@ class Search:
         """Put a step next; False if that cannot lead to an order, or to none that is new."""
         step = self.steps[index]
         state, observers, writers = self.state, self.observers, self.writers
+        outcome = self._outcome(index)
+        assert outcome is not None, "a step was placed where it cannot be"
         if index < self.definite:
             for _, token in step.needs:
                 observers[token] -= 1
         before = (self.unmet, self.unread)
-        for cell, _ in step.needs:
+        for cell in self.reads[index]:
             setter = self.setters[cell]
             if setter >= self.definite:
                 self.unread &= ~(1 << setter)
         possible = True
-        old = []
-        for cell, token in step.sets:
+        for _, token in step.sets:
             writers[token] -= 1
+        for token in step.may_set:
+            writers[token] -= 1
+        old = []
+        for cell, token in outcome:
             overwritten, setter = state[cell], self.setters[cell]
             old.append((cell, overwritten, setter))
             state[cell] = token
@@ -216,7 +280,7 @@ class Search:
 
     def _survives(self, index: int) -> bool:
         """Whether bytes of a placed step can still be read."""
-        return any(self.setters[cell] == index for cell, _ in self.steps[index].sets)
+        return any(self.setters[cell] == index for cell in self.changes[index])
 
     def _undo(self, placed: int) -> None:
         while len(self.trail) > placed:
@@ -228,14 +292,16 @@ class Search:
                 self.setters[cell] = setter
             for _, token in step.sets:
                 self.writers[token] += 1
+            for token in step.may_set:
+                self.writers[token] += 1
             if index < self.definite:
                 for _, token in step.needs:
                     self.observers[token] += 1
 
 
-def _cells(pairs: Sequence[tuple[int, int]]) -> int:
-    """The cells of (cell, token) pairs, as bits."""
+def _bits(cells: Iterable[int]) -> int:
+    """Cells, as bits."""
     bits = 0
-    for cell, _ in pairs:
+    for cell in cells:
         bits |= 1 << cell
     return bits

@@ -27,28 +27,31 @@ from sinfonia.protocol.messages import (
     Requests,
 )
 from sinfonia.protocol.recovery import Outcome as Settled
+from sinfonia.testing.asked_and_told import (
+    answers,
+    compare_items,
+    failed_items,
+    full_rings,
+    read_items,
+    update_items,
+    write_items,
+)
 from sinfonia.testing.history import HistoryRecorder, Outcome
 from sinfonia.testing.process import Killed, Process, Surroundings
 from sinfonia.testing.wire import Message
-from sinfonia.testing.workload import (
-    Beliefs,
-    Workload,
-    compare_items,
-    failed_items,
-    read_items,
-    write_items,
-)
+from sinfonia.testing.workload import Beliefs, Workload
 
 # A call ends by its deadline, which the coordinator looks at once in a TICK.
 LATE_MAX_S = 3 * TICK
-
-TIMEOUT_S_MIN = 0.2
 
 # Of the members that a client knows, it asks so many at a time where the memory nodes are.
 MEMBERS_ASKED = 3
 
 # How often a client that was told "unknown" asks for the outcome later.
 CURIOSITY = 0.7
+
+# The classes of its minitransactions.
+TAGS = ("", "", "one class", "another")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,10 @@ class SimulatedClient(Process):
     def execute(self, fill: Callable[[Minitransaction[Any]], None], *, timeout: float) -> int:
         """Start one minitransaction; returns its number in the history."""
         minitransaction: Minitransaction[Any] = Minitransaction(
-            _NOBODY, reads_on_failure=self.rng.random() < 0.3
+            _NOBODY,
+            reads_on_failure=self.rng.random() < 0.3,
+            lock_wait=self.rng.choice(self.surroundings.profile.lock_waits),
+            tag=self.rng.choice(TAGS),
         )
         fill(minitransaction)
         number = self._recorder.invoke(
@@ -110,6 +116,7 @@ class SimulatedClient(Process):
             compares=compare_items(minitransaction),
             reads=read_items(minitransaction),
             writes=write_items(minitransaction),
+            updates=update_items(minitransaction),
         )
         asked = Asked(number, minitransaction, self.now + timeout)
         self.unfinished[number] = asked
@@ -141,7 +148,8 @@ class SimulatedClient(Process):
     def _work(self) -> None:
         if not self._next_work():
             return
-        timeout = self.rng.uniform(TIMEOUT_S_MIN, self.surroundings.profile.timeout_s_max)
+        profile = self.surroundings.profile
+        timeout = self.rng.uniform(profile.timeout_s_min, profile.timeout_s_max)
         self.execute(self._fill, timeout=timeout)
 
     def _fill(self, minitransaction: Minitransaction[Any]) -> None:
@@ -162,6 +170,8 @@ class SimulatedClient(Process):
                 Outcome.COMMITTED if result.committed else Outcome.FAILED,
                 values=tuple(result.reads),
                 failed=failed_items(result),
+                answers=answers(asked.minitransaction, result),
+                full=full_rings(asked.minitransaction, result),
             )
         else:
             assert call.error is not None

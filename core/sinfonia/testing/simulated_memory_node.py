@@ -4,13 +4,24 @@ Messages that come close together share a flush, as they share a wake-up of the 
 """
 
 import random
+from collections import Counter
+from collections.abc import Sequence
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import CorruptLog, StorageError
 from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.settings import MemoryNodeSettings, State, syncs_log
 from sinfonia.protocol.following import Phase
-from sinfonia.protocol.messages import PROTOCOL_VERSION, Replies, Requests
+from sinfonia.protocol.messages import (
+    PROTOCOL_VERSION,
+    ExecCommit,
+    ExecPrepare,
+    Replies,
+    Reply,
+    Request,
+    Requests,
+    Voted,
+)
 from sinfonia.protocol.replication import ReplicationTimes
 from sinfonia.testing.disk import VirtualDisk
 from sinfonia.testing.process import Killed, Process, Surroundings
@@ -76,6 +87,8 @@ class SimulatedMemoryNode(Process):
         self._wakeup_planned = False
         self._wakeups = 0
         self._phase: Phase | None = None
+        # By route and counter: requests of this life that were not voted on yet.
+        self._unanswered: Counter[tuple[bytes, int]] = Counter()
 
     def start(self) -> None:
         """Begin a life; if the disk does not let it, try again later."""
@@ -153,6 +166,7 @@ class SimulatedMemoryNode(Process):
             return
         try:
             if isinstance(message, Requests):
+                self._note_asked(source.encode(), message.requests)
                 node.receive(source.encode(), message, self.now)
             elif source in self.surroundings.managers:
                 for reply in message.replies:
@@ -168,6 +182,7 @@ class SimulatedMemoryNode(Process):
         self._on_timer()
 
     def _begin_node(self) -> None:
+        self._unanswered.clear()
         try:
             self.node = MemoryNode(
                 self._settings,
@@ -215,6 +230,7 @@ class SimulatedMemoryNode(Process):
                 self._perhaps_die()
                 self.send(node.primary, Requests(PROTOCOL_VERSION, 0, 0, 0, asked))
             self._perhaps_die()
+            self._check_waiters(node)
             self._wakeups += 1
             if not node.over and self._wakeups % CHECK_EVERY == 0:
                 node.check_invariants()
@@ -229,6 +245,12 @@ class SimulatedMemoryNode(Process):
             self.surroundings.events["primaries deposed"] += 1
             node.close()
             self._begin_node()
+
+    def _check_waiters(self, node: MemoryNode) -> None:
+        """Nobody waits for locks longer than agreed."""
+        if node.leading is not None and not node.over:
+            for waiter in node.participant.lock_waits:
+                assert waiter.until > self.now, f"{waiter.request.counter} waits for too long"
 
     def _note_copies(self, node: MemoryNode) -> None:
         phase = None if node.replica is None else node.replica.follower.phase
@@ -245,7 +267,24 @@ class SimulatedMemoryNode(Process):
             self.surroundings.events["logs pulled"] += 1
         self._phase = phase
 
+    def _note_asked(self, route: bytes, requests: Sequence[Request]) -> None:
+        for request in requests:
+            if isinstance(request, ExecCommit):
+                self._unanswered[route, request.counter] += 1
+            elif isinstance(request, ExecPrepare):
+                self._unanswered[route, request.tid.counter] += 1
+
+    def _note_answered(self, route: bytes, replies: Sequence[Reply]) -> None:
+        """Nobody is answered more often than it asked, or what it asked another life."""
+        for reply in replies:
+            if isinstance(reply, Voted):
+                self._unanswered[route, reply.counter] -= 1
+                assert self._unanswered[route, reply.counter] >= 0, (
+                    f"{self.name} votes on {reply.counter} of {route.decode()} unasked"
+                )
+
     def _send(self, route: bytes, replies: Replies) -> None:
+        self._note_answered(route, replies.replies)
         self._perhaps_die()
         self.send(route.decode(), replies)
 

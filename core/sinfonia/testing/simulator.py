@@ -38,6 +38,8 @@ from sinfonia.testing.workload import (
     CAPACITY,
     HOT_BYTES,
     HOT_START,
+    RING_BYTES,
+    RING_START,
     WIDE_BYTES,
     WIDE_START,
     Workload,
@@ -80,8 +82,7 @@ class Simulation:
         """``profile`` is the name of a targeted one; without it the seed draws any."""
         self.seed = seed
         self._profile_name = profile
-        chance = self._chance("profile")
-        self.profile = targeted_profile(profile, chance) if profile else random_profile(chance)
+        self.profile = self._draw_profile()
         self.scheduler = Scheduler()
         self.recorder = HistoryRecorder()
         network: Network[Message] = Network(
@@ -279,12 +280,17 @@ class Simulation:
         for node in self.nodes:
             minitransaction.read(node.node_id, HOT_START, HOT_BYTES)
             minitransaction.read(node.node_id, WIDE_START, WIDE_BYTES)
+            minitransaction.read(node.node_id, RING_START, RING_BYTES)
 
     def _judge(self) -> None:
         verdict = check(self.recorder.operations)
         assert verdict.result is Serializability.OK, verdict.explanation
 
     # --- odds and ends -------------------------------------------------------------------------
+
+    def _draw_profile(self) -> Profile:
+        name, chance = self._profile_name, self._chance("profile")
+        return targeted_profile(name, chance) if name else random_profile(chance)
 
     def _chance(self, concern: str) -> random.Random:
         """A generator for each concern, so that one more draw here moves nothing there."""
@@ -294,13 +300,14 @@ class Simulation:
         trace = "\n".join(
             f"{at:10.4f}  {words(event)}" for at, event in self.scheduler.trace(TRACE_EVENTS)
         )
-        again = f"make sim RUNS=1 SEED={self.seed}"
-        if self._profile_name:
-            again += f" PROFILE={self._profile_name}"
         return (
             f"{type(error).__name__}: {error}\n\nthe last events:\n{trace}\n\n"
-            f"profile: {self.profile}\nreproduce with: {again}"
+            f"profile: {self.profile}\nreproduce with: {self._how_to_replay()}"
         )
+
+    def _how_to_replay(self) -> str:
+        again = f"make sim RUNS=1 SEED={self.seed}"
+        return f"{again} PROFILE={self._profile_name}" if self._profile_name else again
 
 
 def _never() -> bool:

@@ -1,11 +1,13 @@
-"""What is large in a real cluster is small in a run, so that a short one meets its end."""
+"""What is large in a real cluster is small in a run, so that a short one meets its end; and who
+stands in line is watched."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 from sinfonia.memnode import checkpointer, copies, leading, replica
-from sinfonia.protocol import shipping
+from sinfonia.protocol import participant, shipping
+from sinfonia.testing.fair_line import FairLine
 from sinfonia.testing.profile import Profile
 
 
@@ -14,7 +16,7 @@ def small_sizes(profile: Profile) -> Iterator[None]:
     """Copies and checkpoints come in pieces; who was away has missed more than is kept for it."""
     window = profile.window_bytes
     with ExitStack() as patches:
-        for module, name, size in (
+        things: tuple[tuple[object, str, object], ...] = (
             (copies, "PIECE_BYTES", profile.piece_bytes),
             (checkpointer, "STEP_BYTES", profile.piece_bytes),
             (leading, "APPLY_RECORDS_MAX", profile.apply_records),
@@ -22,6 +24,8 @@ def small_sizes(profile: Profile) -> Iterator[None]:
             (shipping, "WINDOW_BYTES_MAX", window),
             (shipping, "AHEAD_BYTES_MAX", max(window // 2, 1)),
             (shipping, "JOIN_WITHIN_BYTES", max(window // 2, 1)),
-        ):
-            patches.enter_context(patch.object(module, name, size))
+            (participant, "LockWaits", FairLine),
+        )
+        for module, name, thing in things:
+            patches.enter_context(patch.object(module, name, thing))
         yield

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from sinfonia.minitransaction import AddItem
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.management_messages import Register, Registered
 from sinfonia.protocol.messages import (
@@ -74,7 +75,23 @@ def _items(request: ExecCommit | ExecPrepare) -> str:
     compares = [f"cmp {each.address}={_hex(each.expected)}" for each in request.compares]
     reads = [f"rd {each.address}+{each.length}" for each in request.reads]
     writes = [f"wr {each.address}={_hex(each.data)}" for each in request.writes]
-    return " [" + ", ".join(compares + reads + writes) + "]"
+    return " [" + ", ".join(compares + _checks(request) + reads + writes + _updates(request)) + "]"
+
+
+def _checks(request: ExecCommit | ExecPrepare) -> list[str]:
+    return [
+        f"check {each.address}&{each.mask.hex()} {each.relation.name} {each.operand.hex()}"
+        for each in request.conditions
+    ]
+
+
+def _updates(request: ExecCommit | ExecPrepare) -> list[str]:
+    return [
+        f"add {each.address}({each.width})+={each.delta}"
+        if isinstance(each, AddItem)
+        else f"append {each.address}<<{_hex(each.data)}"
+        for each in request.updates
+    ]
 
 
 def _hex(data: bytes) -> str:

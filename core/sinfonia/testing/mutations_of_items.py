@@ -1,0 +1,332 @@
+# ruff: noqa: SLF001 - what is broken here is private to its owner, and otherwise nobody's business
+"""Broken on purpose: conditions, adds, appends, and the line for locks."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+
+from sinfonia.addresses import MemoryNodeId
+from sinfonia.minitransaction import (
+    CompareItem,
+    ConditionItem,
+    Minitransaction,
+    ReadItem,
+    Relation,
+    UpdateItem,
+    WriteItem,
+)
+from sinfonia.protocol import attempts, execution, records, updates
+from sinfonia.protocol import participant as participant_module
+from sinfonia.protocol.effects import Effect
+from sinfonia.protocol.execution import evaluate
+from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.lock_waits import Waiter
+from sinfonia.protocol.locks import lock_ranges
+from sinfonia.protocol.messages import ExecCommit, ExecPrepare, Request, Vote, Voted
+from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.sessions import Session
+from sinfonia.protocol.updates import Computed, Sliceable
+from sinfonia.rings import RingHeader
+from sinfonia.testing.fair_line import FairLine
+from sinfonia.testing.mutation import mutation
+
+# --- updates ------------------------------------------------------------------------------------
+
+
+@mutation(profile="adds")
+def add_executed_again() -> Iterator[None]:
+    """An add that was executed is not executed again: it changes something, like a write."""
+    already = Participant._already
+
+    def broken(self: Participant, session: Session, request: ExecCommit) -> Voted | None:
+        return already(self, session, request.counter) if request.writes else None
+
+    with patch.object(Participant, "_refused", broken):
+        yield
+
+
+@mutation(profile="adds")
+def answer_of_an_add_computed_again() -> Iterator[None]:
+    """Who sends the tid of an add again is told what the add met, not what is there now."""
+    refused = Participant._refused
+
+    def broken(self: Participant, session: Session, request: ExecCommit) -> Voted | None:
+        known = refused(self, session, request)
+        if known is not None and known.vote is Vote.OK and request.updates:
+            return evaluate(self._bytes, self._capacity, request.counter, request)[0]
+        return known
+
+    with patch.object(Participant, "_refused", broken):
+        yield
+
+
+@mutation(profile="adds")
+def answer_of_an_add_not_logged() -> Iterator[None]:
+    """What an add met is in the log, for whoever asks another life of the memory node."""
+    replay = Participant.replay
+
+    def broken(self: Participant, record: records.Record) -> None:
+        replay(self, record)
+        if isinstance(record, records.OnePhase) and record.reads:
+            outcomes = self.sessions.of(record.client, self.epoch)
+            assert outcomes is not None
+            left = {len(each.data): each.data for each in record.writes}
+            reads = [left.get(len(read), read) for read in record.reads]
+            outcomes.outcomes[record.counter] = Voted(record.counter, Vote.OK, reads)
+
+    with patch.object(Participant, "replay", broken):
+        yield
+
+
+@mutation(profile="adds")
+def add_taken_for_a_read() -> Iterator[None]:
+    """A minitransaction with updates is not read-only, though it has no write items."""
+    requests = attempts._requests
+
+    def broken(
+        minitransaction: Minitransaction[Any], tid: Tid
+    ) -> tuple[dict[MemoryNodeId, Request], bool]:
+        asked, _ = requests(minitransaction, tid)
+        return asked, not any(items.writes for items in minitransaction.items.values())
+
+    with patch.object(attempts, "_requests", broken):
+        yield
+
+
+@mutation(profile="adds")
+def updates_not_locked() -> Iterator[None]:
+    """What an update looks at is locked from the vote to the outcome."""
+    vote = Participant._vote
+
+    def broken_vote(
+        self: Participant, session: Session, request: ExecPrepare, effects: list[Effect]
+    ) -> Voted:
+        def unlocked(
+            compares: Iterable[CompareItem],
+            reads: Iterable[ReadItem],
+            writes: Iterable[WriteItem],
+            conditions: Iterable[ConditionItem] = (),
+            updates: Iterable[UpdateItem] = (),
+        ) -> list[records.LockRange]:
+            del writes, updates
+            return lock_ranges(compares, reads, request.writes, conditions)
+
+        with patch.object(participant_module, "lock_ranges", unlocked):
+            return vote(self, session, request, effects)
+
+    with patch.object(Participant, "_vote", broken_vote):
+        yield
+
+
+@mutation(profile="small-rings")
+def slot_not_locked() -> Iterator[None]:
+    """The slot that an append leads to is locked until the outcome is known, like the header."""
+    vote = Participant._vote
+
+    def broken_vote(
+        self: Participant, session: Session, request: ExecPrepare, effects: list[Effect]
+    ) -> Voted:
+        def unlocked(
+            compares: Iterable[CompareItem],
+            reads: Iterable[ReadItem],
+            writes: Iterable[WriteItem],
+            conditions: Iterable[ConditionItem] = (),
+            updates: Iterable[UpdateItem] = (),
+        ) -> list[records.LockRange]:
+            del writes, updates
+            return lock_ranges(compares, reads, request.writes, conditions, request.updates)
+
+        with patch.object(participant_module, "lock_ranges", unlocked):
+            return vote(self, session, request, effects)
+
+    with patch.object(Participant, "_vote", broken_vote):
+        yield
+
+
+@mutation(profile="small-rings")
+def full_ring_overwritten() -> Iterator[None]:
+    """What was not trimmed is not overwritten: nothing is appended to a full ring."""
+
+    class Endless(RingHeader):
+        valid = property(lambda self: self.slots > 0)
+        full = property(lambda _self: False)
+
+    with patch.object(updates, "RingHeader", Endless):
+        yield
+
+
+@mutation(profile="small-rings")
+def full_ring_passed_over() -> Iterator[None]:
+    """If one ring is full nothing happens, not even what else the minitransaction was to do."""
+    compute = updates.compute
+
+    def broken(
+        memory: Sliceable, capacity: int, writes: Sequence[WriteItem], items: Sequence[UpdateItem]
+    ) -> Computed | None:
+        computed = compute(memory, capacity, writes, items)
+        if computed is None or not computed.full or len(items) == len(computed.full):
+            return computed
+        answers = iter(computed.answers)
+        full = {position for position, _ in computed.full}
+        padded = [bytes(8) if i in full else next(answers) for i in range(len(items))]
+        return Computed(computed.writes, padded, [])
+
+    with patch.object(execution, "compute", broken):
+        yield
+
+
+@mutation(profile="adds")
+def updates_blind_to_writes() -> Iterator[None]:
+    """Updates take effect after the write items of their minitransaction, and see them."""
+
+    def broken(memory: Sliceable, start: int, end: int, writes: Sequence[WriteItem]) -> bytes:
+        del writes
+        return memory[start:end]
+
+    with patch.object(updates, "_look", broken):
+        yield
+
+
+@mutation(profile="small-rings")
+def updates_blind_to_each_other() -> Iterator[None]:
+    """Of two updates of one minitransaction the later one sees what the earlier one did."""
+    compute = updates.compute
+
+    def broken(
+        memory: Sliceable, capacity: int, writes: Sequence[WriteItem], items: Sequence[UpdateItem]
+    ) -> Computed | None:
+        whole = Computed(list(writes), [], [])
+        for position, item in enumerate(items):
+            alone = compute(memory, capacity, writes, [item])
+            if alone is None:
+                return None
+            whole.writes.extend(alone.writes[len(writes) :])
+            whole.answers.extend(alone.answers)
+            whole.full.extend((position, header) for _, header in alone.full)
+        return whole
+
+    with patch.object(execution, "compute", broken):
+        yield
+
+
+# --- conditions ---------------------------------------------------------------------------------
+
+
+@mutation()
+def condition_ignored() -> Iterator[None]:
+    """A minitransaction commits only if its conditions hold."""
+    with patch.object(execution, "holds", lambda _condition, _found: True):
+        yield
+
+
+@mutation()
+def less_taken_for_at_most() -> Iterator[None]:
+    """What must be less may not be equal."""
+    holds = updates.holds
+
+    def broken(condition: ConditionItem, found: bytes) -> bool:
+        if condition.relation is Relation.LESS:
+            condition = msgspec.structs.replace(condition, relation=Relation.AT_MOST)
+        return holds(condition, found)
+
+    with patch.object(execution, "holds", broken):
+        yield
+
+
+@mutation()
+def mask_ignored() -> Iterator[None]:
+    """Of what a condition looks at only the bits of its mask count."""
+    holds = updates.holds
+
+    def broken(condition: ConditionItem, found: bytes) -> bool:
+        return holds(msgspec.structs.replace(condition, mask=b""), found)
+
+    with patch.object(execution, "holds", broken):
+        yield
+
+
+@mutation()
+def conditions_not_locked() -> Iterator[None]:
+    """What a condition looked at is locked, too, until the outcome is known."""
+
+    def broken(
+        compares: Iterable[CompareItem],
+        reads: Iterable[ReadItem],
+        writes: Iterable[WriteItem],
+        conditions: Iterable[ConditionItem] = (),
+        updates: Iterable[UpdateItem] = (),
+    ) -> list[records.LockRange]:
+        del conditions
+        return lock_ranges(compares, reads, writes, (), updates)
+
+    with patch.object(participant_module, "lock_ranges", broken):
+        yield
+
+
+# --- the line for locks -------------------------------------------------------------------------
+
+
+@mutation(profile="lines-for-locks")
+def waiter_not_looked_at_again() -> Iterator[None]:
+    """Who has waited is executed only if it still may be: its tid may be settled by now."""
+
+    def broken(self: Participant, waiter: Waiter, effects: list[Effect]) -> Voted:
+        session = self.sessions.of(waiter.client, self.epoch)
+        assert session is not None
+        return self._execute(session, waiter.request, effects)
+
+    with patch.object(Participant, "_serve", broken):
+        yield
+
+
+@mutation(profile="lines-for-locks")
+def waiter_served_under_the_lock() -> Iterator[None]:
+    """Who waits for a lock is executed when nobody holds it any more."""
+    serve_waiters = Participant._serve_waiters
+
+    def broken(self: Participant, effects: list[Effect]) -> None:
+        with patch.object(participant_module, "is_locked", lambda _locks, _request: False):
+            serve_waiters(self, effects)
+
+    with patch.object(Participant, "_serve_waiters", broken):
+        yield
+
+
+@mutation(profile="lines-for-locks")
+def last_come_first_served() -> Iterator[None]:
+    """Who waits for a lock is served before those that came later."""
+    with patch.object(FairLine, "__iter__", lambda self: iter(tuple(self._line.values())[::-1])):
+        yield
+
+
+@mutation(profile="lines-for-locks")
+def waiters_left_standing() -> Iterator[None]:
+    """Who waits for a lock is told BAD_LOCK when its time is over."""
+    with patch.object(FairLine, "overdue", lambda _self, _now: []):
+        yield
+
+
+@mutation(profile="lines-for-locks")
+def second_copy_stands_in_line() -> Iterator[None]:
+    """A second copy of a request that waits is not let into the line."""
+    with patch.object(FairLine, "holds", lambda _self, _client, _counter: False):
+        yield
+
+
+@mutation(profile="lines-for-locks")
+def line_outlives_its_memory_node() -> Iterator[None]:
+    """Who waits for a lock of a memory node that dies waits no longer."""
+    lines: dict[int, FairLine] = {}
+    begin = Participant.__init__
+
+    def broken(self: Participant, **settings: object) -> None:
+        begin(self, **settings)  # type: ignore[arg-type]  # whatever it takes
+        line = lines.get(self.node)
+        if line is not None and self.locks is not None:
+            self.lock_waits = line
+        lines[self.node] = self.lock_waits  # type: ignore[assignment]  # small_sizes put it there
+
+    with patch.object(Participant, "__init__", broken):
+        yield
