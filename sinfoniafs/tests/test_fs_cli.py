@@ -37,7 +37,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> ModelCluster:
     """What every endpoint leads to."""
     model = ModelCluster(memory_nodes=2, capacity=8 * 1024 * 1024)
 
-    async def connect(_: str) -> ModelCluster:
+    async def connect(_: str, *, keys: sinfonia.Keys | None = None) -> ModelCluster:
         return model
 
     monkeypatch.setattr(cli_volume, "connect", connect)

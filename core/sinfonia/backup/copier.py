@@ -31,6 +31,7 @@ from sinfonia.client.seed import endpoints_of, search_directory
 from sinfonia.errors import BackupError, ProtocolError, Unreachable
 from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
 from sinfonia.transport.codec import decode_replies, encode_requests
+from sinfonia.transport.keys import Keys
 from sinfonia.transport.zeromq import connect_dealer, drain, is_connectable, try_send
 
 # A primary that is of no use for so long ends the backup.  It waits out a restart, and is within
@@ -58,18 +59,25 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-def take_full(cluster: str, root: Path, *, on_progress: OnProgress = lambda _: None) -> Manifest:
+def take_full(
+    cluster: str,
+    root: Path,
+    keys: Keys | None = None,
+    *,
+    on_progress: OnProgress = lambda _: None,
+) -> Manifest:
     """Back up all memory nodes of the cluster at ``cluster`` into ``root``, a new directory.
 
+    ``keys``: those of an operator, if the cluster has keys.
     Raises BackupError, Unreachable or ConfigError; then there is nothing at ``root``.
     """
-    directory = _directory(cluster)
+    directory = _directory(cluster, keys)
     with writing_full(root) as partial, ExitStack() as opened:
         copies = [
             NodeCopy(entry.node, _writer(opened, partial, FULL_STEP, entry), previous=None)
             for entry in directory.nodes
         ]
-        moment, parts = _copy(cluster, directory, copies, on_progress)
+        moment, parts = _copy(_Conversation(cluster, keys, directory, copies), copies, on_progress)
         manifest = Manifest(
             directory.cluster,
             [
@@ -83,14 +91,19 @@ def take_full(cluster: str, root: Path, *, on_progress: OnProgress = lambda _: N
 
 
 def take_increment(
-    cluster: str, root: Path, *, on_progress: OnProgress = lambda _: None
+    cluster: str,
+    root: Path,
+    keys: Keys | None = None,
+    *,
+    on_progress: OnProgress = lambda _: None,
 ) -> Manifest:
     """Add to the backup in ``root`` what the cluster at ``cluster`` logged since its last step.
 
+    ``keys``: those of an operator, if the cluster has keys.
     Raises BackupError, Unreachable or ConfigError; then the backup is as it was.
     """
     backup = Backup(root)
-    directory = _directory(cluster)
+    directory = _directory(cluster, keys)
     _refuse_other(backup, directory)
     last = backup.manifest.steps[-1]
     previous = {part.node: part for part in last.parts}
@@ -104,14 +117,15 @@ def take_increment(
             )
             for entry in directory.nodes
         ]
-        moment, parts = _copy(cluster, directory, copies, on_progress)
+        moment, parts = _copy(_Conversation(cluster, keys, directory, copies), copies, on_progress)
         publish_increment(partial, backup, Step(name, moment, parts))
     return Backup(root).manifest
 
 
-def _directory(cluster: str) -> Directory:
+def _directory(cluster: str, keys: Keys | None) -> Directory:
     """Raises BackupError if not every memory node has somebody who holds it."""
-    directory = search_directory(endpoints_of(cluster), timeout=SEARCH_TIMEOUT * 2, usable=True)
+    endpoints = endpoints_of(cluster)
+    directory = search_directory(endpoints, timeout=SEARCH_TIMEOUT * 2, usable=True, keys=keys)
     for entry in directory.nodes:
         if not entry.identity:
             raise BackupError(
@@ -148,11 +162,10 @@ def _writer(opened: ExitStack, partial: Path, step: str, entry: MemoryNodeEntry)
 
 
 def _copy(
-    cluster: str, directory: Directory, copies: Sequence[NodeCopy], on_progress: OnProgress
+    conversation: "_Conversation", copies: Sequence[NodeCopy], on_progress: OnProgress
 ) -> tuple[int, list[Part]]:
     """Copy everything; the moment of the cut, and what was written."""
     with ExitStack() as opened:
-        conversation = _Conversation(cluster, directory, copies)
         opened.callback(conversation.close)
 
         def go_on() -> None:
@@ -174,8 +187,11 @@ def _progress(copies: Sequence[NodeCopy]) -> Progress:
 class _Conversation:
     """Connections to the primaries of all memory nodes, whoever they are."""
 
-    def __init__(self, cluster: str, directory: Directory, copies: Sequence[NodeCopy]) -> None:
+    def __init__(
+        self, cluster: str, keys: Keys | None, directory: Directory, copies: Sequence[NodeCopy]
+    ) -> None:
         self._cluster = cluster
+        self._keys = keys
         self._copies = copies
         self._directory = directory
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -201,7 +217,7 @@ class _Conversation:
 
     def look_for_others(self) -> None:
         """Raises BackupError if the cluster has other memory nodes than are copied."""
-        self._learn(search_directory(self._places(), timeout=PATIENCE, usable=False))
+        self._learn(self._search(PATIENCE))
         if {entry.node for entry in self._directory.nodes} != {copy.node for copy in self._copies}:
             raise BackupError(
                 "a memory node was added to the cluster meanwhile; take a full backup again"
@@ -239,7 +255,7 @@ class _Conversation:
         if not doubtful or now < self._search_at:
             return
         try:
-            found = search_directory(self._places(), timeout=SEARCH_TIMEOUT, usable=False)
+            found = self._search(SEARCH_TIMEOUT)
         except Unreachable:
             pass  # the patience with the primary ends some time
         else:
@@ -248,6 +264,9 @@ class _Conversation:
         for copy in waited_for:
             if copy.misdirected:
                 copy.ask_anew()
+
+    def _search(self, timeout: float) -> Directory:
+        return search_directory(self._places(), timeout=timeout, usable=False, keys=self._keys)
 
     def _places(self) -> list[str]:
         members = [entry.endpoint for entry in self._directory.nodes]
@@ -273,7 +292,7 @@ class _Conversation:
             if former is not None:
                 self._poller.unregister(former)
                 former.close(0)
-            socket = connect_dealer(self._context, entry.endpoint)
+            socket = connect_dealer(self._context, entry.endpoint, self._keys)
             self._sockets[copy.node] = socket
             self._connected[copy.node] = entry.endpoint
             self._poller.register(socket, zmq.POLLIN)

@@ -24,9 +24,10 @@ from sinfonia.backup.blocks import cannot_write
 from sinfonia.backup.cut import LogCut, committed
 from sinfonia.backup.moments import format_moment
 from sinfonia.errors import BackupError
+from sinfonia.protocol.execution import Memory
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.messages import Status
-from sinfonia.protocol.participant import Memory, Participant
+from sinfonia.protocol.participant import Participant
 from sinfonia.protocol.records import Batch, Decided, ParticipantState, decode_body
 from sinfonia.protocol.replication_messages import Life
 from sinfonia.storage.data_directory import DataDirectory, DirectoryLock

@@ -4,6 +4,8 @@ Nothing here changes anything: ``evaluate`` looks, and the participant applies, 
 Whatever a request says is checked, since nothing from the network is trusted.
 """
 
+from typing import Protocol
+
 from sinfonia.minitransaction import BYTES_MAX, ITEMS_MAX, WriteItem
 from sinfonia.protocol.locks import RangeLocks
 from sinfonia.protocol.messages import ExecCommit, ExecPrepare, Vote, Voted
@@ -12,6 +14,16 @@ from sinfonia.protocol.updates import Sliceable, compute, holds, is_sensible, lo
 OK = Vote.OK
 NONE: list[bytes] = []
 NO_WRITES: list[WriteItem] = []
+
+
+class Memory(Protocol):
+    """The address space; a slice of ``memory`` is a copy of the bytes."""
+
+    @property
+    def capacity(self) -> int: ...
+    @property
+    def memory(self) -> Sliceable: ...
+    def write(self, address: int, data: bytes) -> None: ...
 
 
 # A vote, all that is to be written if it is OK, and how many bytes were read.

@@ -29,13 +29,12 @@ its locks are tried (the paper tries the locks first): a second copy must not me
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol import records
 from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable, SendVia
-from sinfonia.protocol.execution import NO_WRITES, evaluate, is_locked
+from sinfonia.protocol.execution import NO_WRITES, Memory, evaluate, is_locked
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lists import (
     DECIDED_MAX,
@@ -83,23 +82,12 @@ from sinfonia.protocol.sessions import (
     Sessions,
     size_of,
 )
-from sinfonia.protocol.updates import Sliceable
 from sinfonia.protocol.watches import Watches
 
 OK = Vote.OK
 
 # Votes after which a client tries again, all by itself.
 RETRIED = frozenset({Vote.BAD_LOCK, Vote.BAD_EPOCH, Vote.BAD_LOAD})
-
-
-class Memory(Protocol):
-    """The address space; a slice of ``memory`` is a copy of the bytes."""
-
-    @property
-    def capacity(self) -> int: ...
-    @property
-    def memory(self) -> Sliceable: ...
-    def write(self, address: int, data: bytes) -> None: ...
 
 
 class Participant:

@@ -120,7 +120,7 @@ class Sessions:
         return len(self._by_client)
 
     def on_in_doubt(self, tid: Tid, number: int, size: int) -> None:
-        """``number`` more of its client's tids, of ``size`` bytes, are in doubt (or -1: one less)."""
+        """``number`` more tids of ``size`` bytes are in doubt; -1: one is no more."""
         session = self._by_client.get(tid.client)
         if session is not None:
             session.in_doubt = max(0, session.in_doubt + number)
