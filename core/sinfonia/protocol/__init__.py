@@ -7,6 +7,7 @@
     lists      in-doubt and decided             participant   a memory node's half (Figure 4)
     coordinator   an application node's half    recovery      the recovery coordinator (4.4)
     management    the manager: directory, probes, epochs
+    watches    who is told of which commits     watching   what a client makes of it
 
 No clock, socket, file, thread or randomness in here: time and chance come in as arguments.
 """

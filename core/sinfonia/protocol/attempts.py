@@ -3,6 +3,7 @@
 The coordinator's values, and how votes become a result.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
@@ -76,6 +77,16 @@ class Attempt(msgspec.Struct, gc=False):
         """The attempt to execute ``call`` under ``tid``."""
         requests, read_only = _requests(call.minitransaction, tid)
         return cls(call, tid, now, requests, read_only)
+
+    @property
+    def deadline(self) -> float:
+        """When its caller is told what is known."""
+        return math.inf if self.call is None else self.call.deadline
+
+    @property
+    def complete(self) -> bool:
+        """Whether every participant has voted."""
+        return len(self.votes) == len(self.requests)
 
     @property
     def refused(self) -> bool:
@@ -242,6 +253,7 @@ def _requests(
     on_failure, tag = minitransaction.reads_on_failure, minitransaction.tag
     if len(by_node) == 1:
         [(node, items)] = by_node.items()
+        lock_wait = minitransaction.lock_wait
         request = ExecCommit(
             tid.counter,
             tid.epoch,
@@ -252,9 +264,9 @@ def _requests(
             items.conditions,
             items.updates,
             tag,
-            round(minitransaction.lock_wait * 1e3),
+            round(lock_wait * 1e3) if lock_wait else 0,
         )
-        return {node: request}, items.read_only
+        return {node: request}, not items.writes and not items.updates
     participants = sorted(by_node)
     read_only = minitransaction.read_only
     return {

@@ -82,6 +82,7 @@ from sinfonia.protocol.sessions import (
     Sessions,
     size_of,
 )
+from sinfonia.protocol.updates import leads_elsewhere
 from sinfonia.protocol.watches import Watches
 
 OK = Vote.OK
@@ -414,7 +415,7 @@ class Participant:
             voted = Voted(tid.counter, Vote.BAD_LOCK)
         else:
             voted, writes, bytes_read = evaluate(self._bytes, self._capacity, tid.counter, request)
-            if voted.vote is OK and request.updates:
+            if voted.vote is OK and leads_elsewhere(request.updates):
                 # Now it is known to which slots the appends lead.
                 self.locks.release(ranges)
                 ranges = lock_ranges(request.compares, request.reads, writes, request.conditions)

@@ -147,6 +147,11 @@ class Shipping:
         self.local_stable = seq
         self._advance()
 
+    def records_behind(self, identity: str) -> int:
+        """How many of the records that were shipped this replica has not acknowledged."""
+        peer = self.peers.get(identity)
+        return self.last if peer is None else self.last - peer.acked
+
     def may_leave(self, seq: Seq, executed_at: float, now: float) -> bool:
         """Whether a reply may leave that rests on records up to ``seq``."""
         if self.local_stable < seq:

@@ -69,6 +69,11 @@ def locked_extent(update: UpdateItem) -> tuple[int, int]:
     return update.address, update.address + HEADER_BYTES
 
 
+def leads_elsewhere(updates: Sequence[UpdateItem]) -> bool:
+    """Whether something is written beyond ``locked_extent``: the slot of an append."""
+    return any(type(update) is AppendItem for update in updates)
+
+
 def holds(condition: ConditionItem, found: bytes) -> bool:
     """Whether the bytes ``found`` are what ``condition`` asks for."""
     value = int.from_bytes(found, "little")
