@@ -1,48 +1,37 @@
-"""`sinfonia bench`: how fast this machine is, on a private cluster that is gone afterwards.
+"""`sinfonia bench`: how fast this machine is, on a private cluster that is gone afterwards."""
 
-Real processes on loopback and real files, so that the figures are those of a deployed cluster,
-except for its network.
-"""
-
-import gc
-import os
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import click
-import msgspec
-from rich.table import Table
+from click.core import ParameterSource
 
-from sinfonia.cli.arguments import json_option, table_console
+from sinfonia.cli.arguments import json_option
+from sinfonia.cli.bench_setup import (
+    Report,
+    directory_option,
+    private_cluster,
+    running_echo,
+    spare_the_collector,
+)
 from sinfonia.cli.benchmark import (
     BATCHES_IN_FLIGHT,
     CAPACITY,
     COMPARED_IN_FLIGHT,
     Figures,
-    ModeFigures,
     compare_modes,
     measure_round_trips,
     measure_throughput,
     message_sizes,
 )
-from sinfonia.cli.echo import EchoClient
-from sinfonia.cli.local_cluster import LOOPBACK, LocalCluster, free_ports
-from sinfonia.cli.local_description import ports_needed
-from sinfonia.cli.processes import end, spawn_detached
+from sinfonia.cli.compare_commands import compare
+from sinfonia.cli.contention_commands import contention
 from sinfonia.client.blocking import connect_blocking
-from sinfonia.memnode.settings import MODES, is_replicated
-
-# Allocations between two runs of the garbage collector.
-COLLECT_AFTER = 100_000
+from sinfonia.memnode.settings import MODES
 
 SINGLY_IN_FLIGHT = 64
 BATCHES = (16, 64)
-STOP_PATIENCE = 5.0
 
 # What the plain benchmark measures: without a disk, and with one.
 PLAIN_MODES = ("RAM", "LOG")
@@ -52,7 +41,7 @@ PLAIN_SECONDS = 3.0
 COMPARISON_SECONDS = 0.75
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option(
     "--compare-modes",
     "side_by_side",
@@ -86,13 +75,11 @@ COMPARISON_SECONDS = 0.75
     show_default=True,
     help="What the concurrent clients run on.",
 )
-@click.option(
-    "--directory",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The disk to measure: where the redo logs go.  [default: the system's temporary one]",
-)
+@directory_option
 @json_option
+@click.pass_context
 def bench(
+    context: click.Context,
     *,
     side_by_side: bool,
     modes: tuple[str, ...],
@@ -121,16 +108,16 @@ def bench(
     in_flight, minitransactions_per_s, p50_us, p99_us.  Latencies are those of a
     whole batch where there are batches.
     """
+    if context.invoked_subcommand is not None:
+        _refuse_options(context)
+        return
     if side_by_side and node_counts:
         raise click.UsageError("--compare-modes is about one memory node; leave --memory-nodes out")
-    # As the suite's own processes do: what is alive now stays, and minitransactions form no cycles.
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER)
-    if side_by_side:
-        with _Report(ModeFigures, as_json=as_json) as report:
+    spare_the_collector()
+    with Report(as_json=as_json) as report:
+        if side_by_side:
             _compare(modes or MODES, seconds or COMPARISON_SECONDS, backend, directory, report)
-        return
-    with _Report(Figures, as_json=as_json) as report:
+            return
         for mode in modes or PLAIN_MODES:
             for memory_nodes in node_counts or (1, 2):
                 measured = _measure(
@@ -140,36 +127,17 @@ def bench(
                     report.add(figures)
 
 
-class _Report:
-    """JSON lines as they come, or a table at the end."""
+bench.add_command(compare)
+bench.add_command(contention)
 
-    def __init__(self, line: type[msgspec.Struct], *, as_json: bool) -> None:
-        self._as_json = as_json
-        self._table = Table(box=None, pad_edge=False)
-        for column in msgspec.structs.fields(line):
-            self._table.add_column(column.name, justify="right", no_wrap=True)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def add(self, figures: msgspec.Struct) -> None:
-        """One more line."""
-        if self._as_json:
-            click.echo(msgspec.json.encode(figures))
-            sys.stdout.flush()
-        else:
-            click.echo(".", nl=False, err=True)
-            self._table.add_row(*(f"{value}" for value in msgspec.structs.astuple(figures)))
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if not self._as_json and exc is None:
-            click.echo(err=True)
-            table_console().print(self._table)
+def _refuse_options(context: click.Context) -> None:
+    """What stands before a command's name would not be heeded."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            command = context.invoked_subcommand
+            raise click.UsageError(f"options come after the command: `bench {command} ...`")
 
 
 def _compare(
@@ -177,11 +145,12 @@ def _compare(
     seconds: float,
     backend: str,
     directory: Path | None,
-    report: _Report,
+    report: Report,
 ) -> None:
     with ExitStack() as stack:
         clusters = {
-            mode: stack.enter_context(_private_cluster(mode, 1, directory)) for mode in modes
+            mode: stack.enter_context(private_cluster(mode, 1, directory, capacity=CAPACITY))
+            for mode in modes
         }
         compare_modes(
             {mode: cluster.endpoint for mode, cluster in clusters.items()},
@@ -195,7 +164,10 @@ def _compare(
 def _measure(
     mode: str, memory_nodes: int, seconds: float, backend: str, directory: Path | None
 ) -> Iterator[Figures]:
-    with _private_cluster(mode, memory_nodes, directory) as cluster, _echo() as echo:
+    with (
+        private_cluster(mode, memory_nodes, directory, capacity=CAPACITY) as cluster,
+        running_echo(message_sizes) as echo,
+    ):
         with connect_blocking(cluster.endpoint) as connection:
             ours, theirs = measure_round_trips(
                 connection, echo, memory_nodes=memory_nodes, seconds=seconds
@@ -231,37 +203,3 @@ def _measure(
                 p99_us=latencies.percentile_us(99),
                 echo_p50_us=echo_p50_us,
             )
-
-
-@contextmanager
-def _private_cluster(
-    mode: str, memory_nodes: int, directory: Path | None
-) -> Iterator[LocalCluster]:
-    with tempfile.TemporaryDirectory(prefix="sinfonia-bench-", dir=directory) as temporary:
-        replicas = 1 if is_replicated(mode) else 0
-        cluster = LocalCluster.create(
-            Path(temporary) / "cluster",
-            memory_nodes=memory_nodes,
-            mode=mode,
-            capacity=CAPACITY,
-            replicas=replicas,
-            ports=free_ports(ports_needed(memory_nodes, replicas)),
-        )
-        with cluster:
-            cluster.start()
-            yield cluster
-
-
-@contextmanager
-def _echo() -> Iterator[EchoClient]:
-    request_bytes, reply_bytes = message_sizes()
-    [port] = free_ports(1)
-    endpoint = f"tcp://{LOOPBACK}:{port}"
-    arguments = ["-m", "sinfonia.cli.echo", endpoint, str(reply_bytes)]
-    process = spawn_detached(arguments, log_file=Path(os.devnull))
-    client = EchoClient(endpoint, request_bytes)
-    try:
-        yield client
-    finally:
-        client.close()
-        end([process], patience=STOP_PATIENCE)

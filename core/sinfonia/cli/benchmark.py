@@ -94,7 +94,8 @@ class Latencies:
     def percentile_us(self, percent: int) -> float:
         """Microseconds that ``percent`` of all did not exceed."""
         ordered = sorted(self._seconds)
-        return round(ordered[len(ordered) * percent // 100] * 1e6, 1)
+        position = min(len(ordered) * percent // 100, len(ordered) - 1)
+        return round(ordered[position] * 1e6, 1)
 
 
 class Builder:

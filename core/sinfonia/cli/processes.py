@@ -8,8 +8,10 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -98,6 +100,29 @@ def _look_up(pid: int) -> tuple[str, int]:
     # The first thread is a zombie while others still end, and hold files and ports.
     state = _ENDING if threads > 1 and fields[_STATE] == "Z" else fields[_STATE]
     return state, int(fields[_START_TIME])
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back until the block ends.
+
+    What a block starts it can then also note, so that whoever is interrupted can end it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are handled elsewhere
+        return
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for held_back in came[:1]:
+            signal.raise_signal(held_back)
 
 
 def spawn_detached(arguments: Sequence[str], *, log_file: Path) -> ProcessIdentity:
