@@ -138,7 +138,8 @@ class FailedCompare(msgspec.Struct, frozen=True, gc=False):
 
     ``index`` is the position of the item among the compare items and conditions, in order of
     addition; ``found`` is what the memory node held instead.  Each memory node reports for itself:
-    what was found at two of them need not have been there at one moment.
+    what was found at two of them need not have been there at one moment; and when one refuses, the
+    others are not waited for, so that more may have failed than are named.
     """
 
     index: int
@@ -237,9 +238,10 @@ class Minitransaction(Generic[ResultT_co]):
         Raises LimitExceeded or OutOfRange; both are definite.
         """
         items = self._admit(node, address, len(expected))
-        self.compare_places.append((items.node, len(items.compares)))
-        items.compares.append(CompareItem(address, bytes(expected)))
-        return len(self.compare_places) - 1
+        compares, places = items.compares, self.compare_places
+        places.append((items.node, len(compares)))
+        compares.append(CompareItem(address, bytes(expected)))
+        return len(places) - 1
 
     def read(self, node: int, address: int, length: int) -> int:
         """Return ``length`` bytes at ``address`` of ``node`` if it commits.
@@ -248,9 +250,10 @@ class Minitransaction(Generic[ResultT_co]):
         Raises LimitExceeded or OutOfRange; both are definite.
         """
         items = self._admit(node, address, length)
-        self.read_places.append((items.node, len(items.reads)))
-        items.reads.append(ReadItem(address, length))
-        return len(self.read_places) - 1
+        reads, places = items.reads, self.read_places
+        places.append((items.node, len(reads)))
+        reads.append(ReadItem(address, length))
+        return len(places) - 1
 
     def write(self, node: int, address: int, data: bytes) -> None:
         """Put ``data`` at ``address`` of ``node`` if it commits.
@@ -328,18 +331,21 @@ class Minitransaction(Generic[ResultT_co]):
         return self._admit(node, address, length)
 
     def _admit(self, node: int, address: int, length: int) -> NodeItems:
-        if self.item_count >= ITEMS_MAX:
-            raise LimitExceeded(f"a minitransaction has at most {ITEMS_MAX} items")
-        if self.byte_count + length > BYTES_MAX:
-            raise LimitExceeded(f"the items of a minitransaction have at most {BYTES_MAX} bytes")
+        item_count = self.item_count + 1
+        byte_count = self.byte_count + length
         end = address + length
+        if item_count > ITEMS_MAX:
+            raise LimitExceeded(f"a minitransaction has at most {ITEMS_MAX} items")
+        if byte_count > BYTES_MAX:
+            raise LimitExceeded(f"the items of a minitransaction have at most {BYTES_MAX} bytes")
         if address < 0 or length < 0 or end > ADDRESS_MAX:
             raise OutOfRange(f"[{address}, {end}) is not a range of addresses")
-        self.item_count += 1
-        self.byte_count += length
-        key = MemoryNodeId(node)
-        items = self.items.get(key)
+        self.item_count = item_count
+        self.byte_count = byte_count
+        # A MemoryNodeId is a number; to make it one would cost a call for each item.
+        items: NodeItems | None = self.items.get(node)  # type: ignore[call-overload]
         if items is None:
+            key = MemoryNodeId(node)
             items = self.items[key] = NodeItems(key)
         if end > items.end:
             items.end = end

@@ -10,7 +10,12 @@ import pytest
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import OutcomeUnknown, OutOfRange, Overloaded, TimedOut
 from sinfonia.minitransaction import Result
-from sinfonia.protocol.coordinator import NOT_SERVING_RETRY, RESEND_AFTER, TICK
+from sinfonia.protocol.coordinator import (
+    CONNECT_RETRY,
+    NOT_SERVING_RETRY,
+    RESEND_AFTER,
+    TICK,
+)
 from sinfonia.protocol.known_cluster import DIRECTORY_EVERY
 from sinfonia.protocol.management_messages import MemoryNodeEntry
 from sinfonia.protocol.messages import (
@@ -359,11 +364,27 @@ def test_a_member_that_does_not_serve_makes_it_ask_but_not_too_often(incarnation
 def test_no_connection_makes_it_ask_for_the_directory_unless_one_is_just_coming_up() -> None:
     world = World()
     world.begin(*SWAP)
-    for asks in (False, True):
+    asked_at = []
+    while world.now < 4 * NOT_SERVING_RETRY:
         world.lose_everything()
         world.coordinator.on_unsent(N0, [], world.now)
-        assert world.coordinator.wants_directory(world.now) is asks
-        world.pass_time(NOT_SERVING_RETRY + TICK)
+        if world.coordinator.wants_directory(world.now):
+            asked_at.append(world.now)
+        world.pass_time(TICK)
+    assert asked_at
+    assert min(asked_at) > NOT_SERVING_RETRY
+
+
+def test_a_connection_that_comes_up_is_used_at_once() -> None:
+    world = World()
+    world.pass_time(TICK)
+    world.begin(*SWAP)
+    world.lose_everything()
+    world.coordinator.on_unsent(N0, [], world.now)
+    wakeup = world.coordinator.next_wakeup()
+    assert wakeup is not None
+    assert wakeup <= world.now + CONNECT_RETRY
+    assert world.coordinator.on_tick(wakeup)
 
 
 def test_a_copy_that_never_left_is_no_earlier_copy() -> None:
