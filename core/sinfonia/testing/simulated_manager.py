@@ -11,7 +11,6 @@ from sinfonia.management.driver import ManagerDriver
 from sinfonia.management.store import EmbeddedStore, Store
 from sinfonia.protocol.effects import ReplyTo
 from sinfonia.protocol.management import ManagementRequest, Manager, ManagerSettings
-from sinfonia.protocol.management_messages import HandOver
 from sinfonia.protocol.messages import (
     MANAGER,
     PROTOCOL_VERSION,
@@ -90,7 +89,12 @@ class SimulatedManager(Process):
         else:
             assert isinstance(message, Replies), message
             node = MemoryNodeId(message.node)
+            before = self.manager.entry(node)
             self._driver.carry_out(self.manager.on_replies(node, message, self.now), self.now)
+            after = self.manager.entry(node)
+            if before is not None and after is not None:
+                # An answer leads to a new primary only if an operator wants that.
+                self._count("hand-overs", after.incarnation - before.incarnation)
         self._send_batches()
 
     def on_killed(self) -> None:
@@ -115,11 +119,7 @@ class SimulatedManager(Process):
             self._driver.carry_out([ReplyTo(route, self.manager.directory)], self.now)
             return
         assert isinstance(request, ManagementRequest), request
-        before = self.manager.entry(request.node)
         self._driver.carry_out(self.manager.on_request(route, request, self.now), self.now)
-        after = self.manager.entry(request.node)
-        if isinstance(request, HandOver) and before is not None and after is not None:
-            self._count("hand-overs", after.incarnation - before.incarnation)
 
     def _reply(self, route: bytes, reply: Reply) -> None:
         assert self.manager is not None
