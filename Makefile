@@ -9,10 +9,11 @@ SEED    ?= 1
 PROFILE ?=
 MUTATION ?=
 KEEP    ?=
-PACKAGES := python3-venv python3-dev build-essential pkg-config libfuse3-dev fuse3 etcd-server iproute2
+PACKAGES := python3-venv python3-dev build-essential pkg-config libfuse3-dev fuse3 etcd-server iproute2 prometheus \
+            redis-server redis-tools
 FAST    := not slow and not fuse and not network
 
-.PHONY: help setup demo test check format sim bench bench-modes bench-faults bench-scale clean
+.PHONY: help setup demo test check format sim bench bench-compare bench-contention bench-modes bench-faults bench-scale clean
 
 help:
 	@echo "make demo [KEEP=1]     a cluster file system on this machine, from nothing to the figures"
@@ -20,6 +21,8 @@ help:
 	@echo "make check             formatting, lint, types, imports and the fast tests: under a minute"
 	@printf "make sim RUNS= SEED= [PROFILE=] [MUTATION=]\n                       simulated clusters under faults; any seed replays\n"
 	@echo "make bench             minitransactions per second on this machine"
+	@echo "make bench-compare     beside Redis, etcd and a bare echo; memory"
+	@echo "make bench-contention  many who want the same bytes, as a figure"
 	@echo "make bench-modes       all modes side by side, as a figure"
 	@echo "make bench-faults      fail-over, catch-up, checkpoints and restarts in figures"
 	@echo "make bench-scale       throughput of 2 to 256 simulated memory nodes, as a figure"
@@ -77,6 +80,15 @@ sim: setup
 
 bench: setup
 	$(BIN)/sinfonia bench
+
+bench-compare: setup
+	$(BIN)/sinfonia bench compare
+
+CONTENTION_FIGURE := core/bench/figures/contention
+bench-contention: setup
+	$(BIN)/sinfonia bench contention --json > $(CONTENTION_FIGURE).jsonl
+	$(BIN)/python core/bench/plot_contention.py $(CONTENTION_FIGURE).jsonl $(CONTENTION_FIGURE).png
+	$(BIN)/sinfonia bench contention --lock-wait
 
 MODES_FIGURE := core/bench/figures/modes
 bench-modes: setup

@@ -3,6 +3,7 @@
 ::
 
     cli                     the `sinfonia` command
+    structures              leases, exactly-once, space, rings and maps, on the public API only
     memnode client management   the three kinds of process: memory, application, management node
     transport  storage      ZeroMQ; redo log and disk image
     protocol                pure machines: no clock, socket, file, thread or randomness
@@ -19,6 +20,10 @@ from sinfonia.client.blocking import BlockingCluster as BlockingCluster
 from sinfonia.client.blocking import connect_blocking as connect_blocking
 from sinfonia.client.cluster import Cluster as Cluster
 from sinfonia.client.cluster import connect as connect
+from sinfonia.client.load import NodeLoad as NodeLoad
+from sinfonia.client.load import WindowLoad as WindowLoad
+from sinfonia.client.watch import BlockingWatch as BlockingWatch
+from sinfonia.client.watch import Watch as Watch
 from sinfonia.errors import ConfigError as ConfigError
 from sinfonia.errors import Contended as Contended
 from sinfonia.errors import CorruptLog as CorruptLog
@@ -40,3 +45,5 @@ from sinfonia.minitransaction import FailedCompare as FailedCompare
 from sinfonia.minitransaction import Minitransaction as Minitransaction
 from sinfonia.minitransaction import Relation as Relation
 from sinfonia.minitransaction import Result as Result
+from sinfonia.transport.keys import Keys as Keys
+from sinfonia.transport.keys import load_keys as load_keys

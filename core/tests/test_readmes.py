@@ -17,7 +17,7 @@ from sinfonia.testing.plugin import ClusterFactory
 ROOT = Path(__file__).parents[2]
 READMES = sorted(
     path
-    for path in [ROOT / "README.md", *ROOT.glob("*/README.md")]
+    for path in [ROOT / "README.md", *ROOT.glob("*/README.md"), ROOT / "core" / "STRUCTURES.md"]
     if "```python" in path.read_text("utf-8")
 )
 
@@ -72,8 +72,10 @@ def _on_free_ports(command: str, directory: Path) -> str:
     made = re.match(r"sinfonia up (\w+)", command)
     if made is None or (directory / made[1]).exists():
         return command
+    first = _first_of_free_ports(16)
     command = re.sub(r" --port \d+", "", command.partition("#")[0])
-    return f"{command} --port {_first_of_free_ports(8)}"
+    command = re.sub(r"--metrics-port \d+", f"--metrics-port {first + 8}", command)
+    return f"{command} --port {first}"
 
 
 def _first_of_free_ports(number: int) -> int:

@@ -16,7 +16,7 @@ from sinfonia.backup.copier import Progress as CopyProgress
 from sinfonia.backup.copier import take_full, take_increment
 from sinfonia.backup.moments import format_moment, parse_moment
 from sinfonia.backup.restore import Restoration, new_directory
-from sinfonia.cli.arguments import json_option
+from sinfonia.cli.arguments import json_option, keys_of, keys_option
 from sinfonia.cli.local_description import new_cluster, ports_needed, write_description
 from sinfonia.client.seed import DEFAULT_PORT
 from sinfonia.config import (
@@ -39,6 +39,7 @@ MIB = 1 << 20
 @click.argument("places", metavar="[CLUSTER] DEST", nargs=-1, required=True)
 @click.option("--incremental", is_flag=True, help="Add to the backup in DEST what came since.")
 @click.option("--list", "listing", is_flag=True, help="Only show what the backup in DEST reaches.")
+@keys_option
 @json_option
 def backup(places: Sequence[str], *, incremental: bool, listing: bool, as_json: bool) -> None:
     """Back up all memory nodes of CLUSTER into the directory DEST, while clients go on.
@@ -66,7 +67,10 @@ def backup(places: Sequence[str], *, incremental: bool, listing: bool, as_json: 
     take = take_increment if incremental else take_full
     with _showing("backing up") as show:
         manifest = take(
-            endpoint, destination, on_progress=lambda progress: show(*_copied(progress))
+            endpoint,
+            destination,
+            keys_of(places[0]),
+            on_progress=lambda progress: show(*_copied(progress)),
         )
     if as_json:
         click.echo(json.dumps(_as_dict(manifest), indent=2))

@@ -68,6 +68,13 @@ CAPACITY_DEFAULT = 1 << 30
     type=click.IntRange(1, 65_535),
     help=f"The manager's; the others take the following ones.  [default: {DEFAULT_PORT}]",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65_535),
+    metavar="PORT",
+    help="Where the manager answers Prometheus; the others follow.  [default: nowhere]",
+)
+@click.option("--secure", is_flag=True, help="Make keys: nobody connects without one.")
 @json_option
 def up(
     *,
@@ -79,6 +86,8 @@ def up(
     managers: int | None,
     etcd: tuple[str, ...],
     port: int | None,
+    metrics_port: int | None,
+    secure: bool,
     as_json: bool,
 ) -> None:
     """Start a cluster on this machine, with all it has in DIR.
@@ -90,6 +99,8 @@ def up(
         sinfonia up demo
         sinfonia up demo --mode LOG-REPL --replicas 1
         sinfonia up demo --managers 3 --etcd http://127.0.0.1:2379
+        sinfonia up demo --secure
+        sinfonia up demo --metrics-port 7100
     """
     if (directory / CONFIG_FILE).exists():
         cluster = LocalCluster(directory)
@@ -103,6 +114,8 @@ def up(
                 "--managers": managers,
                 "--etcd": ",".join(etcd) or None,
                 "--port": port,
+                "--metrics-port": metrics_port,
+                "--secure": secure or None,
             },
         )
     else:
@@ -116,6 +129,8 @@ def up(
             managers=managers or 1,
             etcd=etcd,
             port=port or DEFAULT_PORT,
+            metrics_port=metrics_port,
+            secure=secure,
         )
     started = start_showing_progress(cluster)
     if as_json:
@@ -201,8 +216,11 @@ def _create(
     managers: int,
     etcd: Sequence[str],
     port: int,
+    metrics_port: int | None,
+    secure: bool,
 ) -> LocalCluster:
     processes = ports_needed(memory_nodes, replicas, managers)
+    metrics_ports = () if metrics_port is None else range(metrics_port, metrics_port + processes)
     return LocalCluster.create(
         directory,
         memory_nodes=memory_nodes,
@@ -212,6 +230,8 @@ def _create(
         managers=managers,
         etcd=etcd,
         ports=range(port, port + processes),
+        metrics_ports=metrics_ports,
+        secure=secure,
     )
 
 
@@ -219,6 +239,7 @@ def _refuse_changes(cluster: LocalCluster, options: Mapping[str, object]) -> Non
     """An option that says something else than the cluster is must not pass silently."""
     config = cluster.config
     nodes = config.memory_node
+    metrics = config.manager[0].metrics
     actual: dict[str, set[object]] = {
         "--memory-nodes": {len(nodes)},
         "--mode": {node.mode for node in nodes},
@@ -227,6 +248,8 @@ def _refuse_changes(cluster: LocalCluster, options: Mapping[str, object]) -> Non
         "--managers": {len(config.manager)},
         "--etcd": {",".join(config.etcd.endpoints) if config.etcd is not None else "no etcd"},
         "--port": {port_of(config.manager[0].endpoint)},
+        "--metrics-port": {port_of(metrics) if metrics else "no metrics"},
+        "--secure": {bool(config.security.keys)},
     }
     for option, wanted in options.items():
         if wanted is not None and {wanted} != actual[option]:
@@ -260,12 +283,16 @@ def start_showing_progress(cluster: LocalCluster, names: Sequence[str] = ()) -> 
 
 def _print_cluster(cluster: LocalCluster, directory: Path) -> None:
     table = Table(box=None, pad_edge=False)
-    for column in ("PROCESS", "ENDPOINT", "PID", "LOG"):
+    processes = cluster.config.processes
+    metrics = ("METRICS",) if any(process.metrics for process in processes) else ()
+    for column in ("PROCESS", "ENDPOINT", "PID", "LOG", *metrics):
         table.add_column(column, no_wrap=True)
     running = cluster.running
-    for name, endpoint in cluster.endpoints.items():
+    for process in processes:
+        name = process.name
         pid = str(running[name].pid) if name in running else "-"
-        table.add_row(name, endpoint, pid, str(directory / "log" / f"{name}.log"))
+        page = (f"http://{process.metrics}/metrics" if process.metrics else "-",) if metrics else ()
+        table.add_row(name, process.endpoint, pid, str(directory / "log" / f"{name}.log"), *page)
     first = cluster.config.memory_node[0]
     replicas = f", replicas of each: {len(first.replica)}" if first.replica else ""
     click.echo(

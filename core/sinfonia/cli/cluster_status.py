@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from sinfonia.cli.arguments import keys_of
 from sinfonia.cli.local_cluster import FOLLOWING, SERVING, LocalCluster
 from sinfonia.cli.observer import ANSWER_WITHIN, Observer, Sight
+from sinfonia.client.seed import key_hint
 from sinfonia.config import ClusterConfig, described_at, resolve_endpoint
 from sinfonia.errors import Unreachable
 from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
@@ -132,6 +134,7 @@ class ClusterView:
     def __init__(self, cluster: str) -> None:
         """The cluster that a user named, as `resolve_endpoint` does.  Raises ConfigError."""
         path = described_at(cluster)
+        self._keys = keys = keys_of(cluster)
         self._local: LocalCluster | None = None
         self._config: ClusterConfig | None = None
         if path is None:
@@ -141,7 +144,7 @@ class ClusterView:
             self._asked = [process.endpoint for process in self._config.processes]
             if Path(cluster).is_dir():
                 self._local = LocalCluster(path.parent)
-        self._observer = Observer(self._asked)
+        self._observer = Observer(self._asked, keys)
 
     def look(self, timeout: float = ANSWER_WITHIN) -> Sight:
         """What everybody says.  Raises Unreachable if nobody says who belongs to the cluster."""
@@ -150,7 +153,7 @@ class ClusterView:
             asked = ", ".join(self._asked)
             raise Unreachable(
                 f"no manager or memory node answers at {asked} within {timeout:g} s; is the "
-                "cluster up, and is this its address?"
+                f"cluster up, and is this its address?  {key_hint(self._keys)}"
             )
         return sight
 

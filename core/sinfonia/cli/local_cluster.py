@@ -4,6 +4,7 @@
 
     DIR/cluster.toml        the description that every process reads
     DIR/manager/ DIR/node0/ ...   data directories
+    DIR/keys/               who may connect, if it was made with keys; see keys.py
     DIR/log/NAME.log        what each process printed
     DIR/run/NAME.pid        who it is; see processes.py
 
@@ -20,21 +21,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from sinfonia.cli.local_description import (
     LOOPBACK,
     StartFailed,
     free_ports,
     new_cluster,
     refuse_taken,
+    with_metrics,
     write_description,
 )
 from sinfonia.cli.observer import Observer, Sight
-from sinfonia.cli.processes import ProcessIdentity, end, spawn_detached
+from sinfonia.cli.processes import ProcessIdentity, end, spawn_detached, uninterrupted
 from sinfonia.client.seed import ASK_EVERY
+from sinfonia.cluster_keys import operator_keys
 from sinfonia.config import (
     CONFIG_FILE,
     ClusterConfig,
     ProcessDescription,
+    SecurityDescription,
     Times,
     as_mode,
     config_file,
@@ -42,6 +48,7 @@ from sinfonia.config import (
 from sinfonia.errors import ConfigError, DataDirectoryInUse
 from sinfonia.protocol.management_messages import Directory
 from sinfonia.storage.data_directory import IDENTITY_FILE, DirectoryLock
+from sinfonia.transport.keygen import ensure_member_keys, make_cluster_keys
 
 __all__ = ["LOOPBACK", "LocalCluster", "StartFailed", "free_ports"]
 
@@ -62,6 +69,8 @@ OnSight = Callable[[Sight], None]
 
 # How a process says on its log why it could not start, or go on.
 ERROR_PREFIX = "Error: "
+
+KEYS = "keys"
 
 SERVING = "serving"
 FOLLOWING = "following"
@@ -89,9 +98,13 @@ class LocalCluster:
         managers: int = 1,
         etcd: Sequence[str] = (),
         times: Times | None = None,
+        secure: bool = False,
+        metrics_ports: Sequence[int] = (),
     ) -> Self:
         """Describe a new cluster in ``directory``, the first manager on the first of ``ports``.
 
+        ``secure``: make keys for it in ``directory``, without which nobody may connect.
+        ``metrics_ports``: one for each process, if they are to answer Prometheus.
         Raises ConfigError or StartFailed, and then nothing was made: there is something else in
         ``directory``, or on a port.
         """
@@ -108,12 +121,20 @@ class LocalCluster:
             etcd=etcd,
             times=times,
         )
+        if metrics_ports:
+            config = with_metrics(config, metrics_ports)
         for process in config.processes:
             refuse_taken(process.endpoint)
+            if process.metrics:
+                refuse_taken(process.metrics)
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot make {directory}: {error.strerror}") from error
+        if secure:
+            make_cluster_keys(directory / KEYS, cluster=config.cluster)
+            security = SecurityDescription(keys=KEYS)
+            config = msgspec.structs.replace(config, security=security)
         write_description(config, directory)
         return cls(directory)
 
@@ -168,7 +189,8 @@ class LocalCluster:
                 for wave in self._waves(names or list(self.endpoints)):
                     for name in wave:
                         refuse_taken(self.endpoints[name])
-                        started[name] = self._start(name)
+                        with uninterrupted():
+                            started[name] = self._start(name)
                     waiting = {name: started[name] for name in wave}
                     self._wait_until_ready(waiting, timeout, on_serving, on_sight)
             except BaseException:
@@ -236,6 +258,8 @@ class LocalCluster:
         yield [name for name in missing if name in new]
 
     def _start(self, name: str) -> ProcessIdentity:
+        if self.config.security.keys:
+            ensure_member_keys(Path(self.config.security.keys), name)
         command = ["-m", "sinfonia.cli.main", *self._command(name)]
         log_file = self.log_file(name)
         log_file.parent.mkdir(exist_ok=True)
@@ -268,7 +292,7 @@ class LocalCluster:
         waiting = list(started)
         deadline = time.monotonic() + timeout
         places = [self.endpoints[name] for name in self.running] if waiting else []
-        with Observer(places, follow=False) as observer:
+        with Observer(places, operator_keys(self.config), follow=False) as observer:
             while waiting:
                 for name in waiting:
                     if not started[name].running:

@@ -9,8 +9,8 @@ import contextlib
 import os
 import random
 import socket
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Collection, Iterator, Sequence
+from itertools import count, islice, repeat
 from pathlib import Path
 
 import msgspec
@@ -18,6 +18,7 @@ import msgspec
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.config import (
     CONFIG_FILE,
+    PORT_MAX,
     ByteCount,
     ClusterConfig,
     Etcd,
@@ -28,13 +29,15 @@ from sinfonia.config import (
     Times,
 )
 from sinfonia.errors import ConfigError, SinfoniaError
-from sinfonia.protocol.configuration import keeps_replicas
+from sinfonia.protocol.configuration import REPLICAS_MAX, keeps_replicas
 
 LOOPBACK = "127.0.0.1"
-PORT_MAX = 65_535
 
 # For clusters that need no known place: above the usual services, below the kernel's own choice.
 PRIVATE_PORTS = range(20_000, 32_000)
+
+# Processes that are added by one command: a memory node and its replicas.
+ADDED_TOGETHER_MAX = 1 + REPLICAS_MAX
 
 
 class StartFailed(SinfoniaError):
@@ -97,6 +100,27 @@ def new_cluster(
     )
 
 
+def with_metrics(config: ClusterConfig, ports: Sequence[int]) -> ClusterConfig:
+    """``config`` with each process answering Prometheus on one of ``ports``, in the order of those
+    of the endpoints.  Raises ConfigError."""
+    if len(ports) != len(config.processes):
+        raise ConfigError(f"{len(ports)} ports are not as many as there are processes")
+    if max(ports) > PORT_MAX:
+        raise ConfigError(f"ports {min(ports)}-{max(ports)} do not exist; they end at {PORT_MAX}")
+    twice = {port_of(process.endpoint) for process in config.processes}.intersection(ports)
+    if twice:
+        raise ConfigError(f"port {min(twice)} is both a process's and for metrics; choose another")
+    places = iter([f"{LOOPBACK}:{port}" for port in ports])
+    replace = msgspec.structs.replace
+    managers = [replace(manager, metrics=next(places)) for manager in config.manager]
+    nodes = [replace(node, metrics=next(places)) for node in config.memory_node]
+    nodes = [
+        replace(node, replica=[replace(each, metrics=next(places)) for each in node.replica])
+        for node in nodes
+    ]
+    return replace(config, manager=managers, memory_node=nodes)
+
+
 def ports_needed(memory_nodes: int, replicas: int = 0, managers: int = 1) -> int:
     """One for each process."""
     return managers + memory_nodes * (1 + replicas)
@@ -111,6 +135,7 @@ def with_memory_node(
     if wanted and not keeps_replicas(model.mode):
         raise ConfigError(f"mode {model.mode} keeps no replicas")
     ports = _ports_to_add(config)
+    metrics = _metrics_to_add(config)
     names = _names_to_add(config, directory, node)
     added = MemoryNodeDescription(
         node=MemoryNodeId(node),
@@ -120,7 +145,8 @@ def with_memory_node(
         checkpoint_log=model.checkpoint_log,
         keep_log=model.keep_log,
         data_directory=next(names),
-        replica=[_replica(next(ports), next(names)) for _ in range(wanted)],
+        metrics=next(metrics),
+        replica=[_replica(next(ports), next(names), next(metrics)) for _ in range(wanted)],
     )
     return msgspec.structs.replace(config, memory_node=[*config.memory_node, added])
 
@@ -136,7 +162,8 @@ def with_replica(
             f"cluster made with mode {described.mode}-REPL does"
         )
     name = next(_names_to_add(config, directory, node))
-    added = _replica(next(_ports_to_add(config)), name, replaces)
+    port, metrics = next(_ports_to_add(config)), next(_metrics_to_add(config))
+    added = _replica(port, name, metrics, replaces)
     return _with_node(
         config, msgspec.structs.replace(described, replica=[*described.replica, added])
     )
@@ -164,6 +191,7 @@ def without_member(config: ClusterConfig, node: int, endpoint: str) -> ClusterCo
             described,
             endpoint=first.endpoint,
             listen=first.listen,
+            metrics=first.metrics,
             name=first.name,
             data_directory=first.data_directory,
             log_directory=first.log_directory,
@@ -230,9 +258,13 @@ def _is_free(port: int) -> bool:
     return False
 
 
-def _replica(port: int, name: str, replaces: str = "") -> ReplicaDescription:
+def _replica(port: int, name: str, metrics: str, replaces: str = "") -> ReplicaDescription:
     return ReplicaDescription(
-        endpoint=f"tcp://{LOOPBACK}:{port}", data_directory=name, name=name, replaces=replaces
+        endpoint=f"tcp://{LOOPBACK}:{port}",
+        data_directory=name,
+        name=name,
+        metrics=metrics,
+        replaces=replaces,
     )
 
 
@@ -242,9 +274,25 @@ def _with_node(config: ClusterConfig, changed: MemoryNodeDescription) -> Cluster
 
 
 def _ports_to_add(config: ClusterConfig) -> Iterator[int]:
-    highest = max(port_of(process.endpoint) for process in config.processes)
+    taken = {port_of(process.metrics) for process in config.processes if process.metrics}
+    return _free_above([process.endpoint for process in config.processes], taken)
+
+
+def _metrics_to_add(config: ClusterConfig) -> Iterator[str]:
+    """Where further processes answer Prometheus: nowhere, if none does."""
+    used = [process.metrics for process in config.processes if process.metrics]
+    if not used:
+        return repeat("")
+    taken = {port_of(process.endpoint) for process in config.processes}
+    # Beyond those that the processes themselves get, which come together with these.
+    ports = _free_above(used, taken | set(islice(_ports_to_add(config), ADDED_TOGETHER_MAX)))
+    return (f"{LOOPBACK}:{port}" for port in ports)
+
+
+def _free_above(used: Sequence[str], taken: Collection[int]) -> Iterator[int]:
+    highest = max(map(port_of, used))
     for port in range(highest + 1, PORT_MAX + 1):
-        if _is_free(port):
+        if port not in taken and _is_free(port):
             yield port
     raise ConfigError(f"there is no free port from {highest + 1} on")
 

@@ -18,6 +18,7 @@ from sinfonia.cli.arguments import (
     Place,
     cluster_argument,
     json_option,
+    keys_of,
     parse_addition,
     parse_check,
     parse_datum,
@@ -199,7 +200,7 @@ def execute(
 
 
 def _connected(cluster: str, timeout: float) -> BlockingCluster:
-    return connect_blocking(resolve_endpoint(cluster), timeout=timeout)
+    return connect_blocking(resolve_endpoint(cluster), timeout=timeout, keys=keys_of(cluster))
 
 
 def _print_result(result: Result, reads: Sequence[Extent]) -> None:

@@ -26,6 +26,7 @@ from sinfonia.protocol.messages import (
     Status,
 )
 from sinfonia.transport.codec import decode_replies, encode_requests
+from sinfonia.transport.keys import Keys
 from sinfonia.transport.zeromq import connect_dealer, drain, is_connectable, try_send
 
 # A process that serves answers within a wake-up; one that syncs a lot may take a moment.
@@ -46,8 +47,9 @@ class OperationRefused(SinfoniaError):
 class Correspondence:
     """Connections to many processes; a question is asked again until it is answered."""
 
-    def __init__(self, endpoints: Iterable[str]) -> None:
+    def __init__(self, endpoints: Iterable[str], keys: Keys | None) -> None:
         """Connect.  Raises ConfigError."""
+        self._keys = keys
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
         self._poller = zmq.Poller()
@@ -67,7 +69,7 @@ class Correspondence:
     def reach(self, endpoint: str) -> None:
         """Connect to ``endpoint``, too."""
         if endpoint not in self._sockets:
-            socket = connect_dealer(self._context, normalise_endpoint(endpoint))
+            socket = connect_dealer(self._context, normalise_endpoint(endpoint), self._keys)
             self._sockets[endpoint] = socket
             self._poller.register(socket, zmq.POLLIN)
 
@@ -135,8 +137,10 @@ class Observer(Correspondence):
     ``follow``: look at those, too, whom the directory names.
     """
 
-    def __init__(self, endpoints: Iterable[str], *, follow: bool = True) -> None:
-        super().__init__(endpoints)
+    def __init__(
+        self, endpoints: Iterable[str], keys: Keys | None = None, *, follow: bool = True
+    ) -> None:
+        super().__init__(endpoints, keys)
         self._follow = follow
         self._directory: Directory | None = None
         self._silent: set[str] = set()
@@ -181,14 +185,20 @@ def members_of(directory: Directory) -> Iterator[str]:
             yield replica.endpoint
 
 
-def ask_all(endpoints: Iterable[str], *, timeout: float = ANSWER_WITHIN) -> dict[str, Status]:
+def ask_all(
+    endpoints: Iterable[str], keys: Keys | None = None, *, timeout: float = ANSWER_WITHIN
+) -> dict[str, Status]:
     """What the processes at ``endpoints`` say within ``timeout`` seconds, by endpoint."""
-    with Observer(endpoints, follow=False) as observer:
+    with Observer(endpoints, keys, follow=False) as observer:
         return observer.look(timeout).statuses
 
 
 def ask_managers(
-    managers: Iterable[str], request: Request, *, timeout: float = MANAGERS_ANSWER_WITHIN
+    managers: Iterable[str],
+    request: Request,
+    keys: Keys | None = None,
+    *,
+    timeout: float = MANAGERS_ANSWER_WITHIN,
 ) -> None:
     """Have the manager that leads carry out ``request``, which must be safe to repeat.
 
@@ -196,7 +206,7 @@ def ask_managers(
     """
     followers: set[str] = set()
     deadline = time.monotonic() + timeout
-    with Correspondence(managers) as correspondence:
+    with Correspondence(managers, keys) as correspondence:
         while time.monotonic() < deadline:
             # All of them, also those that did not lead: one may have begun to meanwhile.
             correspondence.ask([request], correspondence.endpoints)
@@ -212,4 +222,5 @@ def ask_managers(
         asked = ", ".join(correspondence.endpoints)
     if followers:
         raise Unreachable(f"none of the managers leads ({asked}); is etcd up?")
-    raise Unreachable(f"no manager answers at {asked} within {timeout:g} s; is it up?")
+    may = "" if keys is None else f"  May {keys.name!r} do this?  It takes the role operator."
+    raise Unreachable(f"no manager answers at {asked} within {timeout:g} s; is it up?{may}")

@@ -18,8 +18,8 @@ from sinfonia.protocol.messages import Vote
 # What a member counts, and what that is per second.
 COUNTS = {
     "votes_ok": "minitransactions",
-    "reads": "reads",
-    "writes": "writes",
+    "bytes_read": "bytes_read",
+    "bytes_written": "bytes_written",
     "last_record": "records",
     "logged_bytes": "logged_bytes",
     "syncs": "syncs",

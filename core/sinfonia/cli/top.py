@@ -28,8 +28,8 @@ QUIT_KEYS = {b"q", b"Q"}
 # What is shown of the rates, in this order, if members tell it.
 _SHOWN = {
     "minitransactions": "MTX/s",
-    "reads": "READS/s",
-    "writes": "WRITES/s",
+    "bytes_read": "READ/s",
+    "bytes_written": "WRITTEN/s",
     "records": "RECORDS/s",
     "logged_bytes": "LOGGED/s",
     "syncs": "SYNCS/s",
@@ -170,7 +170,7 @@ def _cells(rates: Rates, told: list[str]) -> list[str]:
 
 
 def _amount(rate: float, name: str) -> str:
-    return f"{rate / 2**20:,.2f}MiB" if name == "logged_bytes" else f"{rate:,.0f}"
+    return f"{rate / 2**20:,.2f}MiB" if "bytes" in name else f"{rate:,.0f}"
 
 
 def _reasons(aborts: Rates) -> str:
