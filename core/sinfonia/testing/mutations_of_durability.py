@@ -94,9 +94,7 @@ def acknowledged_before_stable() -> Iterator[None]:
     """COMMIT is acknowledged, so that others may forget it, once its outcome is stable here."""
     on_requests = Participant.on_requests
 
-    def broken(
-        self: Participant, batch: Requests, now: float, route: bytes = b""
-    ) -> list[Effect]:
+    def broken(self: Participant, batch: Requests, now: float, route: bytes = b"") -> list[Effect]:
         return [
             Send(each.replies) if isinstance(each, SendOnceStable) else each
             for each in on_requests(self, batch, now, route)
