@@ -11,8 +11,8 @@ from typing import Protocol
 from sinfonia.protocol.attempts import Call
 
 # First and longest delay before a busy lock is tried again; doubled each time, and then a random
-# part of it taken.  The first is about one round trip on a local network.  With a longer last one, a
-# lock that many want stays idle while all of them have backed off; with a shorter one, those who
+# part of it taken.  The first is about one round trip on a local network.  With a longer last one
+# a lock that many want stays idle while all of them have backed off; with a shorter one those who
 # wait for the locks of a dead client ask in vain too often.
 BACKOFF_FIRST = 0.0004
 BACKOFF_MAX = 0.03

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 from sinfonia.memnode import checkpointer, copies, leading, replica
-from sinfonia.protocol import participant, shipping
+from sinfonia.protocol import kept, shipping
 from sinfonia.testing.fair_line import FairLine
 from sinfonia.testing.profile import Profile
 
@@ -24,7 +24,7 @@ def small_sizes(profile: Profile) -> Iterator[None]:
             (shipping, "WINDOW_BYTES_MAX", window),
             (shipping, "AHEAD_BYTES_MAX", max(window // 2, 1)),
             (shipping, "JOIN_WITHIN_BYTES", max(window // 2, 1)),
-            (participant, "LockWaits", FairLine),
+            (kept, "LockWaits", FairLine),
         )
         for module, name, thing in things:
             patches.enter_context(patch.object(module, name, thing))
