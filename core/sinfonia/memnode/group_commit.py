@@ -155,6 +155,12 @@ class GroupCommit:
             self._ready.setdefault(route, []).extend(replies)
         self._held.clear()
 
+    def end_logging(self, now: float) -> None:
+        """Log no more; nothing that was logged is waited for.  Raises StorageError."""
+        if self._must_sync or self._lazy:
+            self.sync(now)
+        self.journal = None
+
     def next_wakeup(self) -> float | None:
         """When ``flush`` must be called next; None: not before a message comes."""
         return self._sync_by() if self._lazy else None

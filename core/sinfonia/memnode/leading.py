@@ -113,8 +113,8 @@ class Leading:
             self._carry_checkpoint(now)
         if self._logging_until is not None and now >= self._logging_until:
             self._logging_until = None
+            self.group.end_logging(now)
             self.holdings.end_logging()
-            self.group.journal = None
 
     def next_wakeup(self) -> float | None:
         """When ``tick`` and ``flush`` must be called next; None: not before a batch comes."""
