@@ -51,7 +51,7 @@ def test_votes_that_waited_while_the_client_was_stopped_are_too_old(
     snapshot.read(1, 0, 8)
     call = wire.submit(snapshot, now=clock.now, deadline=clock.now + 60.0)
 
-    def stopped_then_drained(_socket: zmq.Socket[bytes]) -> Iterator[list[bytes]]:
+    def stopped_then_drained(_socket: zmq.Socket[bytes], _most: int) -> Iterator[list[bytes]]:
         if node == 1:
             clock.now += 10 * GOOD_FOR  # SIGSTOP, SIGCONT
         vote = Voted(1, Vote.OK, [bytes(8)], [], GOOD_FOR)

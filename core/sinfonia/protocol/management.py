@@ -172,6 +172,11 @@ class Manager:
         self.leading = leading
 
     @property
+    def handing_over(self) -> list[MemoryNodeId]:
+        """The memory nodes that wait to hear from the member that shall lead."""
+        return list(self._hand_overs)
+
+    @property
     def standing_by(self) -> bool:
         """Another manager leads, and does everything."""
         return not self.leading and bool(self.leader)

@@ -29,6 +29,8 @@ def unrest(
         # One that only stands by leaves what it began to the one that leads.
         if each.manager.recoveries and not each.manager.standing_by:
             return f"{each.name} recovers {', '.join(map(str, each.manager.recoveries))}"
+        if each.manager.handing_over:
+            return f"{each.name} hands over {', '.join(map(str, each.manager.handing_over))}"
     if not any(each.leads for each in managers):
         return "no manager leads"
     for client in clients:
