@@ -188,6 +188,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read the description at ``path``.  Raises ConfigError, naming file, key and remedy."""
+        if path.is_dir():
+            path /= CONFIG_FILE
         try:
             table = tomllib.loads(path.read_text("utf-8"))
         except OSError as error:
@@ -292,6 +294,11 @@ def format_size(size: int) -> str:
     """The inverse of ``parse_size``, in the largest unit that needs no fraction."""
     unit = next(unit for unit in reversed(_UNITS) if size % _UNITS[unit] == 0)
     return f"{size // _UNITS[unit]}{unit}"
+
+
+def count_of(number: int, what: str) -> str:
+    """A number of things, as people say it: 1 memory node, 3 memory nodes."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def normalise_metrics(text: str) -> str:

@@ -8,6 +8,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import ConfigError, StorageError, SyncFailed
 from sinfonia.memnode.checkpointer import LOOK_EVERY
 from sinfonia.memnode.group_commit import LAZY_SYNC_MAX
+from sinfonia.memnode.leading import COPY_IDLE
 from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.settings import MemoryNodeSettings, State
 from sinfonia.protocol.attempts import CLOCK_DRIFT_MARGIN
@@ -23,6 +24,7 @@ from sinfonia.protocol.messages import (
     Vote,
     Voted,
 )
+from sinfonia.protocol.replication_messages import GetImage
 from sinfonia.storage.redo_log import RedoLog
 from sinfonia.testing.disk import VirtualDisk
 from sinfonia.testing.parties import CLIENT, one_phase, prepare, tid
@@ -313,3 +315,17 @@ def test_a_crash_between_a_checkpoint_and_the_cut_of_the_log_leaves_no_old_segme
     assert isinstance(kept, int)
     assert isinstance(left, int)
     assert left < kept
+
+
+def test_a_copier_that_has_gone_leaves_nothing_that_waits_for_a_log() -> None:
+    host = Host("RAM")
+    host.send(GetImage())
+    [voted] = host.send(prepare(1, write=[(0, b"x")]))
+    assert isinstance(voted, Voted)
+    host.now += COPY_IDLE - LAZY_SYNC_MAX / 2
+    assert host.send(Commit(tid(1), True)) == []
+    host.now += LAZY_SYNC_MAX / 2
+    host.node.wake_up(host.now)
+    host.now += LAZY_SYNC_MAX
+    host.node.wake_up(host.now)
+    assert [reply for reply in host.sent if isinstance(reply, CommitAck)]

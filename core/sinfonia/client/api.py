@@ -56,9 +56,16 @@ class ClientStatistics:
     resent: int = 0
     unknown: int = 0
 
+    def add(self, others: "ClientStatistics") -> None:
+        """Count what ``others`` count, too."""
+        self.executed += others.executed
+        self.retried += others.retried
+        self.resent += others.resent
+        self.unknown += others.unknown
+
 
 class ClusterApi(Protocol):
-    """An open connection to a cluster."""
+    """An open connection to a cluster.  Where no ``timeout`` is given it is DEFAULT_TIMEOUT."""
 
     @property
     def nodes(self) -> Mapping[MemoryNodeId, MemoryNodeInfo]:
@@ -82,8 +89,9 @@ class ClusterApi(Protocol):
     ) -> Result:
         """Execute and commit ``minitransaction``; ``timeout`` in seconds.
 
-        Busy locks are retried until the timeout.  Raises InvalidMinitransaction or NotExecuted
-        (definite: it did not happen) or OutcomeUnknown.
+        Busy locks are retried until the timeout.  That compares failed, so that nothing happened,
+        is a Result.  Raises InvalidMinitransaction or NotExecuted (definite: it did not happen and
+        never will) or OutcomeUnknown: perhaps; the client's ``outcome`` settles it.
         """
 
     async def execute_many(
@@ -95,18 +103,20 @@ class ClusterApi(Protocol):
     ) -> list[Result]:
         """Execute independent minitransactions, at most ``in_flight`` at a time.
 
-        They are not ordered among each other.  Returns their results in the order given.
+        They are not ordered among each other; ``timeout`` (seconds) is for each.  Returns their
+        results in the order given.  If some fail, the others are executed all the same, and the
+        first error, as ``execute`` raises it, is raised then.
         """
 
     async def read(
         self, node: int, address: int, length: int, *, timeout: float | None = None
     ) -> bytes:
-        """The ``length`` bytes at ``address`` of ``node``."""
+        """The ``length`` bytes at ``address`` of ``node``; errors as ``execute``, all definite."""
 
     async def write(
         self, node: int, address: int, data: bytes, *, timeout: float | None = None
     ) -> None:
-        """Put ``data`` at ``address`` of ``node``."""
+        """Put ``data`` at ``address`` of ``node``; errors as ``execute``."""
 
     async def load(
         self, node: int | None = None, *, timeout: float | None = None

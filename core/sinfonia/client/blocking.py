@@ -2,13 +2,15 @@
 
 There is no thread behind the scenes, so that one round trip costs little more than the network.
 ZeroMQ's sockets must not be shared between threads, so each thread that calls gets connections, and
-a coordinator, of its own; all end with ``close``.  What one learns of the cluster the others are
-told before their next call.
+a coordinator, of its own; they end with ``close``, or some time after the thread has.  What one
+learns of the cluster the others are told before their next call.  A forked process shares nothing
+with its parent that may be used: it has to connect anew, and is told so.
 
 Between two calls of a thread nobody drives its coordinator.  That is safe: what a participant does
 not hear the manager finds out.
 """
 
+import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -49,7 +51,10 @@ def connect_blocking(
 
 
 class BlockingCluster:
-    """An open connection to a cluster, for any number of threads."""
+    """An open connection to a cluster, for any number of threads.
+
+    Where no ``timeout`` is given it is 30 seconds: enough for a memory node to restart.
+    """
 
     def __init__(
         self, directory: Directory, seeds: Sequence[str], keys: Keys | None = None
@@ -61,6 +66,10 @@ class BlockingCluster:
         self._seeds = seeds
         self._own = threading.local()
         self._all: list[Connection] = []
+        # Of connections that are no more.
+        self._past = ClientStatistics()
+        self._past_clock = 0
+        self._process = os.getpid()
         self._guard = threading.Lock()
         self._closed = False
 
@@ -85,19 +94,19 @@ class BlockingCluster:
         """Counts of all threads together."""
         total = ClientStatistics()
         with self._guard:
+            total.add(self._past)
             for connection in self._all:
-                counts = connection.wire.statistics
-                total.executed += counts.executed
-                total.retried += counts.retried
-                total.resent += counts.resent
-                total.unknown += counts.unknown
+                total.add(connection.wire.statistics)
         return total
 
     def minitransaction(
         self, *, reads_on_failure: bool = False, lock_wait: float = 0.0, tag: str = ""
     ) -> Minitransaction[Result]:
-        """An empty minitransaction; with ``reads_on_failure`` a failed compare does not keep the
-        read items from being returned; ``lock_wait`` and ``tag`` as Minitransaction has them."""
+        """An empty minitransaction, to be filled and executed.
+
+        ``reads_on_failure``: return the read items even if a compare fails; ``lock_wait``
+        (seconds) and ``tag`` as Minitransaction has them.  Raises LimitExceeded.
+        """
         return Minitransaction(self, reads_on_failure, lock_wait=lock_wait, tag=tag)
 
     def execute(
@@ -105,8 +114,9 @@ class BlockingCluster:
     ) -> Result:
         """Execute and commit ``minitransaction``; ``timeout`` in seconds.
 
-        Busy locks are retried until the timeout.  Raises InvalidMinitransaction or NotExecuted
-        (definite: it did not happen) or OutcomeUnknown.
+        Busy locks are retried until the timeout.  That compares failed, so that nothing happened,
+        is a Result.  Raises InvalidMinitransaction or NotExecuted (definite: it did not happen and
+        never will) or OutcomeUnknown: it may have happened, and ``outcome`` settles it.
         """
         return self._connection().execute(minitransaction, time_allowed(timeout))
 
@@ -121,12 +131,12 @@ class BlockingCluster:
 
         They are not ordered among each other; ``timeout`` (seconds) is for each.  Returns their
         results in the order given.  If some fail, the others are executed all the same, and the
-        first error is raised then.
+        first error, as ``execute`` raises it, is raised then.
         """
         return self._connection().execute_many(minitransactions, time_allowed(timeout), in_flight)
 
     def read(self, node: int, address: int, length: int, *, timeout: float | None = None) -> bytes:
-        """The ``length`` bytes at ``address`` of ``node``; errors as ``execute``."""
+        """The ``length`` bytes at ``address`` of ``node``; errors as ``execute``, all definite."""
         minitransaction = self.minitransaction()
         minitransaction.read(node, address, length)
         return self.execute(minitransaction, timeout=timeout).reads[0]
@@ -184,22 +194,20 @@ class BlockingCluster:
 
     def close(self) -> None:
         """Close the connections of all threads, none of which may be in a call."""
+        if self._process != os.getpid():
+            return  # they are the parent's
         with self._guard:
             self._closed = True
-            connections, self._all = self._all, []
+            connections = self._part_with(self._all)
         for connection in connections:
             connection.close()
 
     def _connection(self) -> Connection:
         connection: Connection | None = getattr(self._own, "connection", None)
+        if self._process != os.getpid():
+            raise RuntimeError("a connection does not survive a fork: connect anew in the child")
         if connection is None or self._closed:
-            with self._guard:
-                if self._closed:
-                    raise RuntimeError("the cluster was closed")
-                connection = self._own.connection = Connection(
-                    self._known.directory(), self._seeds, self._share, self._keys
-                )
-                self._all.append(connection)
+            connection = self._own.connection = self._connect()
         elif connection.version < self._known.version:
             with self._guard:
                 directory = self._known.directory()
@@ -209,6 +217,26 @@ class BlockingCluster:
             coordinator = connection.wire.coordinator
             coordinator.clock = max(each.wire.coordinator.clock for each in tuple(self._all))
         return connection
+
+    def _connect(self) -> Connection:
+        with self._guard:
+            if self._closed:
+                raise RuntimeError("the cluster was closed")
+            ended = self._part_with([each for each in self._all if each.ended])
+            connection = Connection(self._known.directory(), self._seeds, self._share, self._keys)
+            connection.wire.coordinator.clock = self._past_clock
+            self._all.append(connection)
+        for each in ended:
+            each.close(patience=0.0)
+        return connection
+
+    def _part_with(self, connections: Sequence[Connection]) -> Sequence[Connection]:
+        """Keep what is to be remembered of ``connections``, which are to be closed."""
+        self._all = [each for each in self._all if each not in connections]
+        for each in connections:
+            self._past.add(each.wire.statistics)
+            self._past_clock = max(self._past_clock, each.wire.coordinator.clock)
+        return connections
 
     def _share(self, directory: Directory) -> None:
         """Keep what one thread has learned for all."""

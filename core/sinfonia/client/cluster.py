@@ -80,7 +80,10 @@ async def _search(
 
 
 class Cluster:
-    """An open connection to a cluster, within ``async with``."""
+    """An open connection to a cluster, within ``async with``; for any number of tasks.
+
+    Where no ``timeout`` is given it is 30 seconds: enough for a memory node to restart.
+    """
 
     def __init__(
         self, directory: Directory, seeds: Sequence[str], keys: Keys | None = None
@@ -96,9 +99,13 @@ class Cluster:
         self._new_waiter: Callable[[], Waiter] = anyio.Event
         self._sleeps_until = 0.0
         self._executing = 0  # callers in ``execute``
+        self._entered = False
+        self._closed = False
 
     async def __aenter__(self) -> Self:
+        self._check_not_closed()
         await self._tasks.__aenter__()
+        self._entered = True
         self._new_waiter = waiter_maker()
         self._listen()
         self._tasks.start_soon(self._send)
@@ -111,15 +118,19 @@ class Cluster:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._wire.flush(
-            monotonic.seconds()
-        )  # outcomes that are known should reach the participants
-        self._tasks.cancel_scope.cancel()
+        if self._closed:
+            return
+        # Outcomes that are known should reach the participants.
+        self._wire.flush(monotonic.seconds())
+        self._closed = True
         try:
-            # The body's exception is not told to the task group, which would wrap it.
-            await self._tasks.__aexit__(None, None, None)
+            if self._entered:
+                self._tasks.cancel_scope.cancel()
+                # The body's exception is not told to the task group, which would wrap it.
+                await self._tasks.__aexit__(None, None, None)
         finally:
             self._wire.close()
+            self._wake_whose_calls_are_over()  # in tasks that are not of the body
 
     @property
     def nodes(self) -> Mapping[MemoryNodeId, MemoryNodeInfo]:
@@ -134,8 +145,11 @@ class Cluster:
     def minitransaction(
         self, *, reads_on_failure: bool = False, lock_wait: float = 0.0, tag: str = ""
     ) -> Minitransaction[Any]:
-        """An empty minitransaction; with ``reads_on_failure`` a failed compare does not keep the
-        read items from being returned; ``lock_wait`` and ``tag`` as Minitransaction has them."""
+        """An empty minitransaction, to be filled and executed.
+
+        ``reads_on_failure``: return the read items even if a compare fails; ``lock_wait``
+        (seconds) and ``tag`` as Minitransaction has them.  Raises LimitExceeded.
+        """
         return Minitransaction(self, reads_on_failure, lock_wait=lock_wait, tag=tag)
 
     async def execute(
@@ -143,9 +157,11 @@ class Cluster:
     ) -> Result:
         """Execute and commit ``minitransaction``; ``timeout`` in seconds.
 
-        Busy locks are retried until the timeout.  Raises InvalidMinitransaction or NotExecuted
-        (definite: it did not happen) or OutcomeUnknown.
+        Busy locks are retried until the timeout.  That compares failed, so that nothing happened,
+        is a Result.  Raises InvalidMinitransaction or NotExecuted (definite: it did not happen and
+        never will) or OutcomeUnknown: it may have happened, and ``outcome`` settles it.
         """
+        self._check_open()
         now = monotonic.seconds()
         wire = self._wire
         call = wire.submit(minitransaction, now=now, deadline=now + time_allowed(timeout))
@@ -157,6 +173,9 @@ class Cluster:
         self._executing += 1
         try:
             await waiter.wait()
+        except BaseException:
+            self._abandon([call])
+            raise
         finally:
             self._executing -= 1
         return _result(call)
@@ -172,36 +191,32 @@ class Cluster:
 
         They are not ordered among each other; ``timeout`` (seconds) is for each.  Returns their
         results in the order given.  If some fail, the others are executed all the same, and the
-        first error is raised then.
+        first error, as ``execute`` raises it, is raised then.
         """
+        self._check_open()
         window = _Window(in_flight)
         calls: list[Call] = []
-        for minitransaction in minitransactions:
-            if window.full:
-                self._flush_now()
-                await window.has_room()
-            elif self._wire.gathered >= SEND_TOGETHER:
-                # The memory nodes should not idle while the rest is being prepared.
-                self._flush_now()
-                await anyio.lowlevel.checkpoint()
-            now = monotonic.seconds()
-            deadline = now + time_allowed(timeout)
-            try:
-                call = self._wire.submit(minitransaction, now=now, deadline=deadline)
-            except InvalidMinitransaction as error:
-                call = Call(minitransaction, deadline, error=error)
-            else:
-                call.waiter = window
-                window.outstanding += 1
-            calls.append(call)
-        self._to_send.set()
-        await window.is_empty()
+        try:
+            for minitransaction in minitransactions:
+                if window.full:
+                    self._flush_now()
+                    await window.has_room()
+                elif self._wire.gathered >= SEND_TOGETHER:
+                    # The memory nodes should not idle while the rest is being prepared.
+                    self._flush_now()
+                    await anyio.lowlevel.checkpoint()
+                calls.append(self._submit(minitransaction, timeout, window))
+            self._to_send.set()
+            await window.is_empty()
+        except BaseException:
+            self._abandon(calls)
+            raise
         return [_result(call) for call in calls]
 
     async def read(
         self, node: int, address: int, length: int, *, timeout: float | None = None
     ) -> bytes:
-        """The ``length`` bytes at ``address`` of ``node``; errors as ``execute``."""
+        """The ``length`` bytes at ``address`` of ``node``; errors as ``execute``, all definite."""
         minitransaction = self.minitransaction()
         minitransaction.read(node, address, length)
         return (await self.execute(minitransaction, timeout=timeout)).reads[0]
@@ -246,6 +261,7 @@ class Cluster:
         Asks their primaries, again and again for ``timeout`` seconds.  Raises OutOfRange if there
         is no such memory node, and Unreachable if one does not answer; both are definite.
         """
+        self._check_open()
         inquiry = self._wire.begin_inquiry(node, monotonic.seconds())
         try:
             self._flush_now()
@@ -273,12 +289,18 @@ class Cluster:
         There is no need to ask when one fails over.  Raises Unreachable if nobody answers within
         ``timeout`` seconds.
         """
+        self._check_open()
         directory = await _search(self._wire.places(), self._keys, timeout=timeout, usable=False)
+        self._check_open()
         self._wire.learn(directory, monotonic.seconds())
         self._flush_now()
 
     async def aclose(self) -> None:
-        """Close the connection; what is in flight has an unknown outcome."""
+        """Close the connection.
+
+        Calls that are under way in other tasks raise OutcomeUnknown, or NotExecuted if it is known
+        that they did not happen.
+        """
         await self.__aexit__(None, None, None)
 
     # --- tasks ---------------------------------------------------------------------------------
@@ -287,7 +309,37 @@ class Cluster:
         self._wire.flush(monotonic.seconds())
         self._wake_callers()
 
+    def _check_open(self) -> None:
+        self._check_not_closed()
+        if not self._entered:
+            raise RuntimeError("a cluster must be opened first: use it in an async with statement")
+
+    def _check_not_closed(self) -> None:
+        if self._closed:
+            raise RuntimeError("the cluster was closed")
+
+    def _submit(
+        self, minitransaction: Minitransaction[Any], timeout: float | None, window: "_Window"
+    ) -> Call:
+        """One call of a pipeline; that it cannot be executed must not stop the others."""
+        self._check_open()
+        now = monotonic.seconds()
+        deadline = now + time_allowed(timeout)
+        try:
+            call = self._wire.submit(minitransaction, now=now, deadline=deadline)
+        except InvalidMinitransaction as error:
+            return Call(minitransaction, deadline, error=error)
+        call.waiter = window
+        window.outstanding += 1
+        return call
+
+    def _abandon(self, calls: Iterable[Call]) -> None:
+        """The task was cancelled, and waits for these no more."""
+        self._wire.abandon(calls, monotonic.seconds())
+        self._to_send.set()  # what was not sent yet may not leave at some later time
+
     def _begin_watch(self, node: int, address: int, length: int, waiter: Watch) -> Watched:
+        self._check_open()
         watched = self._wire.begin_watch(node, address, length, monotonic.seconds())
         watched.waiter = waiter
         self._to_send.set()  # with those of other tasks, if there are any
@@ -341,10 +393,13 @@ class Cluster:
             self._wire.flush(now)
             self._wake_callers()
 
-    def _wake_callers(self) -> None:
+    def _wake_whose_calls_are_over(self) -> None:
         for call in self._wire.take_finished():
             if call.waiter is not None:
                 call.waiter.set()
+
+    def _wake_callers(self) -> None:
+        self._wake_whose_calls_are_over()
         for watched in self._wire.take_news():
             if watched.waiter is not None:
                 watched.waiter.wake()

@@ -4,6 +4,7 @@ Whatever a thread waits for, it handles all that comes meanwhile: votes of other
 its watches, news of the cluster.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -30,6 +31,18 @@ CLOSE_PATIENCE = 0.25
 WAIT_MAX = 0.1
 
 
+class _Pipeline:
+    """How many calls of one ``execute_many`` are outstanding; ``set`` is called as one ends."""
+
+    __slots__ = ("outstanding",)
+
+    def __init__(self) -> None:
+        self.outstanding = 0
+
+    def set(self) -> None:
+        self.outstanding -= 1
+
+
 class Connection:
     """What ``BlockingCluster`` keeps for each thread that calls it."""
 
@@ -43,6 +56,7 @@ class Connection:
         """``share`` is told what this thread learns by itself."""
         self.wire = Wire(directory, seeds, keys)
         self._share = share
+        self._thread = threading.current_thread()
         self._closed = False
         self._poller = zmq.Poller()
         self._sockets: dict[MemoryNodeId, zmq.Socket[bytes]] = {}
@@ -54,6 +68,11 @@ class Connection:
         """Of the directory that is known here."""
         return self.wire.coordinator.known.version
 
+    @property
+    def ended(self) -> bool:
+        """Whether its thread has, so that nobody will use it."""
+        return not self._thread.is_alive()
+
     def learn(self, directory: Directory) -> None:
         """Take what another thread knows."""
         self.wire.learn(directory, monotonic.seconds())
@@ -62,36 +81,37 @@ class Connection:
     def execute(self, minitransaction: Minitransaction[Any], timeout: float) -> Result:
         now = monotonic.seconds()
         call = self.wire.submit(minitransaction, now=now, deadline=now + timeout)
-        while not _is_over(call):
-            self._handle_next()
-        self.wire.take_finished()
+        try:
+            while not _is_over(call):
+                self._handle_next()
+        except BaseException:
+            self._abandon([call])
+            raise
         return _result(call)
 
     def execute_many(
         self, minitransactions: Iterable[Minitransaction[Any]], timeout: float, in_flight: int
     ) -> list[Result]:
-        pipeline = object()
+        pipeline = _Pipeline()
         calls: list[Call] = []
-        outstanding = 0
-        for minitransaction in minitransactions:
-            if outstanding >= in_flight:
-                # Half of the window is freed at once, so that one message refills it.
-                while outstanding > in_flight // 2:
-                    self._handle_next()
-                    outstanding -= self._finished_of(pipeline)
-            elif len(calls) % SEND_TOGETHER == 0:
-                self.wire.flush(monotonic.seconds())
-                outstanding -= self._finished_of(pipeline)
-            call = self._submit(minitransaction, timeout)
-            calls.append(call)
-            if call.error is None:
-                call.waiter = pipeline
-                outstanding += 1
-        self.wire.flush(monotonic.seconds())
-        outstanding -= self._finished_of(pipeline)
-        while outstanding:
-            self._handle_next()
-            outstanding -= self._finished_of(pipeline)
+        try:
+            for minitransaction in minitransactions:
+                if pipeline.outstanding >= in_flight:
+                    # Half of the window is freed at once, so that one message refills it.
+                    while pipeline.outstanding > in_flight // 2:
+                        self._handle_next()
+                elif len(calls) % SEND_TOGETHER == 0:
+                    self._flush()
+                call = self._submit(minitransaction, timeout)
+                calls.append(call)
+                if call.error is None:
+                    call.waiter = pipeline
+                    pipeline.outstanding += 1
+            while pipeline.outstanding:
+                self._handle_next()
+        except BaseException:
+            self._abandon(calls)
+            raise
         return [_result(call) for call in calls]
 
     def _submit(self, minitransaction: Minitransaction[Any], timeout: float) -> Call:
@@ -104,13 +124,10 @@ class Connection:
 
     def outcome(self, tid: Tid, timeout: float) -> bool:
         deadline = monotonic.seconds() + timeout
-        while monotonic.seconds() < deadline:
-            outcome = self.wire.outcome(tid)
-            if outcome is Outcome.FORGOTTEN:
-                break
-            if outcome is not None:
-                return outcome is Outcome.COMMITTED
+        while (outcome := self.wire.outcome(tid)) is None and monotonic.seconds() < deadline:
             self._handle_next()
+        if outcome is not None and outcome is not Outcome.FORGOTTEN:
+            return outcome is Outcome.COMMITTED
         raise OutcomeUnknown(f"the outcome of {tid} cannot be found out", tid)
 
     def begin_watch(self, node: int, address: int, length: int) -> Watched:
@@ -119,7 +136,7 @@ class Connection:
     def end_watch(self, watched: Watched) -> None:
         if not self._closed:
             self.wire.end_watch(watched)
-            self.wire.flush(monotonic.seconds())
+            self._flush()
 
     def wait_for_news(self, watched: Watched, version: int, timeout: float) -> None:
         """Until there is news of ``watched`` later than ``version``, at most ``timeout`` s."""
@@ -128,7 +145,6 @@ class Connection:
             left = max(0.0, deadline - monotonic.seconds())
             # Of what has come something may be news, even if there is no time to wait for more.
             self._handle_next(left)
-            self.wire.take_finished()
             self.wire.take_news()
             if left == 0.0 or watched.refused:
                 return
@@ -140,14 +156,13 @@ class Connection:
         try:
             while inquiry.unanswered and monotonic.seconds() < deadline:
                 self._handle_next()
-                self.wire.take_finished()  # of calls that were given up, which nobody waits for
         finally:
             self.wire.end_inquiry(inquiry)
         return loads_of(inquiry)
 
-    def close(self) -> None:
-        deadline = monotonic.seconds() + CLOSE_PATIENCE
-        self.wire.flush(monotonic.seconds())
+    def close(self, patience: float = CLOSE_PATIENCE) -> None:
+        deadline = monotonic.seconds() + patience
+        self._flush()
         while not self.wire.coordinator.idle and monotonic.seconds() < deadline:
             self._handle_next()
         self._closed = True
@@ -158,7 +173,7 @@ class Connection:
         wire = self.wire
         now = monotonic.seconds()
         wire.flush(now)
-        if wire.coordinator.finished:
+        if self._settle():
             return  # the flush has seen it come
         if wire.opened:
             self._listen()
@@ -174,6 +189,29 @@ class Connection:
         if wakeup is not None and now >= wakeup:
             wire.tick(now)
         wire.flush(now)
+        self._settle()
+
+    def _flush(self) -> None:
+        self.wire.flush(monotonic.seconds())
+        self._settle()
+
+    def _settle(self) -> bool:
+        """Tell whoever counts them of the calls that are over; whether there were any.
+
+        They may be another's than that which drives the wire now: the thread may execute something
+        while it prepares a pipeline, and calls that it has abandoned end in their own time.
+        """
+        finished = self.wire.take_finished()
+        for call in finished:
+            if call.waiter is not None:
+                call.waiter.set()
+        return bool(finished)
+
+    def _abandon(self, calls: Iterable[Call]) -> None:
+        """The thread was interrupted, and waits for these no more."""
+        now = monotonic.seconds()
+        self.wire.abandon(calls, now)
+        self.wire.flush(now)  # what was not sent yet may not leave at some later time
 
     def _listen(self) -> None:
         """Listen to the sockets that are new, and close those that they replace."""
@@ -188,9 +226,6 @@ class Connection:
             self._sockets[node] = socket
             self._node_of[socket] = node
             self._poller.register(socket, zmq.POLLIN)
-
-    def _finished_of(self, pipeline: object) -> int:
-        return sum(call.waiter is pipeline for call in self.wire.take_finished())
 
 
 def _is_over(call: Call) -> bool:

@@ -72,6 +72,7 @@ async def run(cluster: Executor, steps: Steps[T], *, timeout: float | None) -> T
     finally:
         for watch in watches.values():
             await watch.aclose()
+        drive.close()
     return drive.value
 
 
@@ -117,6 +118,7 @@ def run_blocking(cluster: BlockingExecutor, steps: Steps[T], *, timeout: float |
     finally:
         for watch in watches.values():
             watch.close()
+        drive.close()
     return drive.value
 
 

@@ -139,7 +139,7 @@ class DirectorySearch:
             )
         return Unreachable(
             f"no manager or memory node answers at {', '.join(self._endpoints)} within "
-            f"{timeout:g} s; is the cluster up, and is this its address?  {key_hint(self._keys)}"
+            f"{timeout:g} s; is the cluster up, and is this its address? {key_hint(self._keys)}"
         )
 
     def close(self) -> None:
@@ -167,11 +167,16 @@ class DirectorySearch:
 def key_hint(keys: Keys | None) -> str:
     """What to look at if nobody answers: a process with keys says nothing to whom it refuses."""
     if keys is None:
-        return "A cluster with keys answers only who has one: was it named, with --keys or keys=?"
+        return "If it has keys, name yours with --keys or keys=."
     return (
         f"Is the key of {keys.name!r} ({keys.source}) on the cluster's allow-list, is it for this "
         "cluster, and does the cluster use keys at all?"
     )
+
+
+def role_hint(keys: Keys | None) -> str:
+    """What to look at if whoever should have done it says nothing: a role may be too small."""
+    return "" if keys is None else f" May {keys.name!r} do this? It takes the role operator."
 
 
 def ask_for_directory(

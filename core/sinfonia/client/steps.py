@@ -156,6 +156,10 @@ class Drive(Generic[T]):
         """The step raised.  Raises what the operation raises."""
         self._advance(lambda: self._steps.throw(error))
 
+    def close(self) -> None:
+        """Nobody drives it on: if the operation is not over its ``finally`` blocks run now."""
+        self._steps.close()
+
     def _advance(self, resume: Callable[[], Step]) -> None:
         try:
             self.step = resume()

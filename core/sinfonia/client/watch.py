@@ -148,7 +148,12 @@ class BlockingWatch:
             connection.end_watch(watched)
 
     def wait(self, timeout: float = POLL_EVERY) -> bool:
-        """Wait until the range may have changed since the last ``wait``; see ``Watch.wait``."""
+        """Wait until the range may have changed since the last ``wait``.
+
+        True: it may have, or the watch had to be armed (again).  False: not for ``timeout``
+        seconds, as far as is known.  Raises Refused (definite) if the memory node takes no such
+        watch; and RuntimeError in another thread than the one that opened it.
+        """
         if self._open is None:
             raise RuntimeError(_NOT_OPEN)
         connection, watched = self._open

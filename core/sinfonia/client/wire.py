@@ -15,7 +15,7 @@ import math
 import random
 import secrets
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import zmq
@@ -93,6 +93,11 @@ class Wire:
             self._to_flush.add(send.node)
         self.gathered += 1
         return call
+
+    def abandon(self, calls: Iterable[Call], now: float) -> None:
+        """Nobody waits for ``calls`` any more: they are settled soon, and not tried again."""
+        for call in calls:
+            call.deadline = min(call.deadline, now)
 
     def flush(self, now: float) -> None:
         """Send what is in the outboxes, and handle what has come meanwhile."""
@@ -215,8 +220,9 @@ class Wire:
         self.coordinator.end_inquiry(inquiry)
 
     def close(self) -> None:
-        """Close all sockets, those in the driver's hands too."""
+        """Close all sockets, those in the driver's hands too; every call is over then."""
         self._context.destroy(linger=0)
+        self.coordinator.on_close()
 
     def _put(self, sends: list[SendTo]) -> None:
         for send in sends:

@@ -25,7 +25,7 @@ from sinfonia.protocol.management import (
     ManagerEffect,
     ManagerSettings,
 )
-from sinfonia.protocol.management_messages import Register
+from sinfonia.protocol.management_messages import Reconfigure, Register
 from sinfonia.protocol.messages import (
     MANAGER,
     PROTOCOL_VERSION,
@@ -39,6 +39,7 @@ from sinfonia.protocol.messages import (
 from sinfonia.transport.codec import decode_replies, encode_requests
 from sinfonia.transport.door import Door
 from sinfonia.transport.keys import Keys, Security
+from sinfonia.transport.seldom import Seldom
 from sinfonia.transport.zeromq import connect_dealer, drain, is_connectable, try_send
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class ManagerServer:
             self._context.term()
             store.close()
             raise
+        self._seldom = Seldom(log)
         self._keys: Keys | None = None if security is None else security.keys
         self._store = store
         self._board = board
@@ -131,17 +133,17 @@ class ManagerServer:
         driver, manager = self._driver, self.manager
         driver.refresh(now)
         for route, batch in self._door.batches(now):
-            try:
-                for request in batch.requests:
+            for request in batch.requests:
+                try:
                     driver.carry_out(self._answer(route, request, now), now)
-            except ProtocolError as error:
-                log.warning("malformed error=%s", error)
+                except ProtocolError as error:
+                    self._seldom.warn("malformed", error)
         for (node, endpoint), socket in self._members.items():
             for frames in drain(socket):
                 try:
                     driver.carry_out(manager.on_replies(node, decode_replies(frames), now), now)
                 except ProtocolError as error:
-                    log.warning("malformed endpoint=%s error=%s", endpoint, error)
+                    self._seldom.warn(f"malformed endpoint={endpoint}", error)
         driver.carry_out(manager.on_tick(now), now)
         for node, endpoint, batch in driver.take_batches():
             self._used_at[node, endpoint] = now
@@ -159,7 +161,11 @@ class ManagerServer:
             # The directory would stop whoever reads an impossible place there, and for good.
             if isinstance(request, Register) and not is_connectable(request.endpoint):
                 raise ProtocolError(f"nobody can connect to {request.endpoint!r}")
-            log.info("request kind=%s node=%d", type(request).__name__, request.node)
+            if isinstance(request, Register | Reconfigure):
+                # Members repeat these until they are answered; operators are few, and remembered.
+                self._seldom.note(f"request kind={type(request).__name__}", f"node={request.node}")
+            else:
+                log.info("request kind=%s node=%d", type(request).__name__, request.node)
             return self.manager.on_request(route, request, now)
         raise ProtocolError(f"{type(request).__name__} is not for a manager")
 

@@ -84,7 +84,12 @@ class EmbeddedStore:
             self.directory = Directory(0, 0, cluster, [])
             self._write()
             return
-        self.directory = msgspec.msgpack.decode(payload, type=Directory)
+        try:
+            self.directory = msgspec.msgpack.decode(payload, type=Directory)
+        except msgspec.DecodeError as error:
+            raise StorageError(
+                f"the manager's file {DIRECTORY_FILE!r} cannot be read: {error}"
+            ) from error
         if self.directory.cluster != cluster:
             raise StorageError(
                 f"the manager's data directory belongs to cluster {self.directory.cluster!r}, not "

@@ -37,9 +37,11 @@ from sinfonia.storage.files import OsFiles
 from sinfonia.transport.codec import decode_replies, encode_requests
 from sinfonia.transport.door import Door
 from sinfonia.transport.keys import Keys, Security
+from sinfonia.transport.seldom import Seldom
 from sinfonia.transport.zeromq import connect_dealer, drain, try_send
 
 log = logging.getLogger(__name__)
+_seldom = Seldom(log)
 
 # How soon a signal is noticed.
 IDLE_WAIT_MS = 200
@@ -107,6 +109,9 @@ class MemoryNodeServer:
         # collector would search in vain every few hundred of them.
         gc.freeze()
         gc.set_threshold(COLLECT_AFTER)
+        node = self._settings.node
+        log.info("start node=%d at=%s", node, self._settings.endpoint)
+        log.info("state node=%d state=%s", node, self.node.state.value)
         try:
             while not self._stopping:
                 ready = {socket for socket, _ in self._poller.poll(self._wait_ms())}
@@ -253,5 +258,5 @@ def _replies_from(socket: Dealer) -> list[Replies]:
         try:
             batches.append(decode_replies(frames))
         except ProtocolError as error:
-            log.warning("malformed replies frames=%d error=%s", len(frames), error)
+            _seldom.warn("malformed replies", error)
     return batches

@@ -18,7 +18,7 @@ from sinfonia.errors import (
     SinfoniaError,
     TimedOut,
 )
-from sinfonia.minitransaction import FailedCompare, Minitransaction, Result
+from sinfonia.minitransaction import AppendItem, FailedCompare, Minitransaction, Result
 from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.messages import Commit, ExecCommit, ExecPrepare, Request, Vote, Voted
@@ -28,8 +28,8 @@ FORGOTTEN_VOTES = frozenset({Vote.BAD_FLOOR, Vote.BAD_EPOCH})
 
 # A vote BAD_RANGE, for the caller.
 NOT_ALL_BYTES = (
-    "a memory node does not have all of the bytes named, or no ring with room for so much data "
-    "where one is to be appended to"
+    "an item ends beyond the addresses of its memory node, or appends where there is no ring with "
+    "slots for so much data"
 )
 
 # What clocks may gain on each other while a read lease lasts.
@@ -118,6 +118,10 @@ class Attempt(msgspec.Struct, gc=False):
         """``node`` has answered a copy with BAD_LOAD, and remembers nothing of it."""
         self.unanswered[node] = max(0, self.unanswered.get(node, 1) - 1)
 
+    def is_untouched(self, node: MemoryNodeId) -> bool:
+        """Whether no copy is on its way to ``node``, or being executed there."""
+        return self.unanswered.get(node) == 0
+
     @property
     def untouched(self) -> list[MemoryNodeId]:
         """Participants that no copy reached, or that turned every one away.
@@ -127,6 +131,26 @@ class Attempt(msgspec.Struct, gc=False):
         That counts on a transport that does not double messages, as ZeroMQ over TCP.
         """
         return [n for n, copies in self.unanswered.items() if not copies and n not in self.votes]
+
+    def is_answered_by(self, node: MemoryNodeId, voted: Voted) -> bool:
+        """Whether ``voted`` can be what ``node`` says to this; a result is made of nothing else."""
+        asked = self.requests[node]
+        assert isinstance(asked, ExecCommit | ExecPrepare)
+        if voted.vote is Vote.OK:
+            answers = len(asked.reads) + len(asked.updates)
+            return not voted.failed and len(voted.reads) == answers
+        if voted.vote is not Vote.BAD_CMP:
+            return not voted.failed and not voted.reads
+        positions = {position for position, _ in voted.failed}
+        compared = len(asked.compares) + len(asked.conditions)
+        return 0 < len(positions) == len(voted.failed) and all(
+            0 <= position < compared
+            or (
+                0 <= position - compared < len(asked.updates)
+                and isinstance(asked.updates[position - compared], AppendItem)
+            )
+            for position in positions
+        )
 
     def says_nothing(self, voted: Voted) -> bool:
         """Whether ``voted`` leaves open what became of an earlier copy."""
@@ -158,15 +182,26 @@ class Attempt(msgspec.Struct, gc=False):
         message = f"memory node {missing} did not answer before the deadline: ask for its outcome"
         return OutcomeUnknown(message, self.tid)
 
+    def closed(self) -> SinfoniaError:
+        """What is known of it, now that nobody will hear more."""
+        message = f"the connection was closed while {self.tid} was under way"
+        if self.why_not_executed() is not None:
+            return NotExecuted(message)
+        return OutcomeUnknown(message, self.tid)
+
     def too_late(self) -> OutcomeUnknown:
         """Nobody knows any more."""
         message = f"{self.tid} took so long that its memory node has forgotten it"
         return OutcomeUnknown(message, self.tid)
 
     def holders(self) -> list[MemoryNodeId]:
-        """Who may hold locks for it: those that voted OK or have not answered."""
-        votes = self.votes
-        return [n for n in self.requests if n not in votes or votes[n].vote is Vote.OK]
+        """Who may hold locks for it: who voted OK, or has not answered what reached it."""
+        votes, untouched = self.votes, self.untouched
+        return [
+            node
+            for node in self.requests
+            if (votes[node].vote is Vote.OK if node in votes else node not in untouched)
+        ]
 
     def still_held(self, now: float) -> bool:
         """Whether all locks of a read-only attempt were certainly held at one moment."""
@@ -264,7 +299,7 @@ def _requests(
             items.conditions,
             items.updates,
             tag,
-            round(lock_wait * 1e3) if lock_wait else 0,
+            max(1, round(lock_wait * 1e3)) if lock_wait else 0,
         )
         return {node: request}, not items.writes and not items.updates
     participants = sorted(by_node)

@@ -46,6 +46,12 @@ class Backoff:
         at = min(now + longest * self._rng.random(), call.deadline)
         heapq.heappush(self._calls, (at, next(self._order), call))
 
+    def drop(self) -> list[Call]:
+        """All of them; they wait no more."""
+        calls = [call for _, _, call in self._calls]
+        self._calls.clear()
+        return calls
+
     def due(self, now: float) -> Iterator[Call]:
         """Those that have waited long enough."""
         while self._calls and self._calls[0][0] <= now:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from sinfonia.addresses import ADDRESS_MAX
 from sinfonia.protocol.management_messages import (
     HandOver,
     Member,
@@ -30,6 +31,12 @@ REPLICATED_SUFFIX = "-REPL"
 
 # Each replica costs the primary a copy of its log stream; more than a handful is surely a slip.
 REPLICAS_MAX = 8
+
+# What a directory names is read by everybody for as long as the cluster lives, so that it must make
+# sense.  Counts of lives and epochs grow by one at a time: none ever comes near this.
+NODE_MAX = 2**31
+COUNT_MAX = 2**48
+WORD_CHARACTERS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,12 @@ def best_in_sync(entry: MemoryNodeEntry, alive: Sequence[str]) -> str | None:
 
 def on_register(entry: MemoryNodeEntry | None, request: Register, alive: Sequence[str]) -> Change:
     """A member has started, or asks again because it has not heard the answer."""
+    if not _makes_sense(request):
+        return Refusal(
+            f"what this process says of memory node {request.node} makes no sense: its number, "
+            f"capacity ({request.capacity}), mode, identity, lives or epoch are out of all bounds; "
+            "if its data directory is damaged, move that away"
+        )
     if entry is None:
         return _first(request)
     if not entry.identity:
@@ -85,6 +98,17 @@ def on_register(entry: MemoryNodeEntry | None, request: Register, alive: Sequenc
     if known_replica is not None:
         return _replica_again(entry, known_replica, request)
     return _stranger(entry, request, alive)
+
+
+def _makes_sense(request: Register) -> bool:
+    """Whether it can stand in a directory, and what follows from it, too."""
+    return (
+        0 <= request.node <= NODE_MAX
+        and 0 < request.capacity <= ADDRESS_MAX
+        and max(request.starts, request.lived, request.epoch) <= COUNT_MAX
+        and len(request.mode) <= WORD_CHARACTERS_MAX
+        and 0 < len(request.identity) <= WORD_CHARACTERS_MAX
+    )
 
 
 def _first(request: Register) -> Change:

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.errors import Contended, OutOfRange, SinfoniaError
+from sinfonia.errors import Contended, NotExecuted, OutOfRange, SinfoniaError
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.attempts import (
     FORGOTTEN_VOTES,
@@ -91,6 +91,10 @@ TICK = 0.02
 ABANDONED_MAX = 1024
 OUTCOMES_MAX = 4096
 
+# Outcomes that some participant has not acknowledged; they are told again and again.  Beyond these
+# the oldest are left to the manager: a participant that is silent so long is not listening.
+COMMITTING_MAX = 64 * 1024
+
 
 class Coordinator:
     """All minitransactions of one application node.  It does no I/O; see effects.py.
@@ -123,6 +127,8 @@ class Coordinator:
         self._backing_off = Backoff(rng)
         # When to ask a memory node again that could not take what it was asked.
         self._ask_again_at: dict[MemoryNodeId, float] = {}
+        # And when to ask again only for what it turned away, because it has enough of the rest.
+        self._full_until: dict[MemoryNodeId, float] = {}
         # Where a connection may just be coming up, so that it means nothing if there is none yet,
         # and after how long to look again.
         self._connecting = dict.fromkeys(self.known.entries, CONNECT_RETRY)
@@ -229,6 +235,16 @@ class Coordinator:
             raise self.known.out_of_range(node, address + length)
         return self.watching.watch(node, address, length, now)
 
+    def on_close(self) -> None:
+        """Nothing more will be sent or heard: every call is over, with what is known of it."""
+        for call in self._backing_off.drop():
+            self._fail(call, NotExecuted("the connection was closed while its locks were busy"))
+        for waiting in self._waiting.values():
+            for attempt in list(waiting.values()):
+                self._stop_waiting(attempt)
+                if attempt.call is not None:
+                    self._fail(attempt.call, attempt.closed())
+
     def _attempt(self, call: Call, now: float) -> list[SendTo]:
         call.attempts += 1
         counter = self._next_counter
@@ -276,22 +292,27 @@ class Coordinator:
                 continue
             if reply.vote is BAD_LOAD:
                 attempt.turned_away(node)
-                self._ask_again_at.setdefault(node, now + NOT_SERVING_RETRY)
+                self._full_until.setdefault(node, now + NOT_SERVING_RETRY)
                 continue
-            del waiting[reply.counter]
-            answered = attempt
             call = attempt.call
             if (
                 call is not None
                 and reply.vote is OK
                 and len(attempt.requests) == 1
+                and not call.minitransaction.add_places
+                and not call.minitransaction.append_places
                 and len(reply.reads) == len(call.minitransaction.read_places)
             ):
                 # What mostly happens: nothing was added or appended, and nothing is to be sent.
+                del waiting[reply.counter]
                 call.result = Result(True, reply.reads, (), call.attempts)
                 self.finished.append(call)
-            else:
+            elif attempt.is_answered_by(node, reply):
+                del waiting[reply.counter]
                 sends += self._on_vote(attempt, node, reply, now)
+            else:
+                continue  # nonsense answers nothing; it is asked again
+            answered = attempt
         if answered is not None:
             _, sent_at = self._progress.get(node, NO_PROGRESS)
             self._progress[node] = now, max(sent_at, answered.sent_at)
@@ -404,14 +425,20 @@ class Coordinator:
         sends: list[SendTo] = []
         for node, waiting in self._waiting.items():
             lost_by, silent = self._lost_by(node, now), True
+            earlier = math.nextafter(now, -math.inf)
+            relents = self._full_until.get(node, math.inf) <= now
+            if relents:
+                del self._full_until[node]
             if self._ask_again_at.get(node, math.inf) <= now:
                 del self._ask_again_at[node]
                 self._connect_less_eagerly(node)
-                lost_by, silent = math.nextafter(now, -math.inf), False
+                lost_by, silent = earlier, False
             # There may be tens of thousands, most of which are neither late nor lost.
             for attempt in list(waiting.values()):
                 if attempt.sent_at <= lost_by or attempt.deadline <= now:
                     sends += self._look_at(attempt, now, lost_by, silent=silent)
+                elif relents and attempt.is_untouched(node):
+                    sends += self._look_at(attempt, now, earlier, silent=False)
         return sends
 
     def _connect_less_eagerly(self, node: MemoryNodeId) -> None:
@@ -482,6 +509,8 @@ class Coordinator:
         committing = Committing(attempt, action, now)
         if committing.unacknowledged and not attempt.read_only:
             self._committing[attempt.tid] = committing
+            if len(self._committing) > COMMITTING_MAX:
+                del self._committing[next(iter(self._committing))]
         return committing.outstanding()
 
     def _on_commit_ack(self, node: MemoryNodeId, tid: Tid) -> list[SendTo]:
@@ -573,6 +602,7 @@ class Coordinator:
         sends = self.watching.on_new_life(node, now)
         self._connecting[node] = CONNECT_RETRY
         self._ask_again_at.pop(node, None)
+        self._full_until.pop(node, None)
         for attempt in list(self._waiting[node].values()):
             if attempt.call is None:
                 continue

@@ -15,6 +15,8 @@ a dead participant pins everybody's log.  Here the log is cut at each checkpoint
 these lists instead, and a dead participant pins only the few tids it was part of.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 
 from sinfonia.addresses import MemoryNodeId
@@ -31,6 +33,13 @@ DECIDED_MAX = 256 * 1024
 
 # How many unsettled tids one probe reports; the next probe reports the rest.
 PROBE_TIDS_MAX = 1024
+
+# And how many participants they may have together, so that the report is a small message; one tid
+# is always reported.
+PROBE_PARTICIPANTS_MAX = 64 * 1024
+
+# What an item, its lock or a participant's name takes in memory beside the item's bytes.
+ITEM_BYTES = 128
 
 
 class InDoubt(msgspec.Struct, frozen=True):
@@ -49,7 +58,12 @@ class InDoubt(msgspec.Struct, frozen=True):
     def size(self) -> int:
         """The bytes that it keeps."""
         prepared = self.prepared
-        return sum(map(len, prepared.reads)) + sum(len(item.data) for item in prepared.writes)
+        items = len(prepared.reads) + len(prepared.writes) + len(prepared.ranges)
+        return (
+            ITEM_BYTES * (items + len(prepared.participants))
+            + sum(map(len, prepared.reads))
+            + sum(len(item.data) for item in prepared.writes)
+        )
 
     @property
     def voted(self) -> Voted:
@@ -78,6 +92,18 @@ class Reading(msgspec.Struct, frozen=True):
 
     ranges: list[LockRange]
     until: float
+
+
+def first_of(unsettled: Sequence[Unsettled]) -> list[Unsettled]:
+    """As many of ``unsettled`` as one probe reports."""
+    room = PROBE_PARTICIPANTS_MAX
+    first: list[Unsettled] = []
+    for each in unsettled[:PROBE_TIDS_MAX]:
+        room -= len(each.participants)
+        if room < 0 and first:
+            break
+        first.append(each)
+    return first
 
 
 def ok_vote(prepared: Prepared) -> Voted:

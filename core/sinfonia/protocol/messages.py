@@ -74,7 +74,7 @@ class Vote(IntEnum):
     BAD_LOCK = 1
     BAD_FORCED = 2
     BAD_CMP = 3
-    BAD_EPOCH = 4  # the tid's epoch is two or more behind (section 4.7)
+    BAD_EPOCH = 4  # the tid's epoch is two or more behind (section 4.7), or absurdly far ahead
     BAD_RANGE = 5  # an item lies beyond the memory node's capacity
     BAD_FLOOR = 6  # the client has said that it is finished with this tid
     BAD_LOAD = 7  # a limit of the memory node is reached

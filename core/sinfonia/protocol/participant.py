@@ -29,9 +29,10 @@ its locks are tried (the paper tries the locks first): a second copy must not me
 
 import math
 from collections.abc import Callable, Sequence
+from operator import lt
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.minitransaction import WriteItem
+from sinfonia.minitransaction import ITEMS_MAX, WriteItem
 from sinfonia.protocol import records
 from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable, SendVia
 from sinfonia.protocol.execution import NO_WRITES, Memory, evaluate, is_locked
@@ -39,9 +40,9 @@ from sinfonia.protocol.kept import Kept
 from sinfonia.protocol.lists import (
     DECIDED_MAX,
     IN_DOUBT_MAX,
-    PROBE_TIDS_MAX,
     InDoubt,
     Reading,
+    first_of,
 )
 from sinfonia.protocol.lock_waits import Waiter, meets
 from sinfonia.protocol.locks import lock_ranges
@@ -74,6 +75,7 @@ from sinfonia.protocol.messages import (
 )
 from sinfonia.protocol.sessions import (
     COUNTED_BYTES_MIN,
+    EPOCHS_AHEAD_MAX,
     EPOCHS_STALE,
     Session,
     size_of,
@@ -208,7 +210,9 @@ class Participant(Kept):
             session = self.sessions.of(waiter.client, self.epoch)
             voted = Voted(waiter.request.counter, Vote.BAD_LOCK)
             if session is not None:
-                voted = self._vote_one_phase(session, waiter.request, voted)
+                # Its client may have finished with it meanwhile, or had it promised to be aborted.
+                refused = self._refused(session, waiter.request)
+                voted = refused or self._vote_one_phase(session, waiter.request, voted)
             effects.append(SendVia(waiter.route, [voted]))
         if overdue:
             # Whoever stood behind them may have nobody before it now.
@@ -252,7 +256,7 @@ class Participant(Kept):
 
     def _on_rare_request(self, request: Request, effects: list[Effect]) -> Sequence[Reply]:
         if isinstance(request, Resolve):
-            return [self._on_resolve(request, effects)]
+            return self._on_resolve(request, effects)
         if isinstance(request, Forget):
             self._on_forget(request, effects)
             return ()
@@ -311,7 +315,7 @@ class Participant(Kept):
             known = self._already(session, request.counter)
             if known is not None:
                 return known
-        if request.epoch <= self.epoch - EPOCHS_STALE:
+        if not -EPOCHS_STALE < request.epoch - self.epoch <= EPOCHS_AHEAD_MAX:
             return self._count(Voted(request.counter, Vote.BAD_EPOCH), request.tag)
         return None
 
@@ -358,7 +362,7 @@ class Participant(Kept):
         """Figure 4, lines 12-25: vote, and keep the locks if the vote is OK."""
         tid = request.tid
         tag = request.tag
-        if tid.client != session.client or self.node not in request.participants:
+        if tid.client != session.client or not self._takes_part(request.participants):
             return self._count(Voted(tid.counter, Vote.BAD_RANGE), tag)
         if request.read_only:
             return self._count(self._vote_reading(request), tag)
@@ -379,7 +383,7 @@ class Participant(Kept):
             or session.in_doubt_too_much
         ):
             return self._count(Voted(tid.counter, Vote.BAD_LOAD), tag)
-        if tid.epoch <= self.epoch - EPOCHS_STALE:
+        if not -EPOCHS_STALE < tid.epoch - self.epoch <= EPOCHS_AHEAD_MAX:
             return self._count(Voted(tid.counter, Vote.BAD_EPOCH), tag)
         if tid.epoch > session.epoch:
             session.epoch = tid.epoch
@@ -452,22 +456,27 @@ class Participant(Kept):
                 effects.append(LogLazily(records.Decided(tid, request.action)))
         return [CommitAck(tid)]
 
-    def _on_resolve(self, request: Resolve, effects: list[Effect]) -> Reply:
-        """Phase 1 of recovery (section 4.4): the previous vote, or a promise to abort for good."""
+    def _on_resolve(self, request: Resolve, effects: list[Effect]) -> Sequence[Reply]:
+        """Phase 1 of recovery (section 4.4): the previous vote, or a promise to abort for good.
+
+        A promise that would not be remembered is not made; whoever asked asks again.
+        """
         tid = request.tid
         if tid in self.in_doubt:
-            return Resolved(tid, Answer.OK)
+            return [Resolved(tid, Answer.OK)]
         if tid in self.decided:
-            return Resolved(tid, Answer.COMMITTED)
+            return [Resolved(tid, Answer.COMMITTED)]
         known = self.sessions.outcome(tid)
         if known is not None and known.vote is OK:
-            return Resolved(tid, Answer.COMMITTED)
+            return [Resolved(tid, Answer.COMMITTED)]
         if known is None and self._forgotten(tid):
-            return Resolved(tid, Answer.FORGOTTEN)
+            return [Resolved(tid, Answer.FORGOTTEN)]
+        if known is None and not self.sessions.may_promise(tid, self.epoch):
+            return ()
         if self.logged and (known is None or known.vote is not Vote.BAD_FORCED):
             effects.append(Log(records.ForcedAbort(tid)))
         self.sessions.force_abort(tid)
-        return Resolved(tid, Answer.ABORT)
+        return [Resolved(tid, Answer.ABORT)]
 
     def _on_forget(self, request: Forget, effects: list[Effect]) -> None:
         """Section 4.7: every participant has applied these, so nobody will ask."""
@@ -503,9 +512,21 @@ class Participant(Kept):
         ):
             self.directory = directory
         version = 0 if self.directory is None else self.directory.version
-        return ProbeReply(self.node, unsettled[:PROBE_TIDS_MAX], self.serving, version)
+        return ProbeReply(self.node, first_of(unsettled), self.serving, version)
 
     # --- parts of a vote -----------------------------------------------------------------------
+
+    def _takes_part(self, participants: Sequence[MemoryNodeId]) -> bool:
+        """Whether this memory node is one of several, each named once, in order.
+
+        Recovery asks each of them: one named twice would be waited for twice, and a thousand times
+        a thousand names are more than a manager can ask.
+        """
+        return (
+            1 < len(participants) <= ITEMS_MAX
+            and self.node in participants
+            and all(map(lt, participants, participants[1:]))
+        )
 
     def _already(self, session: Session, counter: int) -> Voted | None:
         """The answer to a tid that must not be executed (again), or None."""

@@ -55,7 +55,7 @@ class RecoveryCoordinator:
         coordinator committed it.
         """
         self.tid = tid
-        self.participants = list(participants)
+        self.participants = list(dict.fromkeys(participants))
         self.outcome: Outcome | None = None
         self._answers = dict.fromkeys(voted_ok, Answer.OK)
         self._in_doubt = False  # whether a participant said so just now

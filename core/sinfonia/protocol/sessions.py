@@ -42,6 +42,15 @@ SESSIONS_MAX = 64 * 1024
 # Tids this many epochs behind are stale.
 EPOCHS_STALE = 2
 
+# Tids further ahead than this are refused like stale ones: a session lasts until its latest tid is
+# stale, and none may last for ever.  A memory node lags behind its clients while no manager reaches
+# it, and catches up within seconds.
+EPOCHS_AHEAD_MAX = 64
+
+# Promises to abort are remembered with the answers, and beyond that limit, since nothing is settled
+# without them; but not without end.
+PROMISES_PER_SESSION_MAX = 2 * OUTCOMES_PER_SESSION_MAX
+
 
 class Session:
     """What one client may still ask about."""
@@ -143,6 +152,13 @@ class Sessions:
         """What was answered to ``tid``, if that is still remembered."""
         session = self._by_client.get(tid.client)
         return None if session is None else session.outcomes.get(tid.counter)
+
+    def may_promise(self, tid: Tid, epoch: int) -> bool:
+        """Whether a promise to abort ``tid`` can be remembered in ``epoch``."""
+        session = self._by_client.get(tid.client)
+        if tid.epoch > epoch + EPOCHS_AHEAD_MAX:
+            return False
+        return session is None or len(session.outcomes) < PROMISES_PER_SESSION_MAX
 
     def remember(self, tid: Tid, voted: Voted) -> None:
         """Answer ``voted`` to ``tid`` from now on, unless its client has finished with it.

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.settings import State
+from sinfonia.protocol.management import Manager
 from sinfonia.testing.simulated_client import SimulatedClient
 from sinfonia.testing.simulated_manager import SimulatedManager
 from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
@@ -26,16 +27,24 @@ def unrest(
     for each in managers:
         if each.manager is None:
             return f"{each.name} is down"
-        # One that only stands by leaves what it began to the one that leads.
-        if each.manager.recoveries and not each.manager.standing_by:
-            return f"{each.name} recovers {', '.join(map(str, each.manager.recoveries))}"
-        if each.manager.handing_over:
-            return f"{each.name} hands over {', '.join(map(str, each.manager.handing_over))}"
+        left = _begun(each.manager)
+        if left:
+            return f"{each.name} {left}"
     if not any(each.leads for each in managers):
         return "no manager leads"
     for client in clients:
         if client.alive and client.unfinished:
             return f"{client.name} waits for operations {', '.join(map(str, client.unfinished))}"
+    return ""
+
+
+def _begun(manager: Manager) -> str:
+    """What a manager has still to bring to an end."""
+    # One that only stands by leaves what it began to the one that leads.
+    if manager.recoveries and not manager.standing_by:
+        return f"recovers {', '.join(map(str, manager.recoveries))}"
+    if manager.handing_over:
+        return f"hands over {', '.join(map(str, manager.handing_over))}"
     return ""
 
 

@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 from sinfonia.errors import ConfigError
 from sinfonia.transport.keys import (
-    KEY_FILE_BYTES_MAX,
     PUBLIC_SUFFIX,
     key_in,
     parse_key_file,
+    read_key_file,
     refuse_changeable,
 )
 from sinfonia.transport.permissions import Role
@@ -50,11 +50,15 @@ class AllowList:
     """Those who may connect, by public key."""
 
     def __init__(self, directory: Path, now: float) -> None:
-        """``now`` is monotonic, in seconds, here and below."""
+        """``now`` is monotonic, in seconds, here and below.  Raises ConfigError."""
         self.changes = 0
         self._directory = directory
         self._looked_at = now
-        self._signature = _state_of(directory)
+        self._trouble = ""
+        try:
+            self._signature = _state_of(directory)
+        except OSError as error:
+            raise ConfigError(f"cannot use the allow-list {directory}: {error.strerror}") from error
         self._allowed = _read(directory, self._signature)
 
     @property
@@ -79,8 +83,12 @@ class AllowList:
             signature = _state_of(self._directory)
         except OSError as error:
             # No reason to cut everybody off: what was true a second ago stays so.
-            log.warning("allow-list directory=%s error=%s", self._directory, error.strerror)
+            trouble = error.strerror or str(error)
+            if trouble != self._trouble:
+                self._trouble = trouble
+                log.warning("allow-list directory=%s error=%s", self._directory, trouble)
             return
+        self._trouble = ""
         if signature == self._signature:
             return
         former, self._allowed = self._allowed, _read(self._directory, signature)
@@ -94,7 +102,11 @@ class AllowList:
 
 def _state_of(directory: Path) -> _Signature:
     """What tells one state of the directory from another.  Raises OSError."""
-    return tuple(sorted(_entries(directory))[:ALLOWED_MAX])
+    found = sorted(_entries(directory))
+    if len(found) > ALLOWED_MAX:
+        # What is left out is part of the state, so that it is said of each state once.
+        return (*found[:ALLOWED_MAX], ("", len(found) - ALLOWED_MAX, 0, 0))
+    return tuple(found)
 
 
 def _entries(directory: Path) -> Iterator[tuple[str, int, int, int]]:
@@ -106,14 +118,22 @@ def _entries(directory: Path) -> Iterator[tuple[str, int, int, int]]:
                         found = entry.stat()
                     except FileNotFoundError:
                         continue
-                    yield entry.name, found.st_mtime_ns, found.st_ino, found.st_mode
+                    except OSError:
+                        # Not to be looked at, as a link to itself; to read it will say why.
+                        yield entry.name, 0, 0, 0
+                        continue
+                    # Of all its times, that which nobody can set back.
+                    yield entry.name, found.st_ctime_ns, found.st_ino, found.st_size
     except FileNotFoundError:
         return
 
 
 def _read(directory: Path, signature: _Signature) -> dict[str, Allowed]:
     allowed: dict[str, Allowed] = {}
-    for file_name, *_ in signature:
+    for file_name, number, *_ in signature:
+        if not file_name:
+            log.warning("allow-list ignored=%d files beyond the first %d", number, ALLOWED_MAX)
+            continue
         path = directory / file_name
         try:
             public, found = _read_entry(path)
@@ -129,10 +149,8 @@ def _read(directory: Path, signature: _Signature) -> dict[str, Allowed]:
 
 def _read_entry(path: Path) -> tuple[str, Allowed]:
     """One file of the list.  Raises ConfigError."""
-    refuse_changeable(path)
     try:
-        with path.open("rb") as stream:
-            table = parse_key_file(stream.read(KEY_FILE_BYTES_MAX + 1), path)
+        table = parse_key_file(read_key_file(path, refuse_changeable), path)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     try:

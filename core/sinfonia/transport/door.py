@@ -18,8 +18,10 @@ import zmq
 from sinfonia.errors import ProtocolError
 from sinfonia.protocol.messages import Replies, Requests
 from sinfonia.transport.codec import decode_requests, encode_replies
+from sinfonia.transport.descriptors import are_scarce, ask_for_descriptors
 from sinfonia.transport.gate import USER_ID, Gate
 from sinfonia.transport.keys import Security
+from sinfonia.transport.seldom import Seldom
 from sinfonia.transport.zeromq import (
     DRAIN_MAX,
     SMALL_FRAMES,
@@ -44,6 +46,8 @@ UNREAD_BYTES_MAX = 64 * 1024 * 1024
 # Routes with keys that are remembered, so that nothing more is said to one whose key was revoked.
 ROUTES_MAX = 64 * 1024
 
+# How often it is asked whether descriptors are scarce, in seconds.
+COUNT_EVERY = 0.05
 
 # Routes with watched replies beyond which those are looked for whose replies have all left.
 SWEEP_FROM = 1024
@@ -67,6 +71,7 @@ class Door:
         """
         self.undelivered = 0
         self.malformed = 0
+        self._seldom = Seldom(log)
         # The gate first: ZeroMQ must find it when the first peer knocks.
         self._gate = None if security is None else Gate(context, security, now)
         try:
@@ -75,6 +80,10 @@ class Door:
             if self._gate is not None:
                 self._gate.close()
             raise
+        ask_for_descriptors()
+        self._listening_at = self.router.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        self._listening = True
+        self._count_at = now
         self._unread = Unread()
         self._holder_at: dict[bytes, str] = {}
         self._silenced: set[bytes] = set()
@@ -92,13 +101,15 @@ class Door:
 
     def batches(self, now: float) -> Iterator[tuple[bytes, Requests]]:
         """What has come, with the routes to answer by; no more than a wake-up should take."""
+        if now >= self._count_at:
+            self._mind_descriptors(now)
         for route, public, frames in self._take() if self._gate is None else self._admit(now):
             try:
                 batch = decode_requests(frames)
             except ProtocolError as error:
                 # The sender's mistake, and so the sender's loss: it gets no reply.
                 self.malformed += 1
-                log.warning("malformed frames=%d error=%s", len(frames), error)
+                self._seldom.warn("malformed", error)
                 continue
             if self._gate is None or not self._gate.refusal(public, batch, now):
                 yield route, batch
@@ -119,6 +130,24 @@ class Door:
         self.router.close(0)
         if self._gate is not None:
             self._gate.close()
+
+    def _mind_descriptors(self, now: float) -> None:
+        """Hang up on everybody if files could soon not be opened, and then listen again."""
+        self._count_at = now + COUNT_EVERY
+        try:
+            if not self._listening:
+                self.router.bind(self._listening_at)
+                self._listening = True
+            elif are_scarce():
+                self._seldom.warn(
+                    "hung up on all connections",
+                    "they took most file descriptors; look who connects, or allow the process more",
+                )
+                self._listening = False
+                # This ends the connections that came in there, too.
+                self.router.unbind(self._listening_at)
+        except zmq.ZMQError as error:
+            self._seldom.warn("cannot listen", error)  # not yet; the former socket must close first
 
     def _send(self, route: bytes, frames: list[bytes]) -> bool:
         size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))

@@ -37,7 +37,7 @@ def make_cluster_keys(directory: Path, *, cluster: str, force: bool = False) -> 
     secret_file = key_file(directory, CLUSTER)
     if secret_file.exists() and not force:
         raise ConfigError(
-            f"{secret_file} exists; every client of the cluster relies on it.  Add a client with "
+            f"{secret_file} exists; every client of the cluster relies on it. Add a client with "
             "--client NAME, or replace all keys with --force"
         )
     try:

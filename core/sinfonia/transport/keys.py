@@ -15,6 +15,7 @@ import os
 import re
 import stat
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,10 @@ def load_security(directory: Path | str, name: str = NODE) -> Security:
             f"make another pair with `sinfonia keygen {directory} --client NAME --role node`"
         )
     clients = directory / CLIENTS
-    refuse_changeable(clients)
+    try:
+        refuse_changeable(clients, clients.stat())
+    except OSError as error:
+        raise ConfigError(f"cannot use the allow-list {clients}: {error.strerror}") from error
     return Security(keys, secret, clients)
 
 
@@ -126,9 +130,7 @@ def key_file(directory: Path, name: str) -> Path:
 def read_secret(path: Path) -> dict[str, Any]:
     """What is in a secret file, if it is one.  Raises ConfigError."""
     try:
-        with path.open("rb") as stream:
-            _refuse_shared(path, os.fstat(stream.fileno()))
-            text = stream.read(KEY_FILE_BYTES_MAX + 1)
+        text = read_key_file(path, _refuse_shared)
     except FileNotFoundError as error:
         raise ConfigError(
             f"there is no key file {path}; `sinfonia keygen {path.parent}` makes a cluster's keys, "
@@ -137,6 +139,21 @@ def read_secret(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read the key file {path}: {error.strerror}") from error
     return parse_key_file(text, path)
+
+
+def read_key_file(path: Path, check: Callable[[Path, os.stat_result], None]) -> bytes:
+    """What is in ``path``, if ``check`` raises nothing; a byte more than may be, if it is too long.
+
+    What is checked is what is read, and nothing is waited for.  Raises OSError or ConfigError.
+    """
+    # Not to block: it may be a pipe by mistake, and a loop that serves a cluster waits for nobody.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as stream:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"{path} is not a key file: it is no file")
+        check(path, found)
+        return stream.read(KEY_FILE_BYTES_MAX + 1)
 
 
 def parse_key_file(text: bytes, path: Path) -> dict[str, Any]:
@@ -157,12 +174,13 @@ def key_in(table: dict[str, Any], name: str, path: Path) -> str:
     return text
 
 
-def refuse_changeable(path: Path) -> None:
-    """Raise ConfigError if others could add themselves there, or it does not exist."""
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise ConfigError(f"cannot use the allow-list {path}: {error.strerror}") from error
+def refuse_changeable(path: Path, found: os.stat_result) -> None:
+    """Raise ConfigError if others could add themselves there."""
+    if found.st_uid not in (os.geteuid(), 0):
+        raise ConfigError(
+            f"the allow-list {path} belongs to another user (uid {found.st_uid}), who could add "
+            f"anybody; run `chown root {path}`"
+        )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(
             f"the allow-list {path} can be changed by others; run `chmod go-w {path}`"

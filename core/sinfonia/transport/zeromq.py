@@ -218,7 +218,7 @@ def _cannot_bind(endpoint: str, error: zmq.ZMQError) -> str:
 def _unprotected(endpoint: str) -> str:
     return (
         f"{endpoint} is not on loopback, and there are no keys: whoever reaches it could read and "
-        "change everything.  Make keys with `sinfonia keygen DIRECTORY` and name them with --keys "
+        "change everything. Make keys with `sinfonia keygen DIRECTORY` and name them with --keys "
         'DIRECTORY, or in a cluster.toml with [security] keys = "DIRECTORY"; or accept that, with '
         "--plain, or [security] plain = true"
     )
