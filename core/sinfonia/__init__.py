@@ -3,11 +3,12 @@
 ::
 
     cli                     the `sinfonia` command
+    backup                  copies of all memory nodes as of one moment, while clients go on
     structures              leases, exactly-once, space, rings and maps, on the public API only
     memnode client management   the three kinds of process: memory, application, management node
     transport  storage      ZeroMQ; redo log and disk image
     protocol                pure machines: no clock, socket, file, thread or randomness
-    minitransaction  addresses  errors
+    minitransaction  rings  addresses  errors
 
 Imports point down this list, never up.  `testing` (simulator, virtual network and disk, model)
 stands beside it and ships, so that what is built on Sinfonia can be tested with it.

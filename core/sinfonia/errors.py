@@ -10,9 +10,9 @@
     |   |-- Contended                 its locks were busy until the deadline
     |   |-- TimedOut                  no answer before the deadline, but nothing was to be written
     |   |-- Overloaded                a limit of a memory node was reached until the deadline
-    |   `-- Refused                   a memory node would not take it (overload, limits, old epoch)
+    |   `-- Refused                   a memory node will not do it; of a watch: it has too many
     |-- OutcomeUnknown            unknown: it may have happened; ``tid`` can be asked about
-    |-- Unreachable               definite: no manager or memory node answered at connect
+    |-- Unreachable               definite: nobody answered who should, at connect or to a question
     |-- ConfigError               a configuration file or option is wrong; says which and how
     |-- StorageError              a data directory cannot be used; says why and what to do
     |   |-- CorruptLog                a log record in the middle of the log fails its checksum
@@ -67,7 +67,7 @@ class Overloaded(NotExecuted):
 
 
 class Refused(NotExecuted):
-    """A memory node would not execute the minitransaction; the message says why."""
+    """A memory node will not do what was asked; the message says why."""
 
 
 class OutcomeUnknown(SinfoniaError):
@@ -84,7 +84,7 @@ class OutcomeUnknown(SinfoniaError):
 
 
 class Unreachable(SinfoniaError):
-    """Nobody answered at the given endpoint within the time allowed."""
+    """Nobody answered who should, within the time allowed; the message says where."""
 
 
 class ConfigError(SinfoniaError):

@@ -180,9 +180,10 @@ class Executor(Protocol[ResultT_co]):
 class Minitransaction(Generic[ResultT_co]):
     """Compare, read and write items, to be executed atomically (Figure 2 of the paper).
 
-    Items that overlap are well defined: reads and compares see memory before any write of this
-    minitransaction, and of two writes to the same byte the one added later wins.  It may be
-    executed again and again; each time is a minitransaction of its own.
+    Addresses and lengths are in bytes.  Items that overlap are well defined: reads, compares and
+    checks see memory before any write of this minitransaction; of two writes to the same byte the
+    one added later wins; adds and appends come after all writes.  It may be executed again and
+    again; each time is a minitransaction of its own.
     """
 
     __slots__ = (
@@ -276,8 +277,9 @@ class Minitransaction(Generic[ResultT_co]):
         """Commit only if the integer at ``address`` of ``node`` is in ``relation`` to ``operand``.
 
         The integer is little-endian, unsigned and ``width`` bytes wide (1, 2, 4 or 8); with a
-        ``mask``, only the bits of the mask are looked at.  Returns the item's index, as in
-        ``Result.failed_compares``.  Raises LimitExceeded or OutOfRange; both are definite.
+        ``mask``, only its bits are looked at, so that the integer is what is found ``& mask``.
+        Returns the item's index, as in ``Result.failed_compares``.  Raises LimitExceeded or
+        OutOfRange; both are definite.
         """
         _check_integer(operand, width)
         masked = b""
@@ -317,7 +319,11 @@ class Minitransaction(Generic[ResultT_co]):
         return len(self.append_places) - 1
 
     def execute(self, timeout: float | None = None) -> ResultT_co:
-        """Execute and commit; see ``Cluster.execute``."""
+        """Execute and commit, by the client that made it, as its ``execute`` does.
+
+        ``timeout`` in seconds.  Of a Cluster the Result is awaited.  Raises NotExecuted (definite)
+        or OutcomeUnknown.
+        """
         return self.executor.execute(self, timeout=timeout)
 
     @property

@@ -9,6 +9,7 @@ import pytest
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.backup.archive import FULL_STEP, Part, PartWriter
 from sinfonia.backup.node_copy import ASK_AGAIN, BEGUN_MAX, NodeCopy
+from sinfonia.client.seed import role_hint
 from sinfonia.errors import BackupError
 from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol.messages import PROTOCOL_VERSION, NotServing, Replies, Reply, Request
@@ -23,6 +24,7 @@ from sinfonia.protocol.replication_messages import (
     Pages,
 )
 from sinfonia.storage.address_space import PAGE_BYTES
+from sinfonia.transport.keys import Keys
 
 NODE = MemoryNodeId(0)
 LIVES = [Life(1, 1)]
@@ -184,6 +186,16 @@ def test_after_the_moment_is_chosen_a_later_stamp_is_asked_for(copied: Copied) -
     assert copied.copy.done
     written = copied.copy.finish()
     assert (written.last, written.lives) == (7, LIVES)
+
+
+def test_a_primary_that_gives_no_answer_is_named_and_so_is_a_role_that_may_be_too_small(
+    copied: Copied,
+) -> None:
+    keys = Keys(name="alice", public="", secret="", cluster="")
+    complaint = str(copied.copy.stuck("tcp://x:1", role_hint(keys)))
+    assert "at tcp://x:1, gives no answer" in complaint
+    assert complaint.endswith("May 'alice' do this? It takes the role operator.")
+    assert str(copied.copy.stuck("tcp://x:1", role_hint(None))).endswith("Is it?")
 
 
 def test_answers_from_before_the_moment_do_not_count_after_it(copied: Copied) -> None:

@@ -204,7 +204,13 @@ def test_exec_shows_reads_and_failed_compares(name: str) -> None:
     again = run(*arguments, "--json")
     assert again.returncode == 3
     assert json.loads(again.stdout)["failed_compares"] == [
-        {"node": 0, "address": 0, "expected_hex": b"hello".hex(), "found_hex": b"HELLO".hex()}
+        {
+            "node": 0,
+            "address": 0,
+            "relation": "==",
+            "expected_hex": b"hello".hex(),
+            "found_hex": b"HELLO".hex(),
+        }
     ]
     assert "found text:HELLO" in run(*arguments).stdout
 
@@ -221,9 +227,15 @@ def test_exec_checks_adds_and_appends(name: str) -> None:
         "add 1:512 was 0",
         "append 1:4096 at position 0",
     ]
+    arguments = arguments[:-2]  # the ring is full now, and might refuse first
     again = run(*arguments)
     assert again.returncode == 3
-    assert "compare 0:512" in again.stdout
+    assert again.stdout.splitlines() == [
+        "not committed: a check did not hold",
+        "check 0:512>=10 does not hold, found 0",
+    ]
+    [failed] = json.loads(run(*arguments, "--json").stdout)["failed_compares"]
+    assert (failed["relation"], failed["found_hex"]) == (">=", bytes(8).hex())
     full = run("exec", name, "--append", "1:4096=text:x", "--lock-wait", "5", "--json")
     assert full.returncode == 3
     assert json.loads(full.stdout)["full_rings"] == [0]
@@ -258,12 +270,17 @@ def test_exec_says_when_nothing_was_executed(cluster_factory: ClusterFactory) ->
         (["get", "NAME", "0:0"], 2, "write NODE:OFFSET+LENGTH"),
         (["get", "NAME", "0:0+16777217"], 1, "at most 16777216 bytes"),
         (["get", "tcp://127.0.0.1", "0:0+1", "--timeout", "0"], 2, "--timeout"),
+        (["exec", "NAME"], 2, "nothing to execute; give --compare"),
         (["exec", "NAME", "--compare", "0:0"], 2, "has no value; write NODE:OFFSET=VALUE"),
         (["exec", "NAME", "--check", "0:0=5"], 2, "as '0:8>=5'"),
         (["exec", "NAME", "--check", "0:0/3>5"], 1, "a width of 3; it may be 1, 2, 4, 8"),
         (["exec", "NAME", "--add", "0:0+5"], 2, "as 0:8=+1"),
         (["exec", "NAME", "--append", "0:0=text:x"], 1, "no ring"),
         (["recreate", "NAME", "9", "--yes"], 1, "there is no memory node 9"),
+        (["backup", "x"], 1, "there is no cluster at cluster"),
+        (["down", "tcp://127.0.0.1:7000"], 2, "takes no address"),
+        (["up", "tcp://127.0.0.1:7000"], 2, "takes no address"),
+        (["get", "nothing", "0:0+1", "--timeout", "0.1"], 1, "no directory 'nothing' here"),
         (["up", "x", "--capacity", "1GB"], 2, "'1GB' is not a size"),
         (["up", "x", "--port", "65535"], 1, "they end at 65535"),
         (["memnode", "--node", "0"], 2, "--listen is missing; give it, or --config FILE"),
@@ -294,6 +311,16 @@ def test_a_mistake_gets_one_clear_error(
     filled = [places.get(argument, argument) for argument in arguments]
     assert complaint in fails(*filled, exit_code=exit_code, cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cluster_that_is_down_says_how_to_start_it(cluster_factory: ClusterFactory) -> None:
+    cluster = cluster_factory(memory_nodes=1)
+    cluster.stop()
+    name = str(cluster.directory)
+    for command in (["get", name, "0:0+1", "--timeout", "0.1"], ["load", name]):
+        assert fails(*command) == (
+            f"Error: the cluster in {name} is not running; start it: sinfonia up {name}"
+        )
 
 
 def test_a_value_over_the_limit_is_refused(name: str, tmp_path: Path) -> None:

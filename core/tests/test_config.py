@@ -221,6 +221,7 @@ def test_a_size_survives_being_written(size: int) -> None:
 def test_a_cluster_may_be_named_by_endpoint_directory_or_file(described: Path) -> None:
     for name in (str(described), str(described.parent), "tcp://127.0.0.1:7000", "127.0.0.1:7000"):
         assert resolve_endpoint(name) == "tcp://127.0.0.1:7000"
+    assert ClusterConfig.load(described.parent) == ClusterConfig.load(described)
     assert resolve_endpoint("somewhere") == "tcp://somewhere:7000"
 
 

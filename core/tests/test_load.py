@@ -195,6 +195,8 @@ def test_scripts_get_counts_and_rates(cluster: LocalCluster) -> None:
     assert longest["executed"] == 1
     assert longest["window"] == 43200
     assert longest["executed_rate"] == pytest.approx(1 / longest["seconds"])
+    chosen = json.loads(run_command(str(cluster.directory), "--json", "--tag", "scripted").stdout)
+    assert [list(node["by_tag"]) for node in chosen["memory_nodes"]] == [["scripted"]] * 2
     assert found["silent"] == []
 
 

@@ -100,8 +100,13 @@ def test_the_sum_is_that_of_the_adds_that_happened(profile: str) -> None:
     assert sum(known for known, _ in counts) > 200
 
 
+@pytest.mark.slow
 def test_the_sum_is_exact_where_every_outcome_is_known() -> None:
-    runs = (("adds", 1), ("lines-for-locks", 4), ("replicas-adds", 5))
-    counts = [_check(seed, profile) for profile, seed in runs]
-    assert sum(known for known, unknown in counts if not unknown) > 100
-    assert any(unknown for _, unknown in counts)
+    """There are such runs, and others."""
+    counts: list[tuple[int, int]] = []
+    for seed in range(1, 40):
+        counts += [_check(seed, profile) for profile in ("adds", "lines-for-locks")]
+        exact = sum(known for known, unknown in counts if not unknown)
+        if exact > 100 and any(unknown for _, unknown in counts):
+            return
+    raise AssertionError("no run had an outcome for everything")

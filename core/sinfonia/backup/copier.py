@@ -27,7 +27,7 @@ from sinfonia.backup.archive import (
     writing_increment,
 )
 from sinfonia.backup.node_copy import NodeCopy, copy_together
-from sinfonia.client.seed import endpoints_of, search_directory
+from sinfonia.client.seed import endpoints_of, role_hint, search_directory
 from sinfonia.errors import BackupError, ProtocolError, Unreachable
 from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
 from sinfonia.transport.codec import decode_replies, encode_requests
@@ -248,7 +248,8 @@ class _Conversation:
         waited_for = [copy for copy in self._copies if not copy.done]
         for copy in waited_for:
             if now >= self._used_at[copy.node] + PATIENCE:
-                raise copy.stuck(self._connected.get(copy.node, "an unknown place"))
+                place = self._connected.get(copy.node, "an unknown place")
+                raise copy.stuck(place, role_hint(self._keys))
         doubtful = any(
             copy.misdirected or now >= self._used_at[copy.node] + DOUBT_AFTER for copy in waited_for
         )

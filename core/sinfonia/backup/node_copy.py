@@ -132,16 +132,19 @@ class NodeCopy:
         assert self._cut.over
         return self._writer.finish(self._cut.last, self._lives)
 
-    def stuck(self, endpoint: str) -> BackupError:
-        """The error if the primary, at ``endpoint``, has been of no use for long."""
+    def stuck(self, endpoint: str, hint: str = "") -> BackupError:
+        """The error if the primary, at ``endpoint``, has been of no use for long.
+
+        ``hint``: what else may keep it silent.
+        """
         if self._behind:
             return BackupError(
                 f"the clock of memory node {self.node} differs from another's by more than a day; "
                 "set the clocks of all hosts, best by NTP, and take the backup again"
             )
         return BackupError(
-            f"the primary of memory node {self.node}, at {endpoint}, gives no answer; see "
-            "`sinfonia status`, and take the backup when it is well"
+            f"the primary of memory node {self.node}, at {endpoint}, gives no answer; take the "
+            f"backup again when `sinfonia status` shows it well. Is it?{hint}"
         )
 
     # --- questions -----------------------------------------------------------------------------

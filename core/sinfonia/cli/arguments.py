@@ -4,6 +4,7 @@ A value is ``text:hello``, ``hex:00ff`` or ``file:PATH``; an address is ``NODE:O
 ``NODE:OFFSET+LENGTH``.  Whatever is not understood is refused with the form it should have.
 """
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,11 @@ CLUSTER_DEFAULT = "./cluster"
 
 CommandT = TypeVar("CommandT", bound=Callable[..., object])
 
+# Bytes of an integer, unless another width is written.
+WIDTH_DEFAULT = 8
+
 _CHOSEN_KEYS = "sinfonia.keys"
+_NAMED_CLUSTER = "sinfonia.cluster"
 
 # What the widest table of these commands needs.
 TABLE_WIDTH_MIN = 120
@@ -65,6 +70,15 @@ class Check(NamedTuple):
     relation: Relation
     operand: int
     width: int
+
+    @property
+    def sign(self) -> str:
+        """The relation as it is written."""
+        return next(sign for sign, relation in RELATIONS.items() if relation is self.relation)
+
+    def __str__(self) -> str:
+        width = "" if self.width == WIDTH_DEFAULT else f"/{self.width}"
+        return f"{self.node}:{self.address}{width}{self.sign}{self.operand}"
 
 
 class Addition(NamedTuple):
@@ -145,7 +159,9 @@ def parse_check(text: str) -> Check:
             "with a number, as '0:8>=5'"
         )
     relation = RELATIONS[match[4]]
-    return Check(int(match[1]), int(match[2]), relation, int(match[5]), int(match[3] or 8))
+    return Check(
+        int(match[1]), int(match[2]), relation, int(match[5]), int(match[3] or WIDTH_DEFAULT)
+    )
 
 
 def parse_addition(text: str) -> Addition:
@@ -155,7 +171,7 @@ def parse_addition(text: str) -> Addition:
         raise click.BadParameter(
             f"{text!r} adds nothing; write NODE:OFFSET[/WIDTH]=+NUMBER, as 0:8=+1 or 0:8/4=-2"
         )
-    return Addition(int(match[1]), int(match[2]), int(match[4]), int(match[3] or 8))
+    return Addition(int(match[1]), int(match[2]), int(match[4]), int(match[3] or WIDTH_DEFAULT))
 
 
 def printable(data: bytes) -> str:
@@ -172,7 +188,16 @@ def table_console() -> Console:
 def keys_of(cluster: str) -> Keys | None:
     """The keys for the CLUSTER of a command; None: it has none.  Raises ConfigError."""
     context = click.get_current_context(silent=True)
-    return resolve_keys(cluster, None if context is None else context.meta.get(_CHOSEN_KEYS))
+    if context is None:
+        return resolve_keys(cluster)
+    context.meta[_NAMED_CLUSTER] = cluster
+    return resolve_keys(cluster, context.meta.get(_CHOSEN_KEYS))
+
+
+def named_cluster(context: click.Context) -> str | None:
+    """To what CLUSTER the command that ran in ``context`` wanted to connect; None: to none."""
+    name: str | None = context.meta.get(_NAMED_CLUSTER)
+    return name
 
 
 def _choose_keys(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
@@ -201,11 +226,26 @@ def cluster_or_default(command: CommandT) -> CommandT:
     )(keys_option(command))
 
 
+def _refuse_endpoint(_ctx: click.Context, _parameter: click.Parameter, value: Path) -> Path:
+    if str(value).startswith("tcp:"):
+        raise click.BadParameter(
+            "DIR is a directory made by `sinfonia up`; this command acts on processes of this "
+            "machine, and takes no address"
+        )
+    return value
+
+
+def default_cluster() -> str:
+    """The CLUSTER that is meant when none is named."""
+    return os.environ.get(CLUSTER_VARIABLE) or CLUSTER_DEFAULT
+
+
 directory_argument = click.argument(
     "directory",
     metavar="[DIR]",
     envvar=CLUSTER_VARIABLE,
     default=CLUSTER_DEFAULT,
     type=click.Path(path_type=Path),
+    callback=_refuse_endpoint,
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")

@@ -16,7 +16,7 @@ from sinfonia.backup.copier import Progress as CopyProgress
 from sinfonia.backup.copier import take_full, take_increment
 from sinfonia.backup.moments import format_moment, parse_moment
 from sinfonia.backup.restore import Restoration, new_directory
-from sinfonia.cli.arguments import json_option, keys_of, keys_option
+from sinfonia.cli.arguments import default_cluster, json_option, keys_of, keys_option
 from sinfonia.cli.local_description import new_cluster, ports_needed, write_description
 from sinfonia.client.seed import DEFAULT_PORT
 from sinfonia.config import (
@@ -25,6 +25,7 @@ from sinfonia.config import (
     ClusterConfig,
     Mode,
     as_mode,
+    count_of,
     format_size,
     resolve_endpoint,
 )
@@ -61,15 +62,16 @@ def backup(places: Sequence[str], *, incremental: bool, listing: bool, as_json: 
             raise click.UsageError("with --list, only DEST is given")
         _print_moments(Backup(Path(places[0])), as_json=as_json)
         return
-    if len(places) != 2:
-        raise click.UsageError("CLUSTER and DEST must be given")
-    endpoint, destination = resolve_endpoint(places[0]), Path(places[1])
+    if len(places) > 2:
+        raise click.UsageError("there are CLUSTER and DEST, and no more")
+    cluster = places[0] if len(places) == 2 else default_cluster()
+    endpoint, destination = resolve_endpoint(cluster), Path(places[-1])
     take = take_increment if incremental else take_full
     with _showing("backing up") as show:
         manifest = take(
             endpoint,
             destination,
-            keys_of(places[0]),
+            keys_of(cluster),
             on_progress=lambda progress: show(*_copied(progress)),
         )
     if as_json:
@@ -301,7 +303,8 @@ def _print_moments(opened: Backup, *, as_json: bool) -> None:
         return
     first, last = opened.moments
     click.echo(
-        f"Backup of cluster {manifest.cluster!r}: {len(manifest.nodes)} memory nodes of "
+        f"Backup of cluster {manifest.cluster!r}: "
+        f"{count_of(len(manifest.nodes), 'memory node')} of "
         f"{format_size(manifest.nodes[0].capacity)}, mode {manifest.nodes[0].mode}.\n"
     )
     for number, step in enumerate(manifest.steps):

@@ -28,7 +28,7 @@ from sinfonia.cli.local_description import port_of, ports_needed
 from sinfonia.cli.operators import Operator
 from sinfonia.cli.status_tables import memory_node_table, problem_lines, process_table
 from sinfonia.client.seed import DEFAULT_PORT
-from sinfonia.config import CONFIG_FILE, MODES, format_size
+from sinfonia.config import CONFIG_FILE, MODES, count_of, format_size
 from sinfonia.errors import ConfigError
 from sinfonia.protocol.configuration import REPLICAS_MAX, keeps_replicas
 from sinfonia.protocol.management_messages import Recreate
@@ -297,7 +297,8 @@ def _print_cluster(cluster: LocalCluster, directory: Path) -> None:
     replicas = f", replicas of each: {len(first.replica)}" if first.replica else ""
     click.echo(
         f"Cluster {cluster.config.cluster!r} serves at {cluster.endpoint}: "
-        f"{len(cluster.config.memory_node)} memory nodes of {format_size(first.capacity)}"
+        f"{count_of(len(cluster.config.memory_node), 'memory node')} of "
+        f"{format_size(first.capacity)}"
         f"{replicas}, mode {first.mode}.\n"
     )
     table_console().print(table)

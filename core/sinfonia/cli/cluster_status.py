@@ -153,7 +153,7 @@ class ClusterView:
             asked = ", ".join(self._asked)
             raise Unreachable(
                 f"no manager or memory node answers at {asked} within {timeout:g} s; is the "
-                f"cluster up, and is this its address?  {key_hint(self._keys)}"
+                f"cluster up, and is this its address? {key_hint(self._keys)}"
             )
         return sight
 

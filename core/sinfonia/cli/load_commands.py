@@ -15,6 +15,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.cli.arguments import cluster_or_default, json_option, keys_of, table_console
 from sinfonia.cli.observer import ANSWER_WITHIN, Observer
 from sinfonia.client.load import NodeLoad, WindowLoad, node_load
+from sinfonia.client.seed import key_hint
 from sinfonia.config import resolve_endpoint
 from sinfonia.errors import Unreachable
 from sinfonia.protocol.messages import GetLoad, Load
@@ -35,15 +36,15 @@ class ClusterLoad:
     loads: Mapping[MemoryNodeId, NodeLoad]
     silent: list[MemoryNodeId]
 
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+    def as_dict(self, only: str | None = None) -> dict[str, object]:
+        """For JSON; ``only``: the one tag to tell of."""
         nodes = [
             {
                 "node": node,
                 "windows": [_window_dict(window) for window in load.total],
                 "by_tag": {
                     tag: [_window_dict(window) for window in windows]
-                    for tag, windows in load.by_tag.items()
+                    for tag, windows in _classes(load, only)
                 },
             }
             for node, load in sorted(self.loads.items())
@@ -70,7 +71,7 @@ def load(cluster: str, *, by_tag: bool, tag: str | None, as_json: bool) -> None:
     """
     found = ask_for_load(cluster)
     if as_json:
-        click.echo(json.dumps(found.as_dict(), indent=2))
+        click.echo(json.dumps(found.as_dict(tag), indent=2))
     else:
         table_console().print(_table(found.loads.values(), by_tag=by_tag, tag=tag))
     for node in found.silent:
@@ -85,12 +86,13 @@ def ask_for_load(cluster: str, *, timeout: float = ANSWER_WITHIN) -> ClusterLoad
     Raises ConfigError, or Unreachable if nobody says who belongs to the cluster.
     """
     endpoints = resolve_endpoint(cluster).split(",")
-    with Observer(endpoints, keys_of(cluster)) as observer:
+    keys = keys_of(cluster)
+    with Observer(endpoints, keys) as observer:
         directory = observer.look(timeout).directory
         if directory is None:
             raise Unreachable(
                 f"no manager or memory node answers at {', '.join(endpoints)} within {timeout:g} "
-                "s; is the cluster up, and is this its address?"
+                f"s; is the cluster up, and is this its address? {key_hint(keys)}"
             )
         nodes = {
             entry.endpoint: entry.node

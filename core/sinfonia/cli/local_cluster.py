@@ -71,6 +71,7 @@ OnSight = Callable[[Sight], None]
 ERROR_PREFIX = "Error: "
 
 KEYS = "keys"
+RUN_DIRECTORY = "run"
 
 SERVING = "serving"
 FOLLOWING = "following"
@@ -229,13 +230,13 @@ class LocalCluster:
         self.stop()
 
     def _pid_file(self, name: str) -> Path:
-        return self.directory / "run" / f"{name}.pid"
+        return self.directory / RUN_DIRECTORY / f"{name}.pid"
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep other `up` and `down` on this directory out."""
         try:
-            lock = DirectoryLock(self.directory / "run")
+            lock = DirectoryLock(self.directory / RUN_DIRECTORY)
         except DataDirectoryInUse as error:
             raise ConfigError(
                 f"another `sinfonia up` or `down` is at work on {self.directory}"

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from sinfonia.cli.arguments import named_cluster
 from sinfonia.cli.backup_commands import backup, restore
 from sinfonia.cli.bench_commands import bench
 from sinfonia.cli.cluster_commands import down, recreate, status, up
@@ -21,8 +22,9 @@ from sinfonia.cli.minitransaction_commands import execute, get, put
 from sinfonia.cli.process_commands import manager, memnode
 from sinfonia.cli.replica_commands import drain, memory_node, replica
 from sinfonia.cli.top import top
+from sinfonia.cli.unreachable import explained
 from sinfonia.cli.watch_commands import watch
-from sinfonia.errors import OutcomeUnknown, SinfoniaError
+from sinfonia.errors import OutcomeUnknown, SinfoniaError, Unreachable
 
 
 class OutcomeUnknownFailure(click.ClickException):
@@ -39,6 +41,8 @@ class PlainGroup(click.Group):
             return super().invoke(ctx)
         except OutcomeUnknown as error:
             raise OutcomeUnknownFailure(f"{error} (tid {error.tid})") from None
+        except Unreachable as error:
+            raise click.ClickException(explained(error, named_cluster(ctx))) from None
         except SinfoniaError as error:
             raise click.ClickException(str(error)) from None
         except BrokenPipeError:

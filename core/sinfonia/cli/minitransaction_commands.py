@@ -169,6 +169,8 @@ def execute(
         sinfonia exec demo --compare 0:100=text:hello --write 0:100=text:HELLO --read 1:0+8
         sinfonia exec demo --check '0:8>=10' --add 0:8=-10 --add 1:8=+10
     """
+    if not any((compares, reads, writes, checks, additions, appends)):
+        raise click.UsageError("there is nothing to execute; give --compare, --read, --write, ...")
     with _connected(cluster, timeout) as connection:
         minitransaction = connection.minitransaction(lock_wait=lock_wait / 1e3, tag=tag)
         for compare in compares:
@@ -191,9 +193,9 @@ def execute(
             click.echo(json.dumps({"outcome": "unknown", "tid": str(error.tid)}))
             click.get_current_context().exit(UNKNOWN_EXIT_CODE)
     if as_json:
-        click.echo(json.dumps(_as_dict(result, reads)))
+        click.echo(json.dumps(_as_dict(result, reads, [*compares, *checks])))
     else:
-        _print_result(result, reads)
+        _print_result(result, reads, [*compares, *checks])
         _print_updates(result, additions, appends)
     if not result.committed:
         click.get_current_context().exit(COMPARE_FAILED_EXIT_CODE)
@@ -203,17 +205,22 @@ def _connected(cluster: str, timeout: float) -> BlockingCluster:
     return connect_blocking(resolve_endpoint(cluster), timeout=timeout, keys=keys_of(cluster))
 
 
-def _print_result(result: Result, reads: Sequence[Extent]) -> None:
+def _print_result(result: Result, reads: Sequence[Extent], asked: Sequence[Datum | Check]) -> None:
+    """``asked``: the compare items and then the checks, as their indices count."""
     if result.committed:
         click.echo("committed")
     else:
-        why = "a compare item did not match" if result.failed_compares else "a ring is full"
-        click.echo(f"not committed: {why}")
+        click.echo(f"not committed: {_why_not(result, asked)}")
     for failed in result.failed_compares:
-        click.echo(
-            f"compare {failed.node}:{failed.address} expected {printable(failed.expected)}, "
-            f"found {printable(failed.found)}"
-        )
+        item = asked[failed.index]
+        if isinstance(item, Check):
+            found = int.from_bytes(failed.found, "little")
+            click.echo(f"check {item} does not hold, found {found}")
+        else:
+            click.echo(
+                f"compare {failed.node}:{failed.address} expected {printable(failed.expected)}, "
+                f"found {printable(failed.found)}"
+            )
     for extent, data in zip(reads, result.reads, strict=False):
         click.echo(f"read {extent.node}:{extent.address}+{extent.length} = {printable(data)}")
 
@@ -227,13 +234,23 @@ def _print_updates(result: Result, additions: Sequence[Addition], appends: Seque
         click.echo(f"append {appends[index].node}:{appends[index].address} ring full")
 
 
+def _why_not(result: Result, asked: Sequence[Datum | Check]) -> str:
+    if not result.failed_compares:
+        return "a ring is full"
+    if all(isinstance(asked[failed.index], Check) for failed in result.failed_compares):
+        return "a check did not hold"
+    return "a compare item did not match"
+
+
 def _outcome(result: Result) -> str:
     if result.committed:
         return "committed"
     return "compare_failed" if result.failed_compares else "ring_full"
 
 
-def _as_dict(result: Result, reads: Sequence[Extent]) -> dict[str, object]:
+def _as_dict(
+    result: Result, reads: Sequence[Extent], asked: Sequence[Datum | Check]
+) -> dict[str, object]:
     return {
         "outcome": _outcome(result),
         "attempts": result.attempts,
@@ -245,6 +262,7 @@ def _as_dict(result: Result, reads: Sequence[Extent]) -> dict[str, object]:
             {
                 "node": failed.node,
                 "address": failed.address,
+                "relation": _relation(asked[failed.index]),
                 "expected_hex": failed.expected.hex(),
                 "found_hex": failed.found.hex(),
             }
@@ -254,3 +272,7 @@ def _as_dict(result: Result, reads: Sequence[Extent]) -> dict[str, object]:
         "positions": list(result.positions),
         "full_rings": list(result.full_rings),
     }
+
+
+def _relation(item: Datum | Check) -> str:
+    return item.sign if isinstance(item, Check) else "=="

@@ -13,7 +13,7 @@ from typing import Self
 
 import zmq
 
-from sinfonia.client.seed import ASK_AGAIN, ASK_EVERY, normalise_endpoint
+from sinfonia.client.seed import ASK_AGAIN, ASK_EVERY, normalise_endpoint, role_hint
 from sinfonia.errors import ProtocolError, SinfoniaError, Unreachable
 from sinfonia.protocol.management_messages import Changed, Directory, NotLeading, Recreated
 from sinfonia.protocol.messages import (
@@ -222,5 +222,6 @@ def ask_managers(
         asked = ", ".join(correspondence.endpoints)
     if followers:
         raise Unreachable(f"none of the managers leads ({asked}); is etcd up?")
-    may = "" if keys is None else f"  May {keys.name!r} do this?  It takes the role operator."
-    raise Unreachable(f"no manager answers at {asked} within {timeout:g} s; is it up?{may}")
+    raise Unreachable(
+        f"no manager answers at {asked} within {timeout:g} s; is it up?{role_hint(keys)}"
+    )

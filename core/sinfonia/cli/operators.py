@@ -98,7 +98,7 @@ class Operator:
         if directory is None:
             raise Unreachable(
                 f"no manager or memory node answers at {', '.join(self._asked)}; is the cluster "
-                f"up?  {key_hint(self._keys)}"
+                f"up? {key_hint(self._keys)}"
             )
         return directory
 

@@ -68,7 +68,7 @@ def top(cluster: str, *, interval: float, once: bool, as_json: bool) -> None:
             if as_json:
                 click.echo(json.dumps(rates.as_dict(), indent=2))
             else:
-                table_console().print(_page(rates))
+                table_console().print(_page(rates, how_to_end=""))
         else:
             with contextlib.suppress(KeyboardInterrupt):
                 _show(samples)
@@ -132,7 +132,7 @@ def _keys() -> Iterator[None]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def _page(rates: ClusterRates) -> Group:
+def _page(rates: ClusterRates, how_to_end: str = "; q ends") -> Group:
     told = [name for name in _SHOWN if name in rates.total]
     table = Table(box=None, pad_edge=False)
     table.add_column("NODE", no_wrap=True)
@@ -145,7 +145,7 @@ def _page(rates: ClusterRates) -> Group:
         table.add_row(*_row(node, told))
     if len(rates.memory_nodes) > 1:
         table.add_row("all", "", *_cells(rates.total, told), _reasons(rates.aborts), "", "")
-    title = Text(f"Cluster {rates.cluster!r}, over {rates.interval:.1f} s; q ends")
+    title = Text(f"Cluster {rates.cluster!r}, over {rates.interval:.1f} s{how_to_end}")
     problems = [Text(f"! {problem}", style="bold red") for problem in rates.problems]
     return Group(title, Text(), table, Text(), *problems)
 

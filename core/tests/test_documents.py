@@ -1,0 +1,128 @@
+"""What the documents say of the code is so: names of modules and messages, links, and limits."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from sinfonia import exposition, minitransaction, notice_board, rings
+from sinfonia.client import watch
+from sinfonia.config import Times
+from sinfonia.memnode import in_flight
+from sinfonia.protocol import (
+    coordinator,
+    load_counters,
+    lock_waits,
+    messages,
+    sessions,
+    watches,
+    watching,
+)
+from sinfonia.storage.redo_log import SEGMENT_BYTES
+from sinfonia.structures import hash_map_layout, hash_map_scan, lease, lease_layout
+from sinfonia.transport import codec, door, gate, zeromq
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    path
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("core/bench/*.md")]
+    if "`" in path.read_text("utf-8")
+)
+SOURCES = [
+    path.relative_to(ROOT).as_posix()
+    for room in ("core", "sinfoniafs", "groupcomm", "chaos")
+    for path in (ROOT / room).rglob("*.py")
+]
+
+MIB = 1 << 20
+
+# What a document says, as the constants that it speaks of would have it.
+LIMITS = {
+    "core/README.md": (
+        f"{minitransaction.ITEMS_MAX} items and {minitransaction.BYTES_MAX // MIB} MiB",
+        f"{minitransaction.UPDATES_MAX} adds and appends",
+        f"{zeromq.UNREAD_QUEUE_MAX} messages may wait unread",
+        f"{in_flight.IN_FLIGHT_MAX // 1024} Ki requests or "
+        f"{in_flight.IN_FLIGHT_BYTES_MAX // MIB} MiB of answers",
+        f"dropped beyond {door.UNREAD_BYTES_MAX // MIB} MiB",
+        f"A frame has at most {codec.FRAME_BYTES_MAX // MIB} MiB",
+        f"{load_counters.TAGS_MAX} tags are told apart",
+        f"counted as `{load_counters.OTHER}`",
+        f"at most `in_doubt_timeout` ({Times().in_doubt_timeout:g} s)",
+        f"for up to {minitransaction.LOCK_WAIT_MAX * 1e3:g} ms",
+        f"cut off after {exposition.REQUEST_SECONDS_MAX:g} s",
+        "beyond the eighth" if exposition.CONNECTIONS_MAX == 8 else "beyond another",
+        "about once a second" if notice_board.PUBLISH_EVERY == 1 else "not so often",
+    ),
+    "core/PROTOCOL.md": (
+        f"{watches.WATCHES_PER_CLIENT_MAX:,} watches a client, {watches.WATCHES_MAX:,} a memory "
+        f"node, {watches.WATCHES_PER_REQUEST_MAX:,} a request, "
+        f"{watches.HINTS_AT_ONCE_MAX} hints at a time",
+        f"a watch ends {watches.WATCH_LEASE:g} s after",
+        f"every {watching.WATCH_RENEW:g} s; after {watching.ASK_AGAIN:g} s",
+        f"returns after {watch.POLL_EVERY:g} s without news",
+        f"`lock_wait_ms` (at most {minitransaction.LOCK_WAIT_MAX * 1e3:g})",
+        f"at most {lock_waits.LOCK_WAITERS_MAX} at a time",
+        f"is {rings.HEADER_BYTES} bytes of header",
+        f"payloads of {codec.DETACH_BYTES_MIN // 1024} KiB and more",
+        f"`slot_bytes`, more than {rings.SLOT_HEADER_BYTES}",
+        f"the key has {gate.CLIENTS_PER_KEY_MAX // 1024} Ki of them",
+        f"unanswered after `RESEND_AFTER` ({coordinator.RESEND_AFTER:g} s)",
+        f"Segments are {SEGMENT_BYTES // MIB} MiB",
+        "two or more epochs behind" if sessions.EPOCHS_STALE == 2 else "more epochs behind",
+    ),
+    "core/STRUCTURES.md": (
+        f"A map is a header of {hash_map_layout.MAP_HEADER_BYTES} bytes",
+        f"| {hash_map_layout.CHILDREN_OFFSET} | {hash_map_layout.DEPTH_MAX} × 8 | children",
+        f"| {hash_map_layout.ENTRIES_OFFSET} | | entries",
+        f"for up to {hash_map_scan.PAGE_BUCKETS} buckets",
+        f"or {hash_map_scan.HEADS_TOGETHER} buckets",
+        f"up to {minitransaction.UPDATES_MAX} records side by side",
+        "every tenth of a second" if lease.POLL_S == 0.1 else "from time to time",
+        "`duration` and a tenth" if lease_layout.DRIFT_MARGIN == 0.1 else "`duration` and more",
+    ),
+}
+
+
+def test_every_module_that_a_document_names_is_there() -> None:
+    named = re.compile(r"`((?:[\w.]+/)*\w+\.py)[`:]")
+    missing = [
+        f"{document.relative_to(ROOT)}: {name}"
+        for document in DOCUMENTS
+        for name in named.findall(document.read_text("utf-8"))
+        if not any(f"/{source}".endswith(f"/{name}") for source in SOURCES)
+    ]
+    assert missing == []
+
+
+def test_links_to_sections_lead_to_one() -> None:
+    dead = [
+        f"{document.relative_to(ROOT)}: {file}#{section}"
+        for document in DOCUMENTS
+        for file, section in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", document.read_text("utf-8"))
+        if "://" not in file and section not in set(_sections(document, file))
+    ]
+    assert dead == []
+
+
+def test_the_protocol_lists_every_message() -> None:
+    text = (ROOT / "core" / "PROTOCOL.md").read_text("utf-8")
+    kinds = {each.__name__ for each in get_args(messages.Request) + get_args(messages.Reply)}
+    assert {kind for kind in kinds if not re.search(rf"`{kind}\b", text)} == set()
+
+
+@pytest.mark.parametrize(
+    ("document", "said"), [(name, said) for name in LIMITS for said in LIMITS[name]]
+)
+def test_a_limit_in_a_document_is_that_of_the_code(document: str, said: str) -> None:
+    text = " ".join((ROOT / document).read_text("utf-8").split())
+    assert said in text
+
+
+def _sections(document: Path, file: str) -> Iterator[str]:
+    """The names of the sections of what ``document`` links to as ``file``, as in links."""
+    target = document.parent / file if file else document
+    for title in re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE):
+        yield re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
