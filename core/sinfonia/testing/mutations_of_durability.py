@@ -81,9 +81,7 @@ def forced_abort_not_durable() -> Iterator[None]:
     """A promise to abort is in the log before a recovery coordinator hears of it (4.4)."""
     on_resolve = Participant._on_resolve
 
-    def broken(
-        self: Participant, request: Resolve, effects: list[Effect]
-    ) -> Sequence[Reply]:
+    def broken(self: Participant, request: Resolve, effects: list[Effect]) -> Sequence[Reply]:
         del effects
         return on_resolve(self, request, [])
 
