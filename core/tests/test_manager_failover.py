@@ -12,6 +12,7 @@ import pytest
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.management.driver import ManagerDriver
 from sinfonia.management.store import StoreConflict
+from sinfonia.protocol.failure_detector import Life
 from sinfonia.protocol.management import ManagementRequest, Manager, ManagerSettings
 from sinfonia.protocol.management_messages import (
     Changed,
@@ -54,7 +55,9 @@ class PlayedMember:
             if probe.directory is not None:
                 self.heard.append(probe.directory)
         version = max((directory.version for directory in self.heard), default=0)
-        reply = ProbeReply(NODE, [], True, version, self.identity, self.starts, self.last)
+        reply = ProbeReply(
+            NODE, [], True, version, self.identity, self.starts, self.last, probes[-1].sent_at
+        )
         entry = None if not self.heard else self.heard[-1].entry(NODE)
         return Replies(
             PROTOCOL_VERSION, NODE, 0 if entry is None else entry.incarnation, 0, [reply]
@@ -304,6 +307,37 @@ def test_a_manager_that_no_longer_leads_hands_nothing_over() -> None:
     town.wake("manager0", refresh=False)
     assert town.answers["manager0"] == [NotLeading("other")]
     assert town.entry.endpoint == "a"
+
+
+def test_an_answer_that_was_long_under_way_shows_nothing() -> None:
+    """Found by the simulator (seed 258): replayed answers of a dead member made it the heir of a
+    living primary, with all data in memory."""
+    town = replicated_town()
+    manager = town.manager("manager0")
+    for name in "bc":
+        town.members[name].up = False
+    died = town.now
+    town.live(SETTINGS.fail_after * 2)
+    entry = town.entry
+    for name in "bc":
+        member = town.members[name]
+        old = ProbeReply(NODE, [], True, 9, member.identity, member.starts, 99, died - 0.1)
+        replies = Replies(PROTOCOL_VERSION, NODE, entry.incarnation, 0, [old])
+        manager.on_replies(NODE, replies, town.now)
+    town.members["a"].up = False
+    town.live(SETTINGS.fail_after * 2)
+    assert town.entry.endpoint == "a", "nobody is there who could take over"
+    assert manager.figures(town.now)["members_alive"] == 0
+
+
+def test_a_life_that_is_known_to_have_ended_stays_dead_whatever_comes_of_it() -> None:
+    town = replicated_town()
+    life = Life(NODE, "id-b", 1)
+    detector = town.manager("manager0")._detector
+    assert detector.is_alive(life, town.now)
+    detector.on_death(life)
+    detector.on_answer(life, last=1, directory_version=1, asked_at=town.now)
+    assert not detector.is_alive(life, town.now)
 
 
 def test_the_directory_names_all_managers() -> None:

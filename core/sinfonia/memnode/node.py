@@ -308,7 +308,8 @@ class MemoryNode:
             if request.directory is not None:
                 self.on_directory(request.directory)
             version = 0 if self.directory is None else self.directory.version
-            return [self._complete_probe(ProbeReply(self.settings.node, [], False, version))]
+            reply = ProbeReply(self.settings.node, [], False, version, sent_at=request.sent_at)
+            return [self._complete_probe(reply)]
         if isinstance(request, GetStatus):
             return [self.status()]
         if isinstance(request, GetLoad):

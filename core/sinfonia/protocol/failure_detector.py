@@ -3,6 +3,9 @@
 It may be wrong, and nothing breaks if it is: a primary that was replaced although it lives finds
 that its replicas acknowledge nothing any more.  It only has to be right in the end.
 
+An answer shows that its sender was there when the question was sent, and no more: it may have
+been under way for long, or have come before.
+
 Somebody is *silent* when it had its chance, for ``fail_after`` seconds, and did not answer; *alive*
 when it did.  Who has just become known is neither.  A manager that has not looked for a while has
 given nobody a chance, and begins to wait anew.
@@ -37,6 +40,7 @@ class _Heard:
     answered_at: float = float("-inf")
     last: Seq = 0
     directory_version: int = 0
+    ended: bool = False
 
 
 class FailureDetector:
@@ -67,11 +71,11 @@ class FailureDetector:
         for heard in self._heard.values():
             heard.watched_since = now
 
-    def on_answer(self, life: Life, *, last: Seq, directory_version: int, now: float) -> None:
-        """A member has answered a probe; what is no member's is not noted."""
+    def on_answer(self, life: Life, *, last: Seq, directory_version: int, asked_at: float) -> None:
+        """A member has answered what was asked at ``asked_at``; a stranger's is not noted."""
         heard = self._heard.get(life)
-        if heard is not None:
-            heard.answered_at = now
+        if heard is not None and not heard.ended and asked_at >= heard.answered_at:
+            heard.answered_at = asked_at
             heard.last = last
             heard.directory_version = max(heard.directory_version, directory_version)
 
@@ -80,6 +84,7 @@ class FailureDetector:
         heard = self._heard.get(life)
         if heard is not None:
             heard.answered_at = float("-inf")
+            heard.ended = True
 
     def directory_version(self, life: Life) -> int:
         """Which directory the member is known to have."""

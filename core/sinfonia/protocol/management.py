@@ -260,12 +260,14 @@ class Manager:
             return [ReplyTo(route, Changed())]
         heir = primary_life(change)
         self._hand_overs[entry.node] = _HandingOver(route, request, heir, now)
-        return [self._probe(heir, request.endpoint)]
+        return [self._probe(heir, request.endpoint, now)]
 
-    def _hand_over_to(self, entry: MemoryNodeEntry, life: Life, now: float) -> list[ManagerEffect]:
+    def _hand_over_to(
+        self, entry: MemoryNodeEntry, life: Life, asked_at: float, now: float
+    ) -> list[ManagerEffect]:
         """``life`` has answered; perhaps it was asked because it shall lead."""
         pending = self._hand_overs.get(entry.node)
-        if pending is None or pending.heir != life:
+        if pending is None or pending.heir != life or asked_at < pending.asked_at:
             return []
         del self._hand_overs[entry.node]
         alive = self._detector.alive(entry, now)
@@ -330,7 +332,7 @@ class Manager:
         )
         if request.identity == change.identity:
             # What it left undecided is settled before it serves, so ask for it at once.
-            effects.append(self._probe(primary_life(change), change.endpoint))
+            effects.append(self._probe(primary_life(change), change.endpoint, now))
         return effects
 
     def _on_reconfigure(
@@ -368,7 +370,7 @@ class Manager:
         if looking:
             self._next_probe = now + self.settings.probe_interval
             if not self.standing_by:
-                effects += self._probe_all()
+                effects += self._probe_all(now)
                 effects += self._give_up_waiting(now)
                 effects += self.recoveries.ask_again(now, after=self.settings.probe_interval)
         if looking and self.leading:
@@ -414,17 +416,17 @@ class Manager:
         self._fail_overs_decided = 0
         current = set(_members(self.directory))
         parted = [member for member in _members(before) if member not in current]
-        effects = [self._probe(life, endpoint) for life, endpoint in parted]
-        return [*effects, *self._probe_all()]
+        effects = [self._probe(life, endpoint, now) for life, endpoint in parted]
+        return [*effects, *self._probe_all(now)]
 
-    def _probe_all(self) -> list[ManagerEffect]:
+    def _probe_all(self, now: float) -> list[ManagerEffect]:
         probes: list[ManagerEffect] = [
-            self._probe(life, endpoint) for life, endpoint in _members(self.directory)
+            self._probe(life, endpoint, now) for life, endpoint in _members(self.directory)
         ]
         self.probes += len(probes)
         return probes
 
-    def _probe(self, life: Life, endpoint: str) -> SendToMember:
+    def _probe(self, life: Life, endpoint: str, now: float) -> SendToMember:
         known = self._detector.directory_version(life) >= self.directory.version
         all_of_it = self.whole_system.awaits_report(life.node)
         probe = Probe(
@@ -432,6 +434,7 @@ class Manager:
             0.0 if all_of_it else self.settings.in_doubt_age,
             0.0 if all_of_it else self.settings.decided_age,
             None if known else self.directory,
+            now,
         )
         return SendToMember(life.node, endpoint, probe)
 
@@ -472,14 +475,16 @@ class Manager:
         # A member of an older version does not say who it is; it knows no replicas either.
         of_primary = of_primary and reply.identity in (entry.identity, "")
         life = Life(entry.node, reply.identity, reply.starts)
-        self._detector.on_answer(
-            primary_life(entry) if of_primary else life,
-            last=reply.last,
-            directory_version=reply.directory_version,
-            now=now,
-        )
+        asked_at = reply.sent_at or now  # a member of an older version does not say
+        if asked_at <= now:
+            self._detector.on_answer(
+                primary_life(entry) if of_primary else life,
+                last=reply.last,
+                directory_version=reply.directory_version,
+                asked_at=asked_at,
+            )
         if not of_primary:
-            return self._hand_over_to(entry, life, now) if self.leading else []
+            return self._hand_over_to(entry, life, asked_at, now) if self.leading else []
         self.serving[entry.node] = reply.serving
         self._unsettled[entry.node] = reply.unsettled
         sends: list[ManagerEffect] = []

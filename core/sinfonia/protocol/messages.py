@@ -146,12 +146,16 @@ class Forget(msgspec.Struct, array_like=True, tag=5, frozen=True, gc=False):
 
 
 class Probe(msgspec.Struct, array_like=True, tag=6, frozen=True, gc=False):
-    """The manager looks for what was left undecided, and spreads the epoch and the directory."""
+    """The manager looks for what was left undecided, and spreads the epoch and the directory.
+
+    ``sent_at``: in the manager's monotonic seconds; the answer says it again.
+    """
 
     epoch: Counter
     in_doubt_age: float
     decided_age: float
     directory: Directory | None = None
+    sent_at: float = 0.0
 
 
 class GetDirectory(msgspec.Struct, array_like=True, tag=7, frozen=True, gc=False):
@@ -302,6 +306,7 @@ class ProbeReply(msgspec.Struct, array_like=True, tag=6, frozen=True, gc=False):
     identity: str = ""
     starts: Counter = 0
     last: Counter = 0
+    sent_at: float = 0.0
 
 
 class Status(msgspec.Struct, array_like=True, tag=8, frozen=True, gc=False):

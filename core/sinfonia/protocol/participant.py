@@ -512,7 +512,9 @@ class Participant(Kept):
         ):
             self.directory = directory
         version = 0 if self.directory is None else self.directory.version
-        return ProbeReply(self.node, first_of(unsettled), self.serving, version)
+        return ProbeReply(
+            self.node, first_of(unsettled), self.serving, version, sent_at=request.sent_at
+        )
 
     # --- parts of a vote -----------------------------------------------------------------------
 
