@@ -266,7 +266,7 @@ REPLICATED: dict[str, dict[str, Any]] = {
         "read_lease_s": 0.02,
         "settle_s_max": 0.0,
         "in_doubt_timeout_s": 4.0,
-        "operator_rate": 3.0,
+        "operator_rate": 6.0,
         "remove_share": 0.0,
         "partition_rate": 1.5,
         "partition_s_max": 1.0,
