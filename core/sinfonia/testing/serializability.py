@@ -24,8 +24,8 @@ from sinfonia.testing.serializability_steps import Encoder, extents, may_change
 from sinfonia.testing.serializability_trials import holds
 
 # A history of 150 operations takes some hundred choices when values are unique, and some thousand
-# when many outcomes are unknown; a search of a million steps takes seconds.
-STEPS_MAX = 1_000_000
+# when many outcomes are unknown; a search of so many steps takes a second or two.
+STEPS_MAX = 300_000
 
 # An explanation asks a hundred times; what cannot be decided so quickly is left in it.
 EXPLANATION_STEPS_MAX = 1000

@@ -284,7 +284,9 @@ class Simulation:
 
     def _judge(self) -> None:
         verdict = check(self.recorder.operations)
-        assert verdict.result is Serializability.OK, verdict.explanation
+        assert verdict.result is not Serializability.ILLEGAL, verdict.explanation
+        # What was given up shows nothing; tests bound how often that may be.
+        self.surroundings.events["undecided"] += verdict.result is Serializability.UNKNOWN
 
     # --- odds and ends -------------------------------------------------------------------------
 

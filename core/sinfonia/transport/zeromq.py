@@ -42,6 +42,9 @@ _ZAP_DOMAIN = "sinfonia"
 HEARTBEAT_INTERVAL_MS = 1_000
 HEARTBEAT_TIMEOUT_MS = 4_000
 
+# A peer that never began to ask, and whose host is gone, is noticed so late (seconds).
+KEEPALIVE_IDLE_S = 30
+
 RECONNECT_MS = 20
 RECONNECT_MAX_MS = 500
 
@@ -81,6 +84,10 @@ def bind_router(
     socket.set(zmq.HANDSHAKE_IVL, HANDSHAKE_TIMEOUT_MS)
     socket.set(zmq.RCVHWM, UNREAD_QUEUE_MAX)
     socket.set(zmq.SNDHWM, REPLY_QUEUE_MAX)
+    # No heartbeats of its own: libzmq 4.3 aborts the process if it is to send one over a connection
+    # that broke while its input was held back.  Peers ask, and say how long they may be silent.
+    socket.set(zmq.TCP_KEEPALIVE, 1)
+    socket.set(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)
     if security is not None:
         socket.set(zmq.CURVE_SERVER, 1)
         socket.set(zmq.CURVE_SECRETKEY, security.secret.encode("ascii"))
@@ -104,6 +111,11 @@ def connect_dealer(
     """
     socket = context.socket(zmq.DEALER)
     _set_common(socket)
+    socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_INTERVAL_MS)
+    socket.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    socket.set(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
+    # It holds what was asked for, and is never held back: see the heartbeats in bind_router.
+    socket.set(zmq.RCVHWM, 0)
     if keys is not None:
         socket.set(zmq.CURVE_SERVERKEY, keys.cluster.encode("ascii"))
         socket.set(zmq.CURVE_PUBLICKEY, keys.public.encode("ascii"))
@@ -205,8 +217,6 @@ def _set_common(socket: "zmq.Socket[bytes]") -> None:
     socket.set(zmq.LINGER, 0)
     socket.set(zmq.SNDHWM, QUEUE_MAX)
     socket.set(zmq.RCVHWM, QUEUE_MAX)
-    socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_INTERVAL_MS)
-    socket.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
 
 
 def _cannot_bind(endpoint: str, error: zmq.ZMQError) -> str:
