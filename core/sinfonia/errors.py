@@ -15,7 +15,8 @@
     |-- Unreachable               definite: nobody answered who should, at connect or to a question
     |-- ConfigError               a configuration file or option is wrong; says which and how
     |-- StorageError              a data directory cannot be used; says why and what to do
-    |   |-- CorruptLog                a log record in the middle of the log fails its checksum
+    |   |-- DamagedData               what was synced is not there any more, or not as it was
+    |   |   `-- CorruptLog                the redo log, or a part of it
     |   |-- SyncFailed                the disk would not keep what was written; the node must stop
     |   `-- DataDirectoryInUse        another process holds the data directory
     |-- BackupError               a backup cannot be taken, or not be used; says why and what to do
@@ -95,8 +96,15 @@ class StorageError(SinfoniaError):
     """A data directory, log or image cannot be used as it is."""
 
 
-class CorruptLog(StorageError):
-    """A record in the middle of the redo log fails its checksum; serving would lose writes."""
+class DamagedData(StorageError):
+    """What was on stable storage is missing or fails its checksum; serving it would lose writes.
+
+    A member of a memory node with replicas is repaired from an in-sync copy.
+    """
+
+
+class CorruptLog(DamagedData):
+    """A part of the redo log that was synced is missing or fails its checksum."""
 
 
 class SyncFailed(StorageError):

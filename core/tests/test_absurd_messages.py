@@ -66,10 +66,10 @@ INTEGERS = [0, 1, 2, 3, 4, 7, 8, 64, 4096, CAPACITY - 1, CAPACITY, CAPACITY + 1,
 INTEGERS += [-1, -8, -(2**63), 2**62 - 1, 2**62, 2**63 - 1, ADDRESS_MAX, ADDRESS_MAX - 8]
 FLOATS = [0.0, 1.0, -1.0, 1e308, -1e308, math.inf, -math.inf, math.nan, 5e-324]
 LENGTHS = [0, 1, 1, 2, 3]
-ROUNDS = 24
+ROUNDS = 32
 
 EVERY_REQUEST: tuple[type[Any], ...] = get_args(Request)
-OFTEN: list[type[Any]] = [ExecCommit, ExecPrepare, Commit, Forget] * 5
+OFTEN: list[type[Any]] = [ExecCommit, ExecPrepare, ExecPrepare, ExecPrepare, Commit, Forget] * 5
 EVERY_REPLY: tuple[type[Any], ...] = get_args(Reply)
 EVERY_MANAGEMENT_REQUEST: tuple[type[Any], ...] = get_args(ManagementRequest)
 

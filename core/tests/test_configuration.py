@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol import configuration
 from sinfonia.protocol.configuration import REPLICAS_MAX, Change, Refusal, on_register
+from sinfonia.protocol.election import Awaiting, Position, Positions
 from sinfonia.protocol.management_messages import (
     HandOver,
     Member,
@@ -32,14 +34,33 @@ def register(
     replicas: int = 0,
     mode: str = MODE,
     capacity: int = 1024,
+    log: tuple[int, int] = (7, 100),
+    known_epoch: int = 0,
+    damaged: bool = False,
+    life: int = 0,
 ) -> Register:
+    """``log``: the incarnation that wrote its last record, and the number of that."""
     return Register(
-        NODE, endpoint or f"at-{identity}", capacity, mode, identity, starts, empty, replicas
+        NODE,
+        endpoint or f"at-{identity}",
+        capacity,
+        mode,
+        identity,
+        starts,
+        empty or damaged,
+        replicas,
+        lived=log[0],
+        last=log[1],
+        known_epoch=known_epoch,
+        damaged=damaged,
+        life=life,
     )
 
 
-def member(identity: str, *, in_sync: bool = True, starts: int = 1) -> Member:
-    return Member(identity, f"at-{identity}", starts, in_sync)
+def member(
+    identity: str, *, in_sync: bool = True, starts: int = 1, unproven: bool = False
+) -> Member:
+    return Member(identity, f"at-{identity}", starts, in_sync, unproven)
 
 
 def entry(*replicas: Member, wanted: int | None = None, mode: str = MODE) -> MemoryNodeEntry:
@@ -48,21 +69,29 @@ def entry(*replicas: Member, wanted: int | None = None, mode: str = MODE) -> Mem
     return MemoryNodeEntry(NODE, "at-p", 1024, mode, "p", 7, 5, 20, list(replicas), wants)
 
 
-def accepted(change: Change) -> MemoryNodeEntry:
+def accepted(change: Change | Awaiting) -> MemoryNodeEntry:
     assert isinstance(change, MemoryNodeEntry), change
     return change
 
 
-def refused(change: Change) -> str:
+def refused(change: Change | Awaiting) -> str:
     assert isinstance(change, Refusal), change
     return change.reason
+
+
+def awaited(change: Change | Awaiting) -> Awaiting:
+    assert isinstance(change, Awaiting), change
+    return change
+
+
+SHORT, LONG = Position(7, 99), Position(7, 101)
 
 
 # --- registration --------------------------------------------------------------------------------
 
 
 def test_who_is_heard_of_first_is_primary_and_says_how_many_replicas_there_should_be() -> None:
-    first = accepted(on_register(None, register("p", replicas=2), []))
+    first = accepted(on_register(None, register("p", replicas=2, log=(0, 0)), []))
     assert (first.identity, first.incarnation, first.config_epoch) == ("p", 1, 1)
     assert (first.replicas, first.wanted) == ([], 2)
 
@@ -80,7 +109,8 @@ def test_the_primary_may_ask_again() -> None:
 
 
 def test_a_restart_of_the_primary_begins_an_incarnation_and_keeps_who_is_in_sync() -> None:
-    after = accepted(on_register(entry(member("a")), register("p", starts=6, endpoint="new"), []))
+    again = register("p", starts=6, endpoint="new")
+    after = accepted(on_register(entry(member("a")), again, [], {"a": SHORT}))
     assert (after.endpoint, after.starts, after.incarnation, after.config_epoch) == (
         "new",
         6,
@@ -119,7 +149,7 @@ def test_a_primary_that_lost_its_data_is_refused_if_nobody_else_has_it() -> None
 def test_a_replica_that_restarts_stays_in_sync_if_it_kept_its_data() -> None:
     before = entry(member("a"))
     kept = accepted(on_register(before, register("a", starts=2, endpoint="new"), []))
-    assert kept.replicas == [Member("a", "new", 2, True)]
+    assert kept.replicas == [Member("a", "new", 2, True, unproven=True)]
     assert (kept.incarnation, kept.config_epoch) == (7, 21)
     lost = accepted(on_register(before, register("a", starts=2, empty=True), []))
     assert lost.in_sync == []
@@ -243,10 +273,110 @@ def test_the_primary_and_the_last_replica_in_sync_are_not_just_removed() -> None
     assert accepted(removed(before, "at-b")).in_sync == ["a"]
 
 
+# --- logs that may be damaged --------------------------------------------------------------------
+
+
+def test_a_restarted_primary_leads_only_when_every_in_sync_replica_has_told_what_it_holds() -> None:
+    before = entry(member("a"), member("b"), member("c", in_sync=False))
+    again = register("p", starts=6)
+    waits = awaited(on_register(before, again, ["a", "b"], {"a": SHORT}))
+    assert list(waits.members) == ["b"]
+    assert "at-b" in waits.reason
+    assert "sinfonia replica remove --force CLUSTER 3 at-b" in waits.reason
+    after = accepted(on_register(before, again, ["a", "b"], {"a": SHORT, "b": Position(7, 100)}))
+    assert (after.identity, after.starts, after.incarnation) == ("p", 6, 8)
+
+
+def test_a_restarted_primary_that_holds_less_follows_the_replica_that_holds_most() -> None:
+    before = entry(member("a"), member("b"))
+    for longest, other in ((Position(7, 101), SHORT), (Position(8, 1), LONG)):
+        told = {"a": other, "b": longest}
+        after = accepted(on_register(before, register("p", starts=6), [], told))
+        assert (after.identity, after.incarnation) == ("b", 8)
+        assert Member("p", "at-p", 6, False) in after.replicas
+        assert after.in_sync == ["a"]
+
+
+def test_an_unproven_replica_leads_only_by_a_comparison_of_logs() -> None:
+    before = entry(member("a", unproven=True))
+    assert configuration.best_proven(before, ["a"]) is None
+    hand_over = configuration.on_hand_over(before, HandOver(NODE, "at-a"), ["a"])
+    assert "not in sync" in refused(hand_over)
+    after = accepted(on_register(before, register("p", starts=6), ["a"], {"a": LONG}))
+    assert after.identity == "a"
+
+
+def test_the_primary_s_word_proves_a_replica_in_its_present_life() -> None:
+    before = entry(member("a", unproven=True), member("b", in_sync=False))
+    waited_for = Reconfigure(NODE, 7, 20, ["a", "b"])
+    after = accepted(configuration.on_reconfigure(before, waited_for))
+    assert [each.unproven for each in after.replicas] == [True, False], "b was out of sync"
+    proven = Reconfigure(NODE, 7, 20, ["a", "b"], ["a"])
+    after = accepted(configuration.on_reconfigure(before, proven))
+    assert [each.unproven for each in after.replicas] == [False, False]
+
+
+def test_a_damaged_primary_gives_way_and_a_damaged_replica_does_not_count() -> None:
+    before = entry(member("a"))
+    after = accepted(on_register(before, register("p", starts=6, damaged=True), []))
+    assert after.identity == "a"
+    after = accepted(on_register(before, register("a", starts=2, damaged=True), []))
+    assert after.in_sync == []
+    alone = entry(member("a", in_sync=False))
+    reason = refused(on_register(alone, register("p", starts=6, damaged=True), ["a"]))
+    assert "damaged" in reason
+    assert "restore it from a backup" in reason
+
+
+def test_a_damaged_primary_waits_for_unproven_replicas_to_be_compared() -> None:
+    before = entry(member("a", unproven=True), member("b", unproven=True))
+    again = register("p", starts=6, damaged=True)
+    assert list(awaited(on_register(before, again, [], {"a": SHORT})).members) == ["b"]
+    after = accepted(on_register(before, again, [], {"a": SHORT, "b": LONG}))
+    assert after.identity == "b"
+
+
+def test_an_older_copy_of_a_data_directory_is_known_by_the_name_of_its_life() -> None:
+    before = replace(entry(replace(member("a", starts=4), life=11)), life=12)
+    for identity, starts in (("p", 5), ("p", 4), ("a", 4), ("a", 1)):
+        refusal = on_register(before, register(identity, starts=starts, life=13), [])
+        assert "older copy" in refused(refusal)
+        assert isinstance(refusal, Refusal)
+        assert refusal.rolled_back == {"p": 5, "a": 4}[identity]
+    assert on_register(before, register("p", starts=5, life=12), []) is before
+
+
+def test_a_directory_that_has_served_is_no_first_registration() -> None:
+    reason = awaited(on_register(None, register("a", known_epoch=4), [])).reason
+    assert "the manager knows nothing of it" in reason
+    assert "sinfonia rebuild-manager" in reason
+    accepted(on_register(None, register("a", log=(9, 5)), [])), "restored from a backup"
+
+
+def test_a_manager_that_knows_less_than_a_member_decides_nothing() -> None:
+    before = entry(member("a"))
+    reason = awaited(on_register(before, register("a", starts=2, known_epoch=21), [])).reason
+    assert "config epoch 21" in reason
+    accepted(on_register(before, register("a", starts=2, known_epoch=20), []))
+
+
+def test_an_operator_may_accept_what_a_replica_lacks_if_the_primary_is_away() -> None:
+    before = entry(member("a", in_sync=False), member("b", unproven=True))
+    for endpoint in ("at-a", "at-b"):
+        force = HandOver(NODE, endpoint, force=True)
+        up = configuration.on_hand_over(before, force, ["a", "b"], primary_is_up=True)
+        assert "nothing needs to be given up" in refused(up)
+        after = accepted(configuration.on_hand_over(before, force, ["a", "b"], primary_is_up=False))
+        assert (after.endpoint, after.incarnation, after.loss_accepted) == (endpoint, 8, 8)
+        assert after.in_sync == [], "no other copy counts"
+
+
 # --- whatever the order --------------------------------------------------------------------------
 
 identities = st.sampled_from(["p", "a", "b", "c", "d"])
 alive_lists = st.lists(identities, unique=True)
+positions = st.builds(Position, st.integers(6, 8), st.integers(98, 102))
+told = st.dictionaries(identities, positions)
 requests = st.one_of(
     st.builds(
         register,
@@ -254,6 +384,7 @@ requests = st.one_of(
         endpoint=st.sampled_from(["", "at-p", "at-a", "at-b"]),
         starts=st.integers(1, 9),
         empty=st.booleans(),
+        log=positions,
     ),
     st.builds(lambda to: HandOver(NODE, f"at-{to}"), identities),
     st.builds(
@@ -268,9 +399,10 @@ def step(
     before: MemoryNodeEntry,
     request: Register | HandOver | RemoveReplica | WantReplicas | None,
     alive: Sequence[str],
-) -> Change:
+    told: Positions,
+) -> Change | Awaiting:
     if isinstance(request, Register):
-        return on_register(before, request, alive)
+        return on_register(before, request, alive, told)
     if isinstance(request, HandOver):
         return configuration.on_hand_over(before, request, alive)
     if isinstance(request, RemoveReplica):
@@ -280,17 +412,34 @@ def step(
     return configuration.on_recreate(before, primary_is_up=before.identity in alive)
 
 
-@given(st.lists(st.tuples(requests, alive_lists), max_size=12))
+@given(st.lists(st.tuples(requests, alive_lists, told), max_size=12))
 def test_no_order_of_requests_breaks_the_law(
-    steps: list[tuple[Register | HandOver | RemoveReplica | WantReplicas | None, list[str]]],
+    steps: list[
+        tuple[
+            Register | HandOver | RemoveReplica | WantReplicas | None,
+            list[str],
+            dict[str, Position],
+        ]
+    ],
 ) -> None:
-    """Who becomes primary was in sync; nobody gets in sync; every change has an epoch."""
+    """Who becomes primary was in sync; nobody gets in sync; every change has an epoch.
+
+    Who becomes primary after a restart, its own or the primary's, holds most.
+    """
     now = entry(member("a"), member("b"), member("c", in_sync=False))
-    for request, alive in steps:
-        change = step(now, request, alive)
-        if isinstance(change, Refusal):
+    for request, alive, positions in steps:
+        change = step(now, request, alive, positions)
+        if isinstance(change, Refusal | Awaiting):
             assert change.reason
             continue
+        if isinstance(request, Register) and not request.empty:
+            before = {each.identity: each for each in now.replicas}
+            if request.identity == now.identity and change.incarnation > now.incarnation:
+                mine = Position(request.lived, request.last)
+                held = {now.identity: mine, **{each: positions[each] for each in now.in_sync}}
+                assert held[change.identity] == max(held.values())
+            elif change.identity != now.identity and now.identity:
+                assert not before[change.identity].unproven
         if change != now:
             assert change.config_epoch == now.config_epoch + 1
         if now.identity and change.identity not in (now.identity, ""):

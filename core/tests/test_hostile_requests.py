@@ -18,7 +18,7 @@ from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol.configuration import COUNT_MAX, Refusal, on_register
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lists import PROBE_PARTICIPANTS_MAX, first_of
-from sinfonia.protocol.management_messages import Register
+from sinfonia.protocol.management_messages import MemoryNodeEntry, Register
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     ExecCommit,
@@ -68,7 +68,7 @@ BOTH = [MemoryNodeId(0), MemoryNodeId(1)]
 )
 def test_the_directory_holds_nothing_that_cannot_be_stored(nonsense: Register) -> None:
     entry = on_register(None, SENSIBLE, [])
-    assert not isinstance(entry, Refusal)
+    assert isinstance(entry, MemoryNodeEntry)
     assert isinstance(on_register(None, nonsense, []), Refusal)
     assert isinstance(on_register(entry, nonsense, []), Refusal)
 

@@ -12,6 +12,7 @@ import pytest
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.management.driver import ManagerDriver
 from sinfonia.management.store import StoreConflict
+from sinfonia.protocol.election import Position
 from sinfonia.protocol.failure_detector import Life
 from sinfonia.protocol.management import ManagementRequest, Manager, ManagerSettings
 from sinfonia.protocol.management_messages import (
@@ -336,7 +337,7 @@ def test_a_life_that_is_known_to_have_ended_stays_dead_whatever_comes_of_it() ->
     detector = town.manager("manager0")._detector
     assert detector.is_alive(life, town.now)
     detector.on_death(life)
-    detector.on_answer(life, last=1, directory_version=1, asked_at=town.now)
+    detector.on_answer(life, position=Position(1, 1), directory_version=1, asked_at=town.now)
     assert not detector.is_alive(life, town.now)
 
 

@@ -64,8 +64,11 @@ class Checkpointer:
         storage = self._storage
         if storage.log.dirty:
             sync()
+        # What a page may show is vouched for before the page is written.
+        storage.log.vouch(saving=True)
         if not self._running.step(storage.space, STEP_BYTES):
             return False
+        storage.log.vouch(saving=False)
         self._processed = self._running.processed
         storage.log.truncate_before(self._processed)
         self._running = None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from sinfonia.errors import StorageError
+from sinfonia.errors import DamagedData, StorageError
 from sinfonia.memnode.checkpointer import Checkpointer
 from sinfonia.memnode.settings import MemoryNodeSettings, has_disk, is_replicated
 from sinfonia.protocol.identifiers import Seq
@@ -54,6 +54,9 @@ class Holdings:
 
         ``led``: the image may show all of the log.  A memory node that has no replicas replays its
         log at once; another one waits until it knows how much of it is right.
+
+        Damage is an error only where no other member can have a copy.  Else ``damage`` says what
+        it is; the member holds nothing, and its files stay as they are until a copy comes.
         """
         self.settings = settings
         self.storage: StableStorage | None = None
@@ -68,19 +71,23 @@ class Holdings:
         self._unapplied: deque[Batch] = deque()  # of what was logged in this life
         self._confirm_at: Seq | None = None
         self._numbers_used: Seq = 0  # by logs that were kept for copiers, and given up
+        self.space: AddressSpace
+        self.damage = ""
+        self.repaired = 0  # how often damage was replaced by a copy, in this life
         if has_disk(settings.mode):
-            self._take_storage(_open(files, settings, identity))
-            assert self.storage is not None
-            self.empty = self.storage.founded
-            self.participant.restore(self.storage.checkpoint.state)
-            self._confirm_at = self.storage.log.last
-            # A crash may have come between the checkpoint and this.
-            self.storage.log.truncate_before(self.storage.checkpoint.processed)
+            try:
+                self._take_storage(_open(files, settings, identity))
+            except DamagedData as error:
+                if not is_replicated(settings.mode):
+                    raise
+                self.damage = str(error)
+                self._hold_nothing()
+            else:
+                self._begin_with_checkpoint()
         else:
             if is_replicated(settings.mode):
                 self.journal = MemoryLog(keep_bytes=settings.keep_log_bytes)
-            self.space = AddressSpace(settings.capacity)
-            self.participant = make_participant(self.space, self.journal is not None)
+            self._hold_nothing()
         # What memory may show: a checkpoint of a primary takes pages as they are.
         self.shown: Seq = self.last if led else self.applied
         if not is_replicated(settings.mode):
@@ -130,7 +137,7 @@ class Holdings:
         if self._confirm_at is not None and self.applied >= self._confirm_at:
             self._confirm_at = None
             if self.storage is not None:
-                self.storage.image.confirm(self.space.dirty)
+                self.storage.image.confirm(self.space.dirty, was_saving=self.storage.log.was_saving)
 
     def _apply_from_journal(self, upto: Seq, room_bytes: float) -> int:
         """Returns how many bytes were written."""
@@ -183,19 +190,8 @@ class Holdings:
         self._unapplied.clear()
         self._confirm_at = None
         self.empty = True
-        if self.storage is not None:
-            self.storage.close()
-            self._take_storage(
-                refound(
-                    self._files,
-                    identity=self._identity,
-                    capacity=self.settings.capacity,
-                    segment_bytes=self.settings.log_segment_bytes,
-                    keep_bytes=self.settings.keep_log_bytes,
-                    seq=image.seq,
-                    history=image.history,
-                )
-            )
+        if has_disk(self.settings.mode):
+            self._refound(image.seq, image.history)
         else:
             self.space.close()
             self.journal = MemoryLog(
@@ -206,6 +202,13 @@ class Holdings:
         self.applied = image.seq
         self.participant.restore(state)
 
+    def found_anew(self) -> None:
+        """An operator has given up what there was: hold nothing, soundly.  Raises StorageError."""
+        self._refound(0, [])
+        assert self.storage is not None
+        self.storage.complete()
+        self.damage = ""
+
     def put_pages(self, runs: Sequence[tuple[int, bytes]]) -> None:
         """Write what came of the copy."""
         for address, data in runs:
@@ -214,6 +217,8 @@ class Holdings:
     def complete_copy(self) -> None:
         """The copy is stable.  Raises StorageError."""
         self.empty = False
+        self.repaired += bool(self.damage)
+        self.damage = ""
         if self.storage is not None:
             self.storage.complete()
 
@@ -232,6 +237,11 @@ class Holdings:
 
     # --- odds and ends -------------------------------------------------------------------------
 
+    def note_synced(self) -> None:
+        """What is stable by now was synced, and its loss shall show.  Raises StorageError."""
+        if self.storage is not None:
+            self.storage.log.note_synced()
+
     def close(self) -> None:
         """Let go of files and memory; what was not synced is lost, as in a crash."""
         if self.storage is not None:
@@ -242,6 +252,37 @@ class Holdings:
     def check_invariants(self) -> None:
         assert self.applied <= self.last or self.journal is None
         self.participant.check_invariants()
+
+    def _hold_nothing(self) -> None:
+        self.space = AddressSpace(self.settings.capacity)
+        self.participant = self._make_participant(self.space, self.journal is not None)
+
+    def _begin_with_checkpoint(self) -> None:
+        storage = self.storage
+        assert storage is not None
+        self.empty = storage.founded
+        self.participant.restore(storage.checkpoint.state)
+        self._confirm_at = storage.log.last
+        # A crash may have come between the checkpoint and this.
+        storage.log.truncate_before(storage.checkpoint.processed)
+
+    def _refound(self, seq: Seq, history: Sequence[Life]) -> None:
+        """Make everything on the disk empty, as of the record ``seq``."""
+        if self.storage is None:
+            self.space.close()
+        else:
+            self.storage.close()
+        self._take_storage(
+            refound(
+                self._files,
+                identity=self._identity,
+                capacity=self.settings.capacity,
+                segment_bytes=self.settings.log_segment_bytes,
+                keep_bytes=self.settings.keep_log_bytes,
+                seq=seq,
+                history=history,
+            )
+        )
 
     def _take_storage(self, storage: StableStorage) -> None:
         self.storage = storage

@@ -5,6 +5,7 @@ It settles before it serves; see node.py.
 
 from collections.abc import Callable
 
+from sinfonia.errors import DamagedData
 from sinfonia.memnode.copies import CopySource
 from sinfonia.memnode.group_commit import GroupCommit, SendReplies
 from sinfonia.memnode.holdings import Holdings
@@ -108,6 +109,8 @@ class Leading:
         if not self.holdings.participant.serving:
             self._settle(now)
         if self.shipping is not None:
+            if self.shipping.lacking:
+                raise DamagedData(self.shipping.lacking)
             self._say(self.shipping.on_tick(now))
         if not self.replaying:
             self._carry_checkpoint(now)

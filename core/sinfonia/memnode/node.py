@@ -10,7 +10,9 @@ A life goes
 
 and ends as *over* when the configuration has no such place for it any more: a primary that was
 replaced.  Its memory shows what may never have happened, so that the driver drops the object and
-begins another life on the same data directory.
+begins another life on the same data directory.  A member of a memory node with replicas also ends
+its life when its data turns out to be damaged, or to be an older copy; the next one counts as empty
+and is filled from an in-sync copy.
 
 The role comes from the directory alone (``on_directory``), and only if that speaks of this very
 life.  A primary *settles*: it waits until nobody can be answering reads any more (a former primary,
@@ -25,18 +27,19 @@ from collections.abc import Callable
 
 import msgspec
 
-from sinfonia.errors import StorageError
+from sinfonia.errors import DamagedData, StorageError
 from sinfonia.memnode.holdings import Holdings
 from sinfonia.memnode.hybrid_clock import HybridClock
 from sinfonia.memnode.leading import PEER_REQUESTS, Leading
 from sinfonia.memnode.replica import Replica
-from sinfonia.memnode.settings import MemoryNodeSettings, State, is_replicated
+from sinfonia.memnode.settings import MemoryNodeSettings, State, has_disk, is_replicated
 from sinfonia.memnode.status import status_figures
 from sinfonia.protocol.attempts import CLOCK_DRIFT_MARGIN
 from sinfonia.protocol.following import LOST_AFTER, Follower
 from sinfonia.protocol.load_windows import LoadWindows
 from sinfonia.protocol.management_messages import (
     Directory,
+    Member,
     MemoryNodeEntry,
     Reconfigured,
     Register,
@@ -61,11 +64,20 @@ from sinfonia.protocol.messages import (
 )
 from sinfonia.protocol.participant import Participant
 from sinfonia.storage.address_space import AddressSpace
+from sinfonia.storage.damage import note_damage
 from sinfonia.storage.data_directory import DataDirectory
 from sinfonia.storage.files import Files
+from sinfonia.storage.known_configuration import KnownConfiguration
+
+# Names a life, with a number of starts: enough that no two are the same, and a ``Counter``.
+LIFE_BITS = 60
 
 # How often an unanswered registration is repeated.
 REGISTER_EVERY = 0.2
+
+# The mark that shows a loss of the log's end lags behind by so much.  Each raise is one more sync
+# of a small file, beside the loop.
+MARK_EVERY = 0.25
 
 Send = Callable[[bytes, Replies], None]
 
@@ -82,11 +94,13 @@ class MemoryNode:
         send: Send,
         wall: Callable[[], int],
         now: float,
+        life: int = 0,
     ) -> None:
         """Begin a new life on the data directory ``files``.
 
-        ``new_identity`` names the data directory if it has no name yet.  ``wall`` gives
-        microseconds since 1970.  Raises StorageError if the directory cannot be used.
+        ``new_identity`` names the data directory if it has no name yet; ``life`` are 60 random bits
+        that name this life.  ``wall`` gives microseconds since 1970.  Raises StorageError if the
+        directory cannot be used.
         """
         self.settings = settings
         self.directory: Directory | None = None
@@ -95,9 +109,12 @@ class MemoryNode:
         self.replica: Replica | None = None
         self.clock = HybridClock(wall)
         self.over = ""  # why this life has ended
+        self.waiting = ""  # why the manager gives this member no part yet
+        self.life = life
         self._files = files
         self._send = send
         self._started_at = now
+        self._marked_at = now
         self._now = now
         self._owner = DataDirectory.create_or_open(
             files,
@@ -113,6 +130,7 @@ class MemoryNode:
             led=self._owner.led,
             make_participant=self._make_participant,
         )
+        self._known = KnownConfiguration.read(files)
         self._register_at = now
         self._resignations = 0
 
@@ -166,8 +184,21 @@ class MemoryNode:
             self.holdings.empty,
             settings.replicas,
             self._resignations if resigning else 0,
-            max((life.incarnation for life in self.holdings.history), default=0),
+            self._lived,
             self.participant.epoch,
+            last=self.holdings.last,
+            damaged=bool(self.holdings.damage),
+            known_epoch=self._known.config_epoch,
+            life=self.life,
+        )
+
+    @property
+    def _lived(self) -> int:
+        """The incarnation that wrote the last record of the log; 0 if there is none."""
+        holdings = self.holdings
+        return max(
+            (each.incarnation for each in holdings.history if each.first <= holdings.last),
+            default=0,
         )
 
     def on_manager(self, reply: Reply, now: float) -> None:
@@ -179,12 +210,18 @@ class MemoryNode:
             self.on_directory(reply.directory)
 
     def _on_registered(self, message: Registered, now: float) -> None:
-        if message.starts != self.starts:
+        if message.starts != self.starts or message.life not in (0, self.life):
             return  # a late answer to a former life
         if message.refusal:
             if self.state is State.STARTING:
-                raise StorageError(message.refusal)
+                self._on_refusal(message)
             return
+        self.waiting = message.waiting
+        if self._known.cluster not in ("", message.directory.cluster):
+            raise StorageError(
+                f"this data directory belongs to cluster {self._known.cluster!r}, and the manager "
+                f"to {message.directory.cluster!r}; start it with the endpoints of its own managers"
+            )
         self.participant.epoch = max(self.participant.epoch, message.epoch)
         self.on_directory(message.directory)
         replica, entry = self.replica, message.directory.entry(self.settings.node)
@@ -193,17 +230,32 @@ class MemoryNode:
         if entry is not None and self.identity not in (entry.identity, *entry.in_sync):
             replica.resigned(now)
 
+    def _on_refusal(self, message: Registered) -> None:
+        """The manager gives this member no part.  Raises StorageError unless that can be mended."""
+        if message.rolled_back and is_replicated(self.settings.mode):
+            # The manager knows later lives of this directory: it was put back from an older copy.
+            self._owner.roll_forward(self._files, message.rolled_back)
+            self._on_damage(DamagedData("the data directory is an older copy of itself"))
+        elif self.holdings.damage:
+            raise DamagedData(f"{self.holdings.damage}; {message.refusal}")
+        else:
+            raise StorageError(message.refusal)
+
     def on_directory(self, directory: Directory) -> None:
         """The configurations are these now, unless later ones are known.  Raises StorageError."""
         if self.over or (self.directory and directory.version <= self.directory.version):
             return
-        self.directory = self.participant.directory = directory
         entry = directory.entry(self.settings.node)
+        if entry is not None and entry.config_epoch < self._known.config_epoch:
+            return  # the manager's store is older than what this member has seen
+        self.directory = self.participant.directory = directory
         if entry is None or (self.entry and entry.config_epoch < self.entry.config_epoch):
             return
-        me = (self.identity, self.starts)
-        leads = (entry.identity, entry.starts) == me
-        follows = any((each.identity, each.starts) == me for each in entry.replicas)
+        leads = self._is_me(entry)
+        follows = any(self._is_me(each) for each in entry.replicas)
+        if leads or follows:
+            # Kept before it is acted upon: a manager that loses it cannot decide against it.
+            self._known = self._known.seen(self._files, directory, entry)
         if self.leading is not None:
             if leads and entry.incarnation == self.leading.incarnation:
                 self.leading.on_configuration(entry, self._now)
@@ -220,6 +272,14 @@ class MemoryNode:
         else:
             return  # it does not speak of this life
         self.entry = entry
+
+    def _is_me(self, named: MemoryNodeEntry | Member) -> bool:
+        """Whether this life of this member is named, and not another that counts the same."""
+        return (
+            named.identity == self.identity
+            and named.starts == self.starts
+            and named.life in (0, self.life)
+        )
 
     def to_managers(self, now: float) -> list[Request]:
         """What is to be said to the managers now."""
@@ -245,8 +305,9 @@ class MemoryNode:
             read_lease = settings.read_lease * (1 + CLOCK_DRIFT_MARGIN)
             serve_from = self._lease_end() + read_lease
         self.replica = None
-        replicated = is_replicated(settings.mode)
-        if replicated:
+        if self.holdings.damage:
+            self.holdings.found_anew()
+        if is_replicated(settings.mode):
             self._owner = self._owner.mark_led(self._files, led=True)
         self.leading = Leading(
             entry,
@@ -276,7 +337,10 @@ class MemoryNode:
             starts=self.starts,
             times=self.settings.times,
             log=(holdings.last, holdings.shown, holdings.history),
+            # What a primary's image shows may never have been acknowledged.
+            committed=0 if self._owner.led else holdings.applied,
             expendable=holdings.empty,
+            worthless=bool(holdings.damage),
             now=self._now,
         )
         follower.granted_until = self._lease_end()
@@ -284,6 +348,14 @@ class MemoryNode:
 
     def _end(self, why: str) -> None:
         self.over = why
+
+    def _on_damage(self, error: DamagedData) -> None:
+        """What this member holds is not to be trusted, nor by any later life of it."""
+        if not is_replicated(self.settings.mode):
+            raise error
+        if has_disk(self.settings.mode):
+            note_damage(self._files, str(error))
+        self._end(f"its data is damaged: {error}")
 
     # --- a wake-up -----------------------------------------------------------------------------
 
@@ -324,17 +396,24 @@ class MemoryNode:
         """Handle what the primary says to this replica.  Raises StorageError."""
         self._now = now
         if self.replica is not None and not self.over:
-            self.replica.receive(batch, now)
+            try:
+                self.replica.receive(batch, now)
+            except DamagedData as error:
+                self._on_damage(error)
 
     def wake_up(self, now: float) -> list[Request]:
         """``flush`` and ``tick``: nobody waits for a checkpoint's step, and a replica says at once
         what it has to say.  Returns what the primary is to be told.  Raises StorageError."""
-        if self.leading is not None:
-            self.flush(now)
+        try:
+            if self.leading is not None:
+                self.flush(now)
+                self.tick(now)
+                return []
             self.tick(now)
+            return self.flush(now)
+        except DamagedData as error:
+            self._on_damage(error)
             return []
-        self.tick(now)
-        return self.flush(now)
 
     def flush(self, now: float) -> list[Request]:
         """Sync what must be stable, and say what may be said then; what the primary is to be told.
@@ -355,6 +434,7 @@ class MemoryNode:
         if self.over:
             return
         self.load_windows.on_tick(now)
+        self._note_synced(now)
         if self.leading is not None:
             self.leading.tick(now)
         elif self.replica is not None:
@@ -366,6 +446,11 @@ class MemoryNode:
         """When ``tick`` and ``flush`` must be called next; None: not before a batch comes."""
         role = self.leading or self.replica
         return None if role is None or self.over else role.next_wakeup()
+
+    def _note_synced(self, now: float) -> None:
+        if now - self._marked_at >= MARK_EVERY:
+            self._marked_at = now
+            self.holdings.note_synced()
 
     # --- odds and ends -------------------------------------------------------------------------
 
@@ -418,6 +503,7 @@ class MemoryNode:
             identity=self.identity,
             starts=self.starts,
             last=0 if self.holdings.journal is None else self.holdings.journal.stable,
+            lived=self._lived,
         )
 
     def envelope(self, replies: list[Reply]) -> Replies:

@@ -27,7 +27,7 @@ from sinfonia.memnode.in_flight import (
     InFlight,
     bytes_asked,
 )
-from sinfonia.memnode.node import MemoryNode
+from sinfonia.memnode.node import LIFE_BITS, MemoryNode
 from sinfonia.memnode.settings import MemoryNodeSettings, State, syncs_log
 from sinfonia.memnode.status import status_figures
 from sinfonia.notice_board import Histogram, Notice, NoticeBoard
@@ -134,14 +134,22 @@ class MemoryNodeServer:
         self._lock.release()
 
     def _begin_life(self) -> MemoryNode:
-        return MemoryNode(
+        node = MemoryNode(
             self._settings,
             self._files,
             new_identity=secrets.token_hex(16),
             send=self._send,
             wall=lambda: time.time_ns() // 1000,
             now=monotonic.seconds(),
+            life=secrets.randbits(LIFE_BITS),
         )
+        if node.holdings.damage:
+            log.error(
+                "damaged node=%d reason=%s; to be filled from an in-sync copy",
+                self._settings.node,
+                node.holdings.damage,
+            )
+        return node
 
     def _wait_ms(self) -> int:
         node = self.node

@@ -35,7 +35,13 @@ def status_figures(node: "MemoryNode") -> Figures:
         "replayed_records": holdings.replayed,
         "last_record": holdings.last,
         "catching_up": 0,
+        "damaged": int(bool(holdings.damage)),
+        "repairs": holdings.repaired,
     }
+    if holdings.damage:
+        figures["damage"] = holdings.damage
+    if node.waiting:
+        figures["waiting_for"] = node.waiting
     for vote in Vote:
         figures[f"votes_{vote.name.lower()}"] = participant.votes[vote]
     if holdings.journal is not None:

@@ -6,8 +6,12 @@ nothing; who is alive comes in as ``alive``: identities, the one with the longes
 
 The law: who is in sync holds everything that was ever acknowledged.  So only an in-sync replica
 becomes primary; nobody becomes in-sync but by the primary's word, in the life that is current; and
-a member that lost its data is no longer in sync.  Each change has a config epoch of its own, and
-each primary that begins an incarnation of its own.
+a member that lost its data is no longer in sync.  A member that has restarted may have lost the end
+of its log without knowing it, so it leads only if no in-sync member holds more (``election``).
+Each change has a config epoch of its own, and each primary that begins an incarnation of its own.
+
+Nothing is decided by a directory that is older than what a member has seen: it was lost, or put
+back from an old copy, and may name a stale replica.
 """
 
 from collections.abc import Sequence
@@ -16,6 +20,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from sinfonia.addresses import ADDRESS_MAX
+from sinfonia.protocol.election import Awaiting, Position, Positions, longest, proven
 from sinfonia.protocol.management_messages import (
     HandOver,
     Member,
@@ -41,9 +46,14 @@ WORD_CHARACTERS_MAX = 64
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why something is not done, and what to do instead."""
+    """Why something is not done, and what to do instead.
+
+    ``rolled_back``, if not 0: the member's data directory is an older copy, of which that many
+    starts are known.
+    """
 
     reason: str
+    rolled_back: int = 0
 
 
 Change = MemoryNodeEntry | Refusal
@@ -62,23 +72,36 @@ def replica(entry: MemoryNodeEntry, *, identity: str = "", endpoint: str = "") -
     return None
 
 
-def best_in_sync(entry: MemoryNodeEntry, alive: Sequence[str]) -> str | None:
-    """Which replica should be primary if the present one cannot; None if none that is alive may."""
-    in_sync = entry.in_sync
-    return next((identity for identity in alive if identity in in_sync), None)
+def best_proven(entry: MemoryNodeEntry, alive: Sequence[str]) -> str | None:
+    """Which replica should be primary if the present one cannot; None if none that is alive may.
+
+    Only a proven one: an unproven one may hold less than the primary, which cannot be asked.
+    """
+    eligible = proven(entry)
+    return next((identity for identity in alive if identity in eligible), None)
 
 
 # --- members that register -----------------------------------------------------------------------
 
 
-def on_register(entry: MemoryNodeEntry | None, request: Register, alive: Sequence[str]) -> Change:
-    """A member has started, or asks again because it has not heard the answer."""
+def on_register(
+    entry: MemoryNodeEntry | None,
+    request: Register,
+    alive: Sequence[str],
+    positions: Positions | None = None,
+) -> Change | Awaiting:
+    """A member has started, or asks again because it has not heard the answer.
+
+    ``positions``: what in-sync replicas have told since this life of the member is known.
+    """
     if not _makes_sense(request):
         return Refusal(
             f"what this process says of memory node {request.node} makes no sense: its number, "
             f"capacity ({request.capacity}), mode, identity, lives or epoch are out of all bounds; "
             "if its data directory is damaged, move that away"
         )
+    if request.known_epoch > (0 if entry is None else entry.config_epoch):
+        return _older_than_its_members(entry, request)
     if entry is None:
         return _first(request)
     if not entry.identity:
@@ -93,7 +116,7 @@ def on_register(entry: MemoryNodeEntry | None, request: Register, alive: Sequenc
                 f"with {word} {known}"
             )
     if request.identity == entry.identity:
-        return _primary_again(entry, request, alive)
+        return _primary_again(entry, request, alive, positions or {})
     known_replica = replica(entry, identity=request.identity)
     if known_replica is not None:
         return _replica_again(entry, known_replica, request)
@@ -105,7 +128,7 @@ def _makes_sense(request: Register) -> bool:
     return (
         0 <= request.node <= NODE_MAX
         and 0 < request.capacity <= ADDRESS_MAX
-        and max(request.starts, request.lived, request.epoch) <= COUNT_MAX
+        and max(request.starts, request.lived, request.epoch, request.known_epoch) <= COUNT_MAX
         and len(request.mode) <= WORD_CHARACTERS_MAX
         and 0 < len(request.identity) <= WORD_CHARACTERS_MAX
     )
@@ -127,6 +150,18 @@ def _first(request: Register) -> Change:
         starts=request.starts,
         config_epoch=1,
         wanted=request.replicas,
+        life=request.life,
+    )
+
+
+def _older_than_its_members(entry: MemoryNodeEntry | None, request: Register) -> Awaiting:
+    """The manager knows less than this member has seen."""
+    known = "nothing of it" if entry is None else f"only config epoch {entry.config_epoch}"
+    return Awaiting(
+        f"this member of memory node {request.node} has seen config epoch {request.known_epoch}, "
+        f"but the manager knows {known}: its store was lost, or put back from an older copy, or "
+        "is another cluster's; rebuild it with `sinfonia rebuild-manager` before anything is "
+        "decided by it"
     )
 
 
@@ -137,55 +172,85 @@ def _refounded(entry: MemoryNodeEntry, request: Register) -> MemoryNodeEntry:
         for member in entry.replicas
         if request.identity != member.identity and request.endpoint != member.endpoint
     ]
+    incarnation = max(entry.incarnation, request.lived) + 1
     return replace(
         entry,
         endpoint=request.endpoint,
         capacity=request.capacity,
         mode=request.mode,
         identity=request.identity,
-        incarnation=max(entry.incarnation, request.lived) + 1,
+        incarnation=incarnation,
         starts=request.starts,
         config_epoch=entry.config_epoch + 1,
         replicas=others,
+        loss_accepted=incarnation,
+        life=request.life,
     )
 
 
-def _primary_again(entry: MemoryNodeEntry, request: Register, alive: Sequence[str]) -> Change:
+def _primary_again(
+    entry: MemoryNodeEntry, request: Register, alive: Sequence[str], positions: Positions
+) -> Change | Awaiting:
     """The primary of the last configuration."""
-    if request.starts == entry.starts:
+    if _is_same_life(request, entry):
         return entry
-    if request.starts < entry.starts:
-        return _out_of_date(entry)
-    if not request.empty:
-        return replace(
-            entry,
-            endpoint=request.endpoint,
-            starts=request.starts,
-            incarnation=entry.incarnation + 1,
-            config_epoch=entry.config_epoch + 1,
-        )
+    if request.starts <= entry.starts:
+        return _out_of_date(entry, entry.starts)
+    if request.empty:
+        return _without_its_data(entry, request, alive, positions)
+    best = longest(entry, positions)
+    if isinstance(best, Awaiting):
+        return best
+    if best is not None and positions[best.identity] > Position(request.lived, request.last):
+        return promoted(entry, best.identity, former=_newcomer(request))
+    return replace(
+        entry,
+        endpoint=request.endpoint,
+        starts=request.starts,
+        incarnation=entry.incarnation + 1,
+        config_epoch=entry.config_epoch + 1,
+        life=request.life,
+    )
+
+
+def _without_its_data(
+    entry: MemoryNodeEntry, request: Register, alive: Sequence[str], positions: Positions
+) -> Change | Awaiting:
+    """The primary has come back with nothing that counts."""
     # An in-sync replica that is away has the data all the same: the memory node waits for it.
-    heir = best_in_sync(entry, [*alive, *entry.in_sync])
+    heir = best_proven(entry, [*alive, *entry.in_sync])
     if heir is None:
-        return Refusal(
-            f"memory node {entry.node} ({entry.mode}) has restarted without its data; "
-            f"{_accept_the_loss(entry)}"
-        )
+        best = longest(entry, positions)
+        if isinstance(best, Awaiting):
+            return best
+        if best is None:
+            what = "with damaged data" if request.damaged else "without its data"
+            return Refusal(
+                f"memory node {entry.node} ({entry.mode}) has restarted {what}, and no replica "
+                f"is in sync; restore it from a backup, or, {_accept_the_loss(entry)}"
+            )
+        heir = best.identity
     return promoted(entry, heir, former=_newcomer(request))
+
+
+def _is_same_life(request: Register, known: Member | MemoryNodeEntry) -> bool:
+    """Whether it is the life that is known, and not an older copy that counts the same."""
+    return request.starts == known.starts and request.life == known.life
 
 
 def _replica_again(entry: MemoryNodeEntry, known: Member, request: Register) -> Change:
     """One of the replicas."""
-    if request.starts == known.starts:
+    if _is_same_life(request, known):
         if not request.resigns:
             return entry
         # Always a new epoch: what was asked in the one before comes to nothing.
         resigned = replace(known, in_sync=False)
         return _changed(entry, [resigned if each is known else each for each in entry.replicas])
-    if request.starts < known.starts:
-        return _out_of_date(entry)
+    if request.starts <= known.starts:
+        return _out_of_date(entry, known.starts)
     # What it holds may be less than what it held.
-    now = replace(_newcomer(request), in_sync=known.in_sync and not request.empty)
+    in_sync = known.in_sync and not request.empty
+    now = replace(_newcomer(request), in_sync=in_sync, unproven=in_sync)
     return _changed(entry, [now if member is known else member for member in entry.replicas])
 
 
@@ -198,7 +263,7 @@ def _stranger(entry: MemoryNodeEntry, request: Register, alive: Sequence[str]) -
             entry, [newcomer if member is replaced else member for member in entry.replicas]
         )
     if request.endpoint == entry.endpoint and entry.in_sync:
-        heir = best_in_sync(entry, alive)
+        heir = best_proven(entry, alive)
         if heir is None:
             return Refusal(
                 f"memory node {entry.node} is known with another data directory (identity "
@@ -234,37 +299,64 @@ def promoted(
     assert heir is not None, "the heir is a replica"
     assert heir.in_sync, "the heir holds everything"
     if former is None:
-        former = Member(entry.identity, entry.endpoint, entry.starts, in_sync=False)
+        former = Member(
+            entry.identity, entry.endpoint, entry.starts, in_sync=False, life=entry.life
+        )
     others = [member for member in entry.replicas if member is not heir]
     return replace(
         entry,
         endpoint=heir.endpoint,
         identity=heir.identity,
         starts=heir.starts,
+        life=heir.life,
         incarnation=entry.incarnation + 1,
         config_epoch=entry.config_epoch + 1,
         replicas=[*others, former],
     )
 
 
-def on_hand_over(entry: MemoryNodeEntry, request: HandOver, alive: Sequence[str]) -> Change:
-    """An operator moves the part of primary to an in-sync replica."""
+def _promoted_with_loss(entry: MemoryNodeEntry, heir: Member) -> MemoryNodeEntry:
+    """An operator has accepted what ``heir`` lacks: no other copy counts from now on."""
+    replicas = [
+        replace(member, in_sync=member is heir, unproven=False) for member in entry.replicas
+    ]
+    after = promoted(replace(entry, replicas=replicas), heir.identity)
+    return replace(after, loss_accepted=after.incarnation)
+
+
+def on_hand_over(
+    entry: MemoryNodeEntry,
+    request: HandOver,
+    alive: Sequence[str],
+    *,
+    primary_is_up: bool = True,
+) -> Change:
+    """An operator moves the part of primary to an in-sync replica, or, by force, to any one."""
     if request.endpoint == entry.endpoint:
         return entry
     heir = replica(entry, endpoint=request.endpoint)
     if heir is None:
         return Refusal(_no_such_replica(entry, request.endpoint))
-    if not heir.in_sync:
+    certain = heir.in_sync and not heir.unproven
+    if not certain and not request.force:
         return Refusal(
             f"the replica of memory node {entry.node} at {heir.endpoint} is not in sync; wait "
-            "until `sinfonia status` says that it is"
+            "until `sinfonia status` says that it is, or, if the primary is lost for good, accept "
+            "with --force that what this replica lacks is lost"
         )
     if heir.identity not in alive:
         return Refusal(
             f"the replica of memory node {entry.node} at {heir.endpoint} does not answer; start it "
             "first"
         )
-    return promoted(entry, heir.identity)
+    if certain:
+        return promoted(entry, heir.identity)
+    if primary_is_up:
+        return Refusal(
+            f"memory node {entry.node} is up at {entry.endpoint} and holds its data; nothing needs "
+            "to be given up by force"
+        )
+    return _promoted_with_loss(entry, heir)
 
 
 # --- the set of replicas -------------------------------------------------------------------------
@@ -274,13 +366,21 @@ def on_reconfigure(entry: MemoryNodeEntry, request: Reconfigure) -> Change:
     """The primary says who is in sync; that counts if it knows the present configuration."""
     if (request.incarnation, request.config_epoch) != (entry.incarnation, entry.config_epoch):
         return Refusal("the configuration has changed meanwhile")
-    in_sync = set(request.in_sync)
+    in_sync, seen = set(request.in_sync), set(request.proven)
     if not in_sync <= {member.identity for member in entry.replicas}:
         return Refusal("somebody in it is no replica")
     # A new epoch even if nothing changes: what was asked in this one before comes to nothing.
     return _changed(
         entry,
-        [replace(member, in_sync=member.identity in in_sync) for member in entry.replicas],
+        [
+            replace(
+                member,
+                in_sync=member.identity in in_sync,
+                # What was not in sync is, by the primary's word, in its present life.
+                unproven=member.unproven and member.identity in in_sync - seen,
+            )
+            for member in entry.replicas
+        ],
     )
 
 
@@ -344,17 +444,21 @@ def on_recreate(entry: MemoryNodeEntry, *, primary_is_up: bool) -> Change:
 
 
 def _newcomer(request: Register) -> Member:
-    return Member(request.identity, request.endpoint, request.starts, in_sync=False)
+    return Member(
+        request.identity, request.endpoint, request.starts, in_sync=False, life=request.life
+    )
 
 
 def _changed(entry: MemoryNodeEntry, replicas: list[Member]) -> MemoryNodeEntry:
     return replace(entry, replicas=replicas, config_epoch=entry.config_epoch + 1)
 
 
-def _out_of_date(entry: MemoryNodeEntry) -> Refusal:
+def _out_of_date(entry: MemoryNodeEntry, starts: int) -> Refusal:
     return Refusal(
         f"this member of memory node {entry.node} has been started again since; this process is "
-        "out of date"
+        "out of date, or its data directory is an older copy: put the newest one back, restore it "
+        "from a backup, or move it away so that the member begins anew",
+        rolled_back=starts,
     )
 
 

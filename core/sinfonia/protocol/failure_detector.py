@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.protocol.identifiers import Seq
+from sinfonia.protocol.election import NOTHING, Position
 from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
 
 # A manager that stood still for this share of ``fail_after`` may have missed answers.
@@ -38,7 +38,7 @@ class Life(NamedTuple):
 class _Heard:
     watched_since: float
     answered_at: float = float("-inf")
-    last: Seq = 0
+    position: Position = NOTHING
     directory_version: int = 0
     ended: bool = False
 
@@ -71,12 +71,14 @@ class FailureDetector:
         for heard in self._heard.values():
             heard.watched_since = now
 
-    def on_answer(self, life: Life, *, last: Seq, directory_version: int, asked_at: float) -> None:
+    def on_answer(
+        self, life: Life, *, position: Position, directory_version: int, asked_at: float
+    ) -> None:
         """A member has answered what was asked at ``asked_at``; a stranger's is not noted."""
         heard = self._heard.get(life)
         if heard is not None and not heard.ended and asked_at >= heard.answered_at:
             heard.answered_at = asked_at
-            heard.last = last
+            heard.position = position
             heard.directory_version = max(heard.directory_version, directory_version)
 
     def on_death(self, life: Life) -> None:
@@ -85,6 +87,11 @@ class FailureDetector:
         if heard is not None:
             heard.answered_at = float("-inf")
             heard.ended = True
+
+    def position(self, life: Life, *, since: float) -> Position | None:
+        """Where its log ends, if it was asked at ``since`` or later and has answered."""
+        heard = self._heard.get(life)
+        return None if heard is None or heard.answered_at < since else heard.position
 
     def directory_version(self, life: Life) -> int:
         """Which directory the member is known to have."""
@@ -107,7 +114,7 @@ class FailureDetector:
     def alive(self, entry: MemoryNodeEntry, now: float) -> list[str]:
         """The identities of the replicas that are alive, the one with the longest log first."""
         replicas = [life for life in lives(entry)[1:] if self.is_alive(life, now)]
-        replicas.sort(key=lambda life: (-self._heard[life].last, life.identity))
+        replicas.sort(key=lambda life: (-self._heard[life].position.last, life.identity))
         return [life.identity for life in replicas]
 
     def _waited(self, life: Life, now: float) -> float:

@@ -127,18 +127,22 @@ class Follower:
         starts: int,
         times: ReplicationTimes,
         log: tuple[Seq, Seq, Sequence[Life]],
+        committed: Seq = 0,
         expendable: bool,
+        worthless: bool = False,
         now: float,
     ) -> None:
         """``log``: its last record, the last that memory may show, and the lives that wrote it.
 
-        ``expendable``: the manager was told that this member is empty.
+        ``committed``: the last of its records that is known to be at all in-sync members.
+        ``expendable``: the manager was told that this member is empty.  ``worthless``: nothing of
+        what it holds can be used, so that everything is to be copied.
         """
         self.entry = entry
         self.last, self.applied, history = log
         self.history = list(history)
         self.committed: Seq = 0
-        self.phase = Phase.JOINING
+        self.phase = Phase.COPYING if worthless else Phase.JOINING
         self.granted_until = now
         self.copied_to = 0  # the address up to which pages have come
         self._identity = identity
@@ -150,6 +154,7 @@ class Follower:
         self._asked_at = float("-inf")
         self._epoch = entry.config_epoch
         self._expendable = expendable
+        self._committed_before = committed  # by former lives
         self._reconciled = False  # whether this log is known to be the beginning of the primary's
 
     def follow(self, entry: MemoryNodeEntry) -> None:
@@ -265,8 +270,9 @@ class Follower:
         self._image = image
         self._reconciled = True
         self.last = self.applied = self._upto = image.seq
-        self.committed = 0
-        self.history = list(image.history)
+        self.committed = self._committed_before = 0
+        # A life that has logged nothing yet begins with what follows, here as at the primary.
+        self.history = [life for life in image.history if life.first <= image.seq]
         self.copied_to = 0
         pages = self._ask(GetPages(0), now)
         return [BeginCopy(image), *pages, Ask(GetLog(image.seq))]
@@ -383,6 +389,7 @@ class Follower:
             self.last,
             self.applied,
             self.history,
+            committed=max(self.committed, self._committed_before),
         )
         # What it says to have must be stable.
         return [Answer(join)]

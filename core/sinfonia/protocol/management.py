@@ -29,6 +29,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol import configuration
 from sinfonia.protocol.configuration import Change, Refusal
 from sinfonia.protocol.effects import ReplyTo, SendTo, SendToMember, StoreDirectory
+from sinfonia.protocol.election import Awaiting, Position, Positions
 from sinfonia.protocol.failure_detector import FailureDetector, Life, primary_life
 from sinfonia.protocol.management_messages import (
     Changed,
@@ -142,6 +143,8 @@ class Manager:
         self._detector.watch(directory, now)
         self._fail_overs_decided = 0
         self._hand_overs: dict[MemoryNodeId, _HandingOver] = {}
+        # Members that came back, and since when: what replicas told before says nothing.
+        self._returned: dict[MemoryNodeId, tuple[Life, float]] = {}
         self._push_from: Directory | None = None  # who was told what, before the last push
         self._next_push = now
         self._next_probe = now
@@ -253,7 +256,7 @@ class Manager:
     ) -> list[ManagerEffect]:
         """Hear from the heir first: to depose a primary that lives for a member that has just died
         could lose what both hold, if that is in memory only."""
-        change = configuration.on_hand_over(entry, request, self._detector.alive(entry, now))
+        change = self._hand_over(entry, request, now)
         if isinstance(change, Refusal):
             return [ReplyTo(route, Changed(change.reason))]
         if change == entry:
@@ -270,12 +273,19 @@ class Manager:
         if pending is None or pending.heir != life or asked_at < pending.asked_at:
             return []
         del self._hand_overs[entry.node]
-        alive = self._detector.alive(entry, now)
-        change = configuration.on_hand_over(entry, pending.request, alive)
+        change = self._hand_over(entry, pending.request, now)
         if isinstance(change, Refusal):
             return [ReplyTo(pending.route, Changed(change.reason))]
         self._note_new_life(entry, change, now)
         return [*self._change([change], now), ReplyTo(pending.route, Changed())]
+
+    def _hand_over(self, entry: MemoryNodeEntry, request: HandOver, now: float) -> Change:
+        return configuration.on_hand_over(
+            entry,
+            request,
+            self._detector.alive(entry, now),
+            primary_is_up=self._detector.is_alive(primary_life(entry), now),
+        )
 
     def _give_up_hand_overs(self, now: float) -> list[ManagerEffect]:
         """Heirs that did not answer in time, and all of them if another manager leads."""
@@ -300,19 +310,11 @@ class Manager:
         """A member has started."""
         entry = self.entry(request.node)
         alive = [] if entry is None else self._detector.alive(entry, now)
-        change = configuration.on_register(entry, request, alive)
-        if isinstance(change, Refusal):
-            if (
-                entry is not None
-                and request.identity == entry.identity
-                and request.starts > entry.starts
-            ):
-                # A later life speaks: the one that is known has ended.
-                self._detector.on_death(primary_life(entry))
-            refused = Registered(
-                request.starts, self.directory.epoch, self.directory, change.reason
-            )
-            return [ReplyTo(route, refused)]
+        positions = {} if entry is None else self._positions(entry, request, now)
+        change = configuration.on_register(entry, request, alive, positions)
+        if isinstance(change, Refusal | Awaiting):
+            return self._put_off(route, entry, request, change, now)
+        self._returned.pop(request.node, None)
         if entry is not None and entry != change:
             self.reboots += request.starts > 1
             self._note_new_life(entry, change, now)
@@ -327,12 +329,70 @@ class Manager:
                     self.directory.epoch,
                     self.directory,
                     resigned=request.resigns,
+                    life=request.life,
                 ),
             )
         )
         if request.identity == change.identity:
             # What it left undecided is settled before it serves, so ask for it at once.
             effects.append(self._probe(primary_life(change), change.endpoint, now))
+        return effects
+
+    def _positions(self, entry: MemoryNodeEntry, request: Register, now: float) -> Positions:
+        """What in-sync replicas have told since the primary is known to be back."""
+        life = Life(entry.node, request.identity, request.starts)
+        if request.identity != entry.identity or life.starts <= entry.starts:
+            return {}
+        returned = self._returned.get(entry.node)
+        if returned is None or returned[0] != life:
+            returned = self._returned[entry.node] = (life, now)
+        found = {
+            member.identity: self._detector.position(
+                Life(entry.node, member.identity, member.starts), since=returned[1]
+            )
+            for member in entry.replicas
+            if member.in_sync
+        }
+        return {identity: position for identity, position in found.items() if position is not None}
+
+    def _put_off(
+        self,
+        route: bytes,
+        entry: MemoryNodeEntry | None,
+        request: Register,
+        change: Refusal | Awaiting,
+        now: float,
+    ) -> list[ManagerEffect]:
+        """A member that registers has no part, or none yet."""
+        if (
+            entry is not None
+            and request.identity == entry.identity
+            and (request.starts, request.life) != (entry.starts, entry.life)
+            and request.starts >= entry.starts
+        ):
+            # Another life speaks: the one that is known has ended.
+            self._detector.on_death(primary_life(entry))
+        refused = isinstance(change, Refusal)
+        effects: list[ManagerEffect] = [
+            ReplyTo(
+                route,
+                Registered(
+                    request.starts,
+                    self.directory.epoch,
+                    self.directory,
+                    refusal=change.reason if refused else "",
+                    waiting="" if refused else change.reason,
+                    rolled_back=change.rolled_back if isinstance(change, Refusal) else 0,
+                    life=request.life,
+                ),
+            )
+        ]
+        if entry is not None and isinstance(change, Awaiting):
+            effects += [
+                self._probe(Life(entry.node, each.identity, each.starts), each.endpoint, now)
+                for each in entry.replicas
+                if each.identity in change.members
+            ]
         return effects
 
     def _on_reconfigure(
@@ -401,7 +461,7 @@ class Manager:
         detector = self._detector
         if not entry.in_sync or not detector.is_silent(primary_life(entry), now):
             return None
-        heir = configuration.best_in_sync(entry, detector.alive(entry, now))
+        heir = configuration.best_proven(entry, detector.alive(entry, now))
         if heir is None:
             return None
         after = configuration.promoted(entry, heir)
@@ -479,7 +539,7 @@ class Manager:
         if asked_at <= now:
             self._detector.on_answer(
                 primary_life(entry) if of_primary else life,
-                last=reply.last,
+                position=Position(reply.lived, reply.last),
                 directory_version=reply.directory_version,
                 asked_at=asked_at,
             )

@@ -18,12 +18,19 @@ from sinfonia.protocol.identifiers import Counter, Uint64
 
 class Member(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A replica.  ``in_sync``: it holds everything that was ever acknowledged, and may become
-    primary.  ``identity`` is empty while it is only expected at ``endpoint``."""
+    primary.  ``identity`` is empty while it is only expected at ``endpoint``.
+
+    ``unproven``: it has restarted since the primary last said that it is in sync.  Its disk may
+    have lost the end of its log meanwhile, so that it leads only after a comparison of logs.
+    ``life``: 60 random bits that name the life ``starts``; 0 if an older version registered it.
+    """
 
     identity: str
     endpoint: str
     starts: Counter
     in_sync: bool
+    unproven: bool = False
+    life: Counter = 0
 
 
 class MemoryNodeEntry(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -33,7 +40,9 @@ class MemoryNodeEntry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     or what there was has been given up.  ``incarnation`` is the life of the memory node as its
     clients see it: it grows whenever a primary begins to serve, be it another member or the same
     one restarted.  ``config_epoch`` grows with every change of the entry but the endpoints.
-    ``wanted``: how many replicas there should be.
+    ``wanted``: how many replicas there should be.  ``loss_accepted``: the incarnation in which an
+    operator accepted that what was acknowledged before may be lost; 0 if none ever did.  ``life``
+    is the primary's, as a Member's is.
     """
 
     node: MemoryNodeId
@@ -46,6 +55,8 @@ class MemoryNodeEntry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     config_epoch: Counter = 0
     replicas: list[Member] = []
     wanted: Counter = 0
+    loss_accepted: Uint64 = 0
+    life: Counter = 0
 
     @property
     def in_sync(self) -> list[str]:
@@ -78,6 +89,11 @@ class Register(msgspec.Struct, array_like=True, tag=20, frozen=True, gc=False):
     wrote its log, and the last epoch; a memory node that was restored from a backup goes on from
     there.  ``resigns``, if not 0: it is about to give up
     what it holds, and must first know that it is not counted in sync; the number comes back.
+    ``last``: the last record that is stable there; with ``lived`` its position in the log.
+    ``damaged``: it is empty because its disk has lost what was synced.  ``known_epoch``: the newest
+    config epoch of this memory node that its data directory has stored; 0: it was never a member.
+    ``life``: 60 random bits, made anew by each start.  A directory that was rolled back to an older
+    copy counts a number of starts again, but not under the same name.
     """
 
     node: MemoryNodeId
@@ -91,6 +107,10 @@ class Register(msgspec.Struct, array_like=True, tag=20, frozen=True, gc=False):
     resigns: Counter = 0
     lived: Uint64 = 0
     epoch: Counter = 0
+    last: Counter = 0
+    damaged: bool = False
+    known_epoch: Counter = 0
+    life: Counter = 0
 
 
 class Recreate(msgspec.Struct, array_like=True, tag=22, frozen=True, gc=False):
@@ -102,13 +122,15 @@ class Recreate(msgspec.Struct, array_like=True, tag=22, frozen=True, gc=False):
 class Reconfigure(msgspec.Struct, array_like=True, tag=24, frozen=True, gc=False):
     """The primary, in its life ``incarnation``, asks for another set of in-sync replicas.
 
-    It counts only if ``config_epoch`` is still the current one (compare-and-swap).
+    It counts only if ``config_epoch`` is still the current one (compare-and-swap).  ``proven``:
+    those of them that hold everything in their present life, as the primary has seen.
     """
 
     node: MemoryNodeId
     incarnation: Uint64
     config_epoch: Counter
     in_sync: list[str]
+    proven: list[str] = []
 
 
 class WantReplicas(msgspec.Struct, array_like=True, tag=26, frozen=True, gc=False):
@@ -130,10 +152,14 @@ class RemoveReplica(msgspec.Struct, array_like=True, tag=28, frozen=True, gc=Fal
 
 
 class HandOver(msgspec.Struct, array_like=True, tag=30, frozen=True, gc=False):
-    """An operator wants the in-sync replica at ``endpoint`` to be the primary."""
+    """An operator wants the in-sync replica at ``endpoint`` to be the primary.
+
+    ``force``: although it may lack what was acknowledged; the operator accepts that loss.
+    """
 
     node: MemoryNodeId
     endpoint: str
+    force: bool = False
 
 
 # --- replies of a manager ------------------------------------------------------------------------
@@ -143,7 +169,9 @@ class Registered(msgspec.Struct, array_like=True, tag=21, frozen=True, gc=False)
     """Welcome; or why the member may not take part.  ``starts`` is the request's.
 
     Whether it is primary or replica stands in the directory.  ``resigned`` is the request's
-    ``resigns``: the directory is later than that.
+    ``resigns``: the directory is later than that.  ``waiting``: why the member has no part yet,
+    though it is not refused.  ``rolled_back``, if not 0: its data directory is an older copy, of
+    which that many starts are known; ``life`` is the request's.
     """
 
     starts: Counter
@@ -151,6 +179,9 @@ class Registered(msgspec.Struct, array_like=True, tag=21, frozen=True, gc=False)
     directory: Directory
     refusal: str = ""
     resigned: Counter = 0
+    waiting: str = ""
+    rolled_back: Counter = 0
+    life: Counter = 0
 
 
 class Recreated(msgspec.Struct, array_like=True, tag=23, frozen=True, gc=False):

@@ -296,7 +296,7 @@ class ProbeReply(msgspec.Struct, array_like=True, tag=6, frozen=True, gc=False):
 
     What it says to be in doubt is an OK vote that cannot be lost: it is stable at every in-sync
     member.  ``identity``, ``starts``: which member speaks, in which life.  ``last``: the last
-    record that is stable there.
+    record that is stable there; ``lived``: the incarnation that wrote it.
     """
 
     node: MemoryNodeId
@@ -307,6 +307,7 @@ class ProbeReply(msgspec.Struct, array_like=True, tag=6, frozen=True, gc=False):
     starts: Counter = 0
     last: Counter = 0
     sent_at: float = 0.0
+    lived: Counter = 0
 
 
 class Status(msgspec.Struct, array_like=True, tag=8, frozen=True, gc=False):

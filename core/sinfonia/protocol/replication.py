@@ -65,6 +65,23 @@ def common_prefix(mine: Sequence[Life], last: Seq, theirs: Sequence[Life], their
     return 0
 
 
+def lacks(mine: Sequence[Life], last: Seq, theirs: Sequence[Life], committed: Seq) -> int:
+    """Which incarnation wrote record ``committed`` of the other log, if this log has lost it; or 0.
+
+    ``mine`` are the lives that wrote a log that ends with ``last``, ``theirs`` those of a log whose
+    record ``committed`` was at all in-sync members.  Also 0 if mine does not remember so early
+    lives: then nothing can be said.
+    """
+    writers = [life for life, _, end in _stretches(theirs, committed) if end >= committed]
+    if not committed or not writers:
+        return 0
+    writer = writers[-1]
+    ends = {life: end for life, _, end in _stretches(mine, last)}
+    if writer in ends:
+        return writer if ends[writer] < committed else 0
+    return writer if writer > min(ends, default=0) else 0
+
+
 def new_lives(history: Sequence[Life], known: Sequence[Life], first: Seq, last: Seq) -> list[Life]:
     """The lives of ``history`` that wrote some of records [first, last] and are not ``known``."""
     newest = known[-1].incarnation if known else 0

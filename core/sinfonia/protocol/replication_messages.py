@@ -28,7 +28,8 @@ class Life(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Join(msgspec.Struct, array_like=True, tag=40, frozen=True, gc=False):
     """A replica has the log up to ``last``, written in these lives, and asks to be sent the rest.
 
-    ``applied``: no record up to this one can be taken back.
+    ``applied``: memory shows records up to this one, so that none of them can be taken back.
+    ``committed``: a primary has said that all in-sync members had the log up to here.
     """
 
     node: MemoryNodeId
@@ -38,6 +39,7 @@ class Join(msgspec.Struct, array_like=True, tag=40, frozen=True, gc=False):
     last: Seq
     applied: Seq
     history: list[Life]
+    committed: Seq = 0
 
 
 class Appended(msgspec.Struct, array_like=True, tag=41, frozen=True, gc=False):

@@ -15,16 +15,23 @@ Who is in sync is the configuration's to say, and it is changed by compare-and-s
 is asked for (``joining``) before it is counted: from then on replies wait for it, and only when it
 has all that was ever acknowledged the configuration is asked to say so.  From the moment of asking
 it may be made primary at any time, so it is waited for until a later configuration says otherwise.
+
+An in-sync replica that restarted is *unproven*: its disk may have lost the end of its log.  Once it
+has joined and holds all that this log held then, the configuration is asked to count it proven.
+The other way round, a replica that holds what all in-sync members once had, and this log has not,
+proves that this log is the damaged one: the primary must lead no further (``lacking``).
 """
 
 from collections import deque
 from collections.abc import Iterator, Sequence
 
+from msgspec.structs import replace
+
 from sinfonia.protocol.identifiers import Seq
-from sinfonia.protocol.management_messages import MemoryNodeEntry, Reconfigure
+from sinfonia.protocol.management_messages import Member, MemoryNodeEntry, Reconfigure
 from sinfonia.protocol.messages import Reply
 from sinfonia.protocol.records import Batch
-from sinfonia.protocol.replication import ReplicationTimes, common_prefix
+from sinfonia.protocol.replication import ReplicationTimes, common_prefix, lacks
 from sinfonia.protocol.replication_messages import Append, Appended, Join, Joined, Life
 
 # Recent batches kept in memory to be sent again; who needs older ones pulls them from the log.
@@ -61,18 +68,24 @@ class Peer:
         "in_sync",
         "joining",
         "lost",
+        "named",
         "progress_at",
+        "proving",
         "pushing",
         "resent_at",
         "route",
         "sent",
         "sent_at",
         "starts",
+        "unproven",
     )
 
-    def __init__(self, identity: str, now: float, *, in_sync: bool) -> None:
-        self.identity = identity
-        self.in_sync = in_sync
+    def __init__(self, member: Member, now: float) -> None:
+        self.identity = member.identity
+        self.in_sync = member.in_sync
+        self.unproven = member.unproven
+        self.named = member.starts  # the life of which the configuration speaks
+        self.proving = False  # whether that life has joined
         self.joining = False
         self.asked = False  # whether the configuration was asked to count it in sync
         self.due: Seq = 0  # what it must have before it is asked for
@@ -92,6 +105,21 @@ class Peer:
     def required(self) -> bool:
         """Whether replies wait for it."""
         return self.in_sync or self.joining
+
+    @property
+    def may_be_proven(self) -> bool:
+        """Whether it holds all that this log held when its present life joined."""
+        return self.unproven and self.proving and self.acked >= self.due
+
+    def on_member(self, member: Member) -> None:
+        """The configuration speaks of it so now."""
+        if member.starts != self.named or not member.unproven:
+            self.proving = False
+        self.named, self.unproven = member.starts, member.unproven
+        self.in_sync = member.in_sync
+        # What was asked for in the epoch before is not granted any more.  Perhaps the replica has
+        # resigned since: that it follows, it must say in this epoch.
+        self.joining = self.asked = self.lost = False
 
 
 class Shipping:
@@ -115,10 +143,8 @@ class Shipping:
         self.last = last  # of all that was shipped
         self.local_stable = last
         self.committed: Seq = 0
-        self.peers = {
-            member.identity: Peer(member.identity, now, in_sync=member.in_sync)
-            for member in entry.replicas
-        }
+        self.lacking = ""  # what this log has lost, if a replica has shown that
+        self.peers = {member.identity: Peer(member, now) for member in entry.replicas}
         self._times = times
         self._history = list(history)
         self._life_epoch = entry.config_epoch
@@ -182,6 +208,14 @@ class Shipping:
             return []
         if join.config_epoch < self._life_epoch:
             return []  # it speaks of another primary's life
+        lost = lacks(self._history, self.last, join.history, join.committed)
+        if lost and lost >= self.entry.loss_accepted:
+            self.lacking = (
+                f"the replica {join.identity} holds record {join.committed} of incarnation {lost}, "
+                f"which all in-sync members had, and this log ends with record {self.last} without "
+                "it"
+            )
+            return []
         common = common_prefix(self._history, self.last, join.history, join.last)
         peer.route = route
         if join.starts != peer.starts:
@@ -191,6 +225,8 @@ class Shipping:
         diverged = common < join.applied or common == 0 < join.last
         if peer.in_sync and (diverged or common < self.committed):
             peer.lost = True
+        if peer.unproven and join.starts == peer.named and not peer.proving:
+            peer.proving, peer.due = True, self.last
         if diverged:
             peer.pushing = False
             return [(route, self._joined(peer, common, image=True))]
@@ -236,15 +272,12 @@ class Shipping:
         for identity, member in members.items():
             peer = self.peers.get(identity)
             if peer is None:
-                peer = self.peers[identity] = Peer(identity, now, in_sync=False)
+                peer = self.peers[identity] = Peer(replace(member, in_sync=False), now)
             if member.in_sync and not peer.in_sync:
                 peer.heard_at = peer.progress_at = now
             if peer.in_sync and not member.in_sync:
                 peer.pushing = False  # it joins again, if it can
-            peer.in_sync = member.in_sync
-            # What was asked for in the epoch before is not granted any more.  Perhaps the replica
-            # has resigned since: that it follows, it must say in this epoch.
-            peer.joining = peer.asked = peer.lost = False
+            peer.on_member(member)
         self._advance()
 
     # --- time ----------------------------------------------------------------------------------
@@ -279,7 +312,7 @@ class Shipping:
                     changed = True
                 else:
                     in_sync.append(peer.identity)
-                    changed = changed or not peer.in_sync
+                    changed = changed or not peer.in_sync or peer.may_be_proven
             elif peer.joining and peer.acked >= peer.due:
                 in_sync.append(peer.identity)
                 changed = True
@@ -289,7 +322,8 @@ class Shipping:
         for peer in self.peers.values():
             peer.asked = peer.asked or (not peer.in_sync and peer.identity in in_sync)
         entry = self.entry
-        return Reconfigure(entry.node, entry.incarnation, entry.config_epoch, in_sync)
+        proven = [peer.identity for peer in self.peers.values() if peer.may_be_proven]
+        return Reconfigure(entry.node, entry.incarnation, entry.config_epoch, in_sync, proven)
 
     def next_wakeup(self) -> float | None:
         """When ``on_tick`` and ``wish`` must be called next."""
@@ -301,7 +335,8 @@ class Shipping:
                     wakeups.append(max(peer.progress_at, peer.resent_at) + RESEND_AFTER)
             if peer.required:
                 wishes = self._asked_at + ASK_AGAIN
-                if not (peer.lost or (peer.joining and peer.acked >= peer.due)):
+                caught_up = peer.joining and peer.acked >= peer.due
+                if not (peer.lost or caught_up or peer.may_be_proven):
                     wishes = max(wishes, peer.heard_at + self._times.drop_after)
                 wakeups.append(wishes)
         return min(wakeups, default=None)

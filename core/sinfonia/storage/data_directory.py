@@ -29,7 +29,7 @@ _MAGIC = b"SNID"
 # The version of all files of the directory together.  It must change when the format of any of them
 # does: an older program stops here, before it takes a block of the log that it cannot read for a
 # torn one and cuts it.
-DATA_FORMAT_VERSION = 2
+DATA_FORMAT_VERSION = 3
 
 
 class DataDirectory(msgspec.Struct, array_like=True, frozen=True):
@@ -87,11 +87,20 @@ class DataDirectory(msgspec.Struct, array_like=True, frozen=True):
         _write(files, current)
         return current
 
+    def roll_forward(self, files: Files, starts: int) -> None:
+        """This is an older copy of a directory that was started ``starts`` times: count on from
+        there, so that no life has the number of another one.  Raises StorageError."""
+        self._replace(files, msgspec.structs.replace(self, starts=max(starts, self.starts)))
+
     def mark_led(self, files: Files, *, led: bool) -> Self:
         """Note, stably, whether this is a primary's.  Raises StorageError."""
         if led == self.led:
             return self
         changed = msgspec.structs.replace(self, led=led)
+        self._replace(files, changed)
+        return changed
+
+    def _replace(self, files: Files, changed: "DataDirectory") -> None:
         try:
             _write(files, changed)
         except OSError as error:
@@ -99,7 +108,6 @@ class DataDirectory(msgspec.Struct, array_like=True, frozen=True):
                 f"cannot write {IDENTITY_FILE} in the data directory: {error.strerror}; repair the "
                 "disk or free space, then start this memory node again"
             ) from error
-        return changed
 
 
 def _write(files: Files, directory: DataDirectory) -> None:

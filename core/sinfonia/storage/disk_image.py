@@ -13,8 +13,9 @@ mixture of old and new sectors a crash leaves, replay from P overwrites every by
 differ, in log order, and ends with the right values: records carry values, not changes.
 
 Every page has a checksum.  A crash may leave a page and its checksum apart, but again only for
-pages that replay writes.  A page that fails its checksum and is *not* written by replay has rotted
-on the disk; ``confirm`` then refuses to serve it.
+pages that replay writes, and only while a checkpoint was saving pages, which the log's mark tells
+(``synced_mark``).  Any other page that fails its checksum has rotted on the disk; ``confirm`` then
+refuses to serve it.
 
 ::
 
@@ -34,7 +35,7 @@ from typing import Self
 
 import msgspec
 
-from sinfonia.errors import StorageError, SyncFailed
+from sinfonia.errors import DamagedData, StorageError, SyncFailed
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.records import ParticipantState
 from sinfonia.protocol.replication_messages import Life
@@ -123,7 +124,7 @@ class DiskImage:
         if image.data_extents() or checksums.data_extents():
             image.close()
             checksums.close()
-            raise StorageError(
+            raise DamagedData(
                 f"there is an {IMAGE_FILE} but no {CHECKPOINT_FILE}: files are missing from the "
                 "data directory; put them back, or restore it from a backup"
             )
@@ -137,7 +138,7 @@ class DiskImage:
         """Open the image that a checkpoint speaks of."""
         for name in (IMAGE_FILE, CHECKSUM_FILE):
             if not files.exists(name):
-                raise StorageError(
+                raise DamagedData(
                     f"file {name} is missing from the data directory; put it back, or restore "
                     "this memory node from a backup"
                 )
@@ -158,15 +159,16 @@ class DiskImage:
             self._suspects.update(first + i for i in range(pages) if expected[i] != found[i])
         self._suspects.update(self._vanished(extents))
 
-    def confirm(self, replayed: frozenset[int]) -> None:
+    def confirm(self, replayed: frozenset[int], *, was_saving: bool = True) -> None:
         """After replay: every page is right that was loaded.
 
-        ``replayed`` are the pages that replay has written.  Raises StorageError.
+        ``replayed`` are the pages that replay has written.  ``was_saving``: a checkpoint was
+        writing pages when the memory node stopped, so that these may be torn.  Raises DamagedData.
         """
-        rotten = sorted(self._suspects - replayed)
+        rotten = sorted(self._suspects - replayed if was_saving else self._suspects)
         if rotten:
             named = ", ".join(str(page * PAGE_BYTES) for page in rotten[:_PAGES_NAMED_MAX])
-            raise StorageError(
+            raise DamagedData(
                 f"{len(rotten)} pages of file {IMAGE_FILE} fail their checksum, at byte {named}"
                 f"{', ...' if len(rotten) > _PAGES_NAMED_MAX else ''}: the disk has damaged them; "
                 "restore this memory node from a backup or a replica"

@@ -118,7 +118,13 @@ def read_block(file: File, *, start: Lsn, lsn: Lsn, log_id: int) -> Block | None
             f"{segment_name(start)} has format version {sealed.version}, this program reads "
             f"{LOG_FORMAT_VERSION}; use the version of the program that wrote it"
         )
-    if (sealed.log_id, sealed.lsn) != (log_id, lsn):
+    if sealed.log_id == log_id and sealed.lsn != lsn:
+        raise CorruptLog(
+            f"{segment_name(start)} holds at byte {lsn - start} the block of LSN {sealed.lsn}: "
+            "the file is under another name, or a write went to the wrong place; put the files "
+            "back, or restore this memory node from a backup or a replica"
+        )
+    if sealed.log_id != log_id:
         raise StorageError(
             f"{segment_name(start)} was written by another memory node or under another name; "
             "put this memory node's own log files back"
@@ -146,9 +152,10 @@ def read_heading(file: File, *, start: Lsn, lsn: Lsn, log_id: int) -> Heading | 
 def refuse_corruption(file: File, *, start: Lsn, lsn: Lsn, log_id: int) -> None:
     """Tell a torn tail from corruption, where no whole block is at ``lsn``.
 
-    A block is written only after the block before it was synced.  So if any later block is whole,
+    A block is written only after the block before it was synced.  So if a later block was begun,
     the one at ``lsn`` was whole once, and what it held may have been acknowledged: raises
-    CorruptLog.  If there is none, this is where the log was being written when it stopped.
+    CorruptLog.  A later header shows that, be its block whole or not.  If there is none, this is
+    where the log was being written when it stopped, as far as the log can tell.
     """
     for extent_start, extent_end in file.data_extents():
         first = max(extent_start - extent_start % SECTOR_BYTES, lsn - start + SECTOR_BYTES)
@@ -157,11 +164,10 @@ def refuse_corruption(file: File, *, start: Lsn, lsn: Lsn, log_id: int) -> None:
             found = data.find(_MAGIC)
             while found >= 0:
                 offset = window + found
-                sealed = None if found % SECTOR_BYTES else _read_sealed(file, offset)
                 # Data of clients lies in here, too: a copy of a log is not this log.
-                if sealed and (sealed.log_id, sealed.lsn) == (log_id, start + offset):
+                if found % SECTOR_BYTES == 0 and _is_header(file, offset, start, log_id):
                     raise CorruptLog(
-                        f"{segment_name(start)} is damaged at byte {lsn - start}, before an intact "
+                        f"{segment_name(start)} is damaged at byte {lsn - start}, before a later "
                         f"block at byte {offset}: acknowledged writes are lost; restore this "
                         "memory node from a backup or a replica, and check the disk"
                     )
@@ -171,6 +177,19 @@ def refuse_corruption(file: File, *, start: Lsn, lsn: Lsn, log_id: int) -> None:
 def _end_of_block(lsn: Lsn, length: int) -> Lsn:
     end = lsn + HEADER_BYTES + length
     return Lsn(end + -end % SECTOR_BYTES)
+
+
+def _is_header(file: File, offset: int, start: Lsn, log_id: int) -> bool:
+    """Whether this log's own block was begun at ``offset``, whatever became of it."""
+    header = file.read_at(offset, HEADER_BYTES)
+    if len(header) < HEADER_BYTES:
+        return False
+    magic, _, _, found_log_id, found_lsn, length = _HEADER.unpack_from(header)
+    return (magic, found_log_id, found_lsn) == (
+        _MAGIC,
+        log_id,
+        start + offset,
+    ) and _CONTENT_HEADER_BYTES < length <= BLOCK_BYTES_MAX
 
 
 class _Sealed(NamedTuple):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from sinfonia.errors import CorruptLog
+from sinfonia.errors import CorruptLog, StorageError
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.records import Record, decode_body
 from sinfonia.storage.files import File, Files
@@ -159,11 +159,11 @@ def read_headings(
 
 
 def records_in(block: Block) -> list[Record]:
-    """The records of a block.  Raises CorruptLog if this program does not know them."""
+    """The records of a block.  Raises StorageError if this program does not know them."""
     try:
         return decode_body(block.batch.body, block.batch.count)
     except msgspec.DecodeError as error:
-        raise CorruptLog(
+        raise StorageError(
             f"the redo log at LSN {block.lsn} holds records that this program does not know "
             f"({error}); use the version of the program that wrote it"
         ) from error

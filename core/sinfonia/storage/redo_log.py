@@ -13,12 +13,14 @@ These rules make a crash harmless:
   not write, so the last block is written again when the log is next opened, before it is believed.
 - Segments disappear from the ends only, one stably before the next, so that what is left has no
   gaps.
+- A log that ends before what its mark says was synced (``synced_mark``) has lost something, and is
+  not taken for one with a torn tail.
 - What is to be forgotten at the end is not written over.  A new segment takes its place, which
   begins where the first block to be forgotten began, with what is kept of that.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from operator import itemgetter
 from typing import Self
@@ -50,6 +52,7 @@ from sinfonia.storage.log_segments import (
     records_in,
     segment_starts,
 )
+from sinfonia.storage.synced_mark import MARK_FILE, SyncedMark
 
 # The step in which the log is allocated and given back.  Allocated space made the fdatasync of
 # small appends a third faster, and a full disk shows at the start of a segment, not within.
@@ -71,9 +74,13 @@ class RedoLog(NumberedLog):
         keep_bytes: int,
         processed: Lsn,
         found: "_Found",
+        mark: SyncedMark,
     ) -> None:
         """Use ``open``."""
         super().__init__(found.stable, found.history)
+        # Whether a checkpoint was saving pages when the last life of this log ended.
+        self.was_saving = mark.saving
+        self._mark = mark
         self._files = files
         self._log_id = log_id
         self._segment_bytes = segment_bytes
@@ -119,8 +126,13 @@ class RedoLog(NumberedLog):
                 "there is a redo log but no checkpoint: files are missing from the data "
                 "directory; put them back, or restore it from a backup"
             )
-        discard_new_segment(files)
-        make_tail_stable(files, starts[-1], last, found.stable_lsn, segment_bytes)
+        with ExitStack() as opened:
+            mark = SyncedMark(files, log_id=log_id)
+            opened.callback(mark.close)
+            found.refuse_loss_before(mark.lsn)
+            discard_new_segment(files)
+            make_tail_stable(files, starts[-1], last, found.stable_lsn, segment_bytes)
+            opened.pop_all()
         return cls(
             files,
             log_id=log_id,
@@ -128,6 +140,7 @@ class RedoLog(NumberedLog):
             keep_bytes=keep_bytes,
             processed=processed or Lsn(0),
             found=found,
+            mark=mark,
         )
 
     @property
@@ -168,6 +181,25 @@ class RedoLog(NumberedLog):
         except OSError as error:
             raise self._failed(f"cannot write {segment_name(self._starts[-1])}", error) from error
         self._unsynced.clear()
+
+    def note_synced(self) -> None:
+        """Raise the mark to what is stable, beside the caller.  Raises SyncFailed."""
+        self._refuse_after_failure()
+        try:
+            self._mark.raise_later(self.stable_lsn)
+        except OSError as error:
+            raise self._failed(f"cannot write {MARK_FILE}", error) from error
+
+    def vouch(self, *, saving: bool) -> None:
+        """Raise the mark, stably, to what is stable; ``saving``: a checkpoint writes pages now.
+
+        Raises SyncFailed.
+        """
+        self._refuse_after_failure()
+        try:
+            self._mark.raise_to(self.stable_lsn, saving=saving)
+        except OSError as error:
+            raise self._failed(f"cannot write {MARK_FILE}", error) from error
 
     def read_after(self, seq: Seq, bytes_max: int) -> Batch | None:
         if seq < self.first - 1:
@@ -219,6 +251,7 @@ class RedoLog(NumberedLog):
 
     def close(self) -> None:
         """Close the files; what was not synced is lost."""
+        self._mark.close()
         self._file.close()
 
     def check_invariants(self) -> None:
@@ -227,6 +260,7 @@ class RedoLog(NumberedLog):
         assert self._starts == sorted(set(self._starts))
         assert self._starts[-1] <= self.stable_lsn
         assert self.stable_lsn % SECTOR_BYTES == 0
+        assert self._mark.lsn <= self.stable_lsn, "the mark is never ahead of the log"
         assert self.stable + sum(batch.count for _, batch in self._unsynced) == self._gathered
 
     def _take(self, incarnation: int, batch: Batch) -> None:
@@ -268,6 +302,7 @@ class RedoLog(NumberedLog):
             content = encode_block(
                 kept, log_id=self._log_id, lsn=lsn, incarnation=block.incarnation
             )
+        self._mark.lower_to(lsn)
         while self._starts[-1] > lsn:
             self._files.remove(segment_name(self._starts[-1]))
             self._files.sync_directory()
@@ -398,3 +433,12 @@ class _Found:
                 break
             self.index.note(heading.first, start, begins_segment=True)
         return last
+
+    def refuse_loss_before(self, synced: Lsn) -> None:
+        """Raise CorruptLog if the log ends before ``synced``, up to which it was stable once."""
+        if self.stable_lsn < synced:
+            raise CorruptLog(
+                f"the redo log ends at LSN {self.stable_lsn} (record {self.stable}), but was "
+                f"synced up to LSN {synced}: acknowledged writes are lost; restore this memory "
+                "node from a backup or a replica, and check the disk"
+            )

@@ -17,7 +17,7 @@ renamed, then the directory is synced: only then is it there to stay.
 import struct
 import zlib
 
-from sinfonia.errors import StorageError
+from sinfonia.errors import DamagedData, StorageError
 from sinfonia.storage.files import Files
 
 _HEADER = struct.Struct("<4sHHQ")
@@ -46,7 +46,8 @@ def write_sealed(files: Files, name: str, *, magic: bytes, version: int, payload
 def read_sealed(files: Files, name: str, *, magic: bytes, version: int) -> bytes | None:
     """The payload of file ``name``, or None if there is no such file.
 
-    Raises StorageError if it is another kind of file, another version, or damaged.
+    Raises DamagedData if it is damaged or another kind of file, StorageError if its version is
+    another one.
     """
     if not files.exists(name):
         return None
@@ -57,11 +58,11 @@ def read_sealed(files: Files, name: str, *, magic: bytes, version: int) -> bytes
         file.close()
     header, payload = data[: _HEADER.size], data[_HEADER_BYTES:]
     if len(data) < _HEADER_BYTES or not header.startswith(magic):
-        raise StorageError(f"file {name} is damaged or not a file of a memory node; restore it")
+        raise DamagedData(f"file {name} is damaged or not a file of a memory node; restore it")
     _, found_version, _, length = _HEADER.unpack(header)
     (crc,) = _CRC.unpack_from(data, _HEADER.size)
     if length != len(payload) or crc != zlib.crc32(payload, zlib.crc32(header)):
-        raise StorageError(
+        raise DamagedData(
             f"file {name} fails its checksum; restore the data directory from a backup, "
             "or re-create this memory node"
         )

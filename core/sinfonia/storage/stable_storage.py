@@ -19,10 +19,12 @@ from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.records import ParticipantState
 from sinfonia.protocol.replication_messages import Life
 from sinfonia.storage.address_space import AddressSpace
+from sinfonia.storage.damage import refuse_damage
 from sinfonia.storage.data_directory import IDENTITY_FILE, LOCK_FILE
 from sinfonia.storage.disk_image import Checkpoint, DiskImage, read_checkpoint, write_checkpoint
 from sinfonia.storage.files import Files
 from sinfonia.storage.journal import KEEP_BYTES
+from sinfonia.storage.known_configuration import CONFIGURATION_FILE
 from sinfonia.storage.log_blocks import Lsn
 from sinfonia.storage.redo_log import SEGMENT_BYTES, RedoLog
 
@@ -69,8 +71,8 @@ def open_stable_storage(
 ) -> StableStorage:
     """Open what the memory node ``identity`` left, or make it on its first start.
 
-    A copy that was not completed counts as nothing.  Raises StorageError (CorruptLog) if anything
-    is damaged, missing or another memory node's.
+    A copy that was not completed counts as nothing.  Raises DamagedData if anything is damaged or
+    missing, StorageError if it is another memory node's or cannot be read.
     """
     with _using_the_disk():
         # If the rename of the last checkpoint was seen but not stable, it must become so before
@@ -79,6 +81,7 @@ def open_stable_storage(
         incomplete = files.exists(INCOMPLETE_FILE)
         if incomplete:
             _wipe(files)
+        refuse_damage(files)
         storage = _open(
             files,
             first=Checkpoint(identity, capacity, Lsn(0), 0, [], ParticipantState()),
@@ -156,12 +159,12 @@ def _open(files: Files, *, first: Checkpoint, segment_bytes: int, keep_bytes: in
 
 
 def _wipe(files: Files) -> None:
-    """Remove everything but whose directory it is, and the marker.
+    """Remove everything but whose directory it is, the configuration it knows, and the marker.
 
     While that is there, nobody minds what a crash brings back.
     """
     for name in files.names():
-        if name not in (IDENTITY_FILE, LOCK_FILE, INCOMPLETE_FILE):
+        if name not in (IDENTITY_FILE, LOCK_FILE, INCOMPLETE_FILE, CONFIGURATION_FILE):
             files.remove(name)
 
 

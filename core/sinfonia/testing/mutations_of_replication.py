@@ -12,6 +12,7 @@ from sinfonia.memnode.replica import Replica
 from sinfonia.protocol import configuration, records, shipping
 from sinfonia.protocol.configuration import Change
 from sinfonia.protocol.effects import StoreDirectory
+from sinfonia.protocol.election import Awaiting, Positions
 from sinfonia.protocol.following import Follower, FollowerEffect, LogBatch
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.management_messages import (
@@ -291,7 +292,7 @@ def out_of_sync_replica_promoted() -> Iterator[None]:
         return promoted(counted, identity, former=former)
 
     with (
-        patch.object(configuration, "best_in_sync", best),
+        patch.object(configuration, "best_proven", best),
         patch.object(configuration, "promoted", broken),
     ):
         yield
@@ -317,8 +318,10 @@ def emptied_replica_stays_in_sync() -> Iterator[None]:
     """A member that has restarted with nothing in its hands is in sync no more, nor primary."""
     on_register = configuration.on_register
 
-    def broken(entry: MemoryNodeEntry | None, request: Register, alive: Sequence[str]) -> Change:
-        return on_register(entry, msgspec.structs.replace(request, empty=False), alive)
+    def broken(
+        entry: MemoryNodeEntry | None, request: Register, alive: Sequence[str], told: Positions
+    ) -> Change | Awaiting:
+        return on_register(entry, msgspec.structs.replace(request, empty=False), alive, told)
 
     with patch.object(configuration, "on_register", broken):
         yield

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import CorruptLog, StorageError
-from sinfonia.memnode.node import MemoryNode
+from sinfonia.memnode.node import LIFE_BITS, MemoryNode
 from sinfonia.memnode.settings import MemoryNodeSettings, State, syncs_log
 from sinfonia.protocol.following import Phase
 from sinfonia.protocol.messages import (
@@ -191,6 +191,7 @@ class SimulatedMemoryNode(Process):
                 send=self._send,
                 wall=self._wall,
                 now=self.now,
+                life=self.rng.getrandbits(LIFE_BITS),
             )
         except CorruptLog:
             raise
