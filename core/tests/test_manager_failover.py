@@ -341,6 +341,103 @@ def test_a_life_that_is_known_to_have_ended_stays_dead_whatever_comes_of_it() ->
     assert not detector.is_alive(life, town.now)
 
 
+# --- a primary that comes back -------------------------------------------------------------------
+
+
+def back_again(town: Town, *, last: int, name: str = "a") -> Registered:
+    """The primary ``name`` registers in its second life, whose log ends with record ``last``."""
+    answer = town.ask(
+        Register(NODE, name, 1024, "LOG-REPL", f"id-{name}", 2, False, lived=0, last=last, life=9)
+    )
+    assert isinstance(answer, Registered)
+    assert not answer.refusal
+    return answer
+
+
+def test_a_primary_that_is_back_leads_when_no_in_sync_replica_holds_more() -> None:
+    town = replicated_town()
+    town.members["b"].last = town.members["c"].last = 10
+    town.members["a"].up = False
+    assert "waits for its in-sync replica at b, c" in back_again(town, last=10).waiting
+    town.live(0.2)
+    assert town.entry.starts == 1, "nothing was decided without it"
+    answer = back_again(town, last=10)
+    assert not answer.waiting
+    assert (town.entry.endpoint, town.entry.starts, town.entry.life) == ("a", 2, 9)
+
+
+def test_a_primary_that_is_back_with_less_follows_the_replica_that_holds_most() -> None:
+    town = replicated_town()
+    town.members["b"].last, town.members["c"].last = 10, 11
+    town.members["a"].up = False
+    back_again(town, last=9)
+    town.live(0.2)
+    back_again(town, last=9)
+    assert town.entry.endpoint == "c"
+    assert town.entry.in_sync == ["id-b"]
+
+
+def test_what_a_replica_told_before_the_primary_was_back_does_not_count() -> None:
+    """It may have acknowledged more since."""
+    town = replicated_town()
+    asked_before = town.now
+    town.members["a"].up = False
+    for name in "bc":
+        town.members[name].up = False
+    town.live(0.1)
+    back_again(town, last=10)
+    for name in "bc":
+        member = town.members[name]
+        old = ProbeReply(NODE, [], True, 9, member.identity, 1, 5, asked_before)
+        town.manager("manager0").on_replies(
+            NODE, Replies(PROTOCOL_VERSION, NODE, 0, 0, [old]), town.now
+        )
+    assert back_again(town, last=10).waiting
+
+
+def test_a_primary_that_is_back_waits_for_an_in_sync_replica_that_is_away() -> None:
+    town = replicated_town()
+    town.ask(RemoveReplica(NODE, "c", force=True))
+    town.members["a"].up = town.members["b"].up = False
+    town.live(0.1)
+    for _ in range(60):
+        answer = back_again(town, last=10)
+        town.live(0.05)
+    assert "at b to say" in answer.waiting
+    assert isinstance(town.ask(RemoveReplica(NODE, "b", force=True)), Changed)
+    assert not back_again(town, last=10).waiting, "an operator has given the replica up"
+    assert (town.entry.endpoint, town.entry.starts) == ("a", 2)
+
+
+def test_a_proven_replica_takes_over_from_a_primary_that_is_back_and_must_wait() -> None:
+    town = replicated_town()
+    town.members["a"].up = town.members["b"].up = False
+    for _ in range(60):
+        back_again(town, last=10)
+        town.live(0.05)
+    assert town.entry.endpoint == "c", "it has run all the time, so that it holds everything"
+
+
+def test_a_restarted_replica_takes_over_only_when_the_primary_has_proven_it() -> None:
+    town = replicated_town()
+    town.ask(RemoveReplica(NODE, "c", force=True))
+    town.members["c"].up = False
+    again = Register(NODE, "b", 1024, "LOG-REPL", "id-b", 2, False, life=9)
+    town.ask(again)
+    town.members["b"].starts = 2
+    assert [each.unproven for each in town.entry.replicas] == [True]
+    town.members["a"].up = False
+    town.live(SETTINGS.fail_after * 3)
+    assert town.entry.endpoint == "a", "b may hold less"
+    town.members["a"].up = True
+    town.live(0.5)
+    entry = town.entry
+    town.ask(Reconfigure(NODE, entry.incarnation, entry.config_epoch, ["id-b"], ["id-b"]))
+    town.members["a"].up = False
+    town.live(SETTINGS.fail_after * 3)
+    assert town.entry.endpoint == "b"
+
+
 def test_the_directory_names_all_managers() -> None:
     town = replicated_town(managers=2)
     town.live(1.0)

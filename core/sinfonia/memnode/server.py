@@ -161,7 +161,7 @@ class MemoryNodeServer:
 
     def _wake_up(self, ready: set[Dealer]) -> None:
         """``ready``: where something has come, for to look in vain costs as much as a message."""
-        node, state = self.node, self.node.state
+        node, state, waiting = self.node, self.node.state, self.node.waiting
         self._receive()
         for manager in ready.intersection(self._managers):
             for replies in _replies_from(manager):
@@ -183,6 +183,8 @@ class MemoryNodeServer:
             self._board.publish(self._notice(now))
         if node.state is not state:
             log.info("state node=%d state=%s", self._settings.node, node.state.value)
+        if node.waiting != waiting:
+            log.warning("waits node=%d reason=%s", self._settings.node, node.waiting)
         if node.over:
             log.warning("life over node=%d reason=%s", self._settings.node, node.over)
             node.close()

@@ -364,15 +364,16 @@ class Manager:
         now: float,
     ) -> list[ManagerEffect]:
         """A member that registers has no part, or none yet."""
+        refused = isinstance(change, Refusal)
         if (
-            entry is not None
+            refused
+            and entry is not None
             and request.identity == entry.identity
             and (request.starts, request.life) != (entry.starts, entry.life)
             and request.starts >= entry.starts
         ):
-            # Another life speaks: the one that is known has ended.
+            # Another life speaks, and cannot lead: the one that is known has ended.
             self._detector.on_death(primary_life(entry))
-        refused = isinstance(change, Refusal)
         effects: list[ManagerEffect] = [
             ReplyTo(
                 route,
