@@ -56,6 +56,8 @@ def _not_in_sync(node: MemoryNode) -> str:
             return ""
         if len(entry.in_sync) < entry.wanted:
             return f"has {len(entry.in_sync)} replicas in sync, of {entry.wanted}"
+        if any(member.unproven for member in entry.replicas):
+            return "has replicas that it has not proven"
         return "" if shipping.committed == node.holdings.last else "waits for its replicas"
     replica = node.replica
     if replica is not None and node.holdings.applied < replica.follower.last:
