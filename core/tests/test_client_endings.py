@@ -289,7 +289,7 @@ def test_a_cancelled_operation_cleans_up_at_once(run: Callable[[Program], None])
     run(program)
 
 
-def test_the_connections_of_ended_threads_are_closed_and_counted(
+def test_threads_that_follow_each_other_share_one_client(
     blocking: BlockingCluster,
 ) -> None:
     def write() -> None:

@@ -14,6 +14,8 @@ from sinfonia.protocol.messages import (
     Forget,
     NotServing,
     Probe,
+    Vote,
+    Voted,
 )
 from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
 from sinfonia.testing.parties import one_phase, prepare, tid
@@ -228,7 +230,7 @@ def test_a_node_that_is_coming_back_is_asked_again_soon() -> None:
     party.participant.serving = False
     call = world.begin(("write", 0, 0, b"x"))
     world.deliver()
-    assert world.coming_back[0][1].replies == [NotServing()]
+    assert world.coming_back[0][1].replies == [Voted(1, Vote.BAD_LOAD), NotServing()]
     world.receive()
     party.participant.serving = True
     world.pass_time(0.1)

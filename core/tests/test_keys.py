@@ -31,7 +31,7 @@ from sinfonia.protocol.messages import (
 from sinfonia.protocol.replication_messages import Appended, GetImage, GetLog
 from sinfonia.transport import gate as gate_module
 from sinfonia.transport.allow_list import LOOK_AGAIN_AFTER, LOOK_EVERY, AllowList
-from sinfonia.transport.gate import CLIENT_SILENT_MAX, FORGET_EVERY, Gate
+from sinfonia.transport.gate import CLIENT_SILENT_MAX, FORGET_EVERY, MAKE_ROOM_EVERY, Gate
 from sinfonia.transport.keygen import add_client, make_cluster_keys
 from sinfonia.transport.keys import CLIENTS, Keys, load_security
 from sinfonia.transport.permissions import Role, forbidden
@@ -391,6 +391,7 @@ def test_one_key_cannot_take_all_sessions(
     gate: Gate, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gate_module, "CLIENTS_PER_KEY_MAX", 3)
+    gate.remembers = lambda _client: True
     greedy = load_keys(directory / "operator.key").public
     other = load_keys(directory / "node.key").public
 
@@ -405,6 +406,21 @@ def test_one_key_cannot_take_all_sessions(
     gate.refresh(CLIENT_SILENT_MAX + FORGET_EVERY)
     assert [refusal(greedy, client, CLIENT_SILENT_MAX) for client in (5, 6)] == ["", ""]
     assert refusal(greedy, 7, CLIENT_SILENT_MAX)
+
+
+def test_short_lived_clients_of_one_key_make_room_for_each_other(
+    gate: Gate, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of which the memory node remembers nothing are no matter."""
+    monkeypatch.setattr(gate_module, "CLIENTS_PER_KEY_MAX", 4)
+    public = load_keys(directory / "operator.key").public
+    gate.remembers = lambda client: client == 1
+    for client in range(1, 100):
+        now = client * MAKE_ROOM_EVERY
+        assert not gate.refusal(public, batch(GetStatus(), client=client), now)
+    gate.check_invariants()
+    mallory = load_keys(directory / "node.key").public
+    assert gate.refusal(mallory, batch(GetStatus(), client=1), now)
 
 
 def test_who_is_not_on_the_list_is_not_heard(gate: Gate, directory: Path) -> None:

@@ -253,7 +253,8 @@ def test_read_locks_of_a_reader_that_died_let_go_by_themselves() -> None:
 
 def test_a_node_that_does_not_serve_yet_executes_nothing_but_answers_recovery() -> None:
     party = Party(serving=False)
-    assert party.replies(one_phase(1, write=[(0, b"x")])) == [NotServing()]
+    refused = [Voted(1, Vote.BAD_LOAD), NotServing()]
+    assert party.replies(one_phase(1, write=[(0, b"x")])) == refused
     assert party.resolve(tid(1), [0, 1]) is Answer.ABORT
 
 

@@ -2,7 +2,8 @@
 
 There is no thread behind the scenes, so that one round trip costs little more than the network.
 ZeroMQ's sockets must not be shared between threads, so each thread that calls gets connections, and
-a coordinator, of its own; they end with ``close``, or some time after the thread has.  What one
+a coordinator, of its own.  When a thread has ended, the next new one takes them over: there are no
+more of them, and no more clients at the memory nodes, than there were threads at a time.  What one
 learns of the cluster the others are told before their next call.  A forked process shares nothing
 with its parent that may be used: it has to connect anew, and is told so.
 
@@ -66,9 +67,8 @@ class BlockingCluster:
         self._seeds = seeds
         self._own = threading.local()
         self._all: list[Connection] = []
-        # Of connections that are no more.
+        # Of connections that are no more, because the cluster was closed.
         self._past = ClientStatistics()
-        self._past_clock = 0
         self._process = os.getpid()
         self._guard = threading.Lock()
         self._closed = False
@@ -198,7 +198,9 @@ class BlockingCluster:
             return  # they are the parent's
         with self._guard:
             self._closed = True
-            connections = self._part_with(self._all)
+            connections, self._all = self._all, []
+            for connection in connections:
+                self._past.add(connection.wire.statistics)
         for connection in connections:
             connection.close()
 
@@ -208,7 +210,7 @@ class BlockingCluster:
             raise RuntimeError("a connection does not survive a fork: connect anew in the child")
         if connection is None or self._closed:
             connection = self._own.connection = self._connect()
-        elif connection.version < self._known.version:
+        if connection.version < self._known.version:
             with self._guard:
                 directory = self._known.directory()
             connection.learn(directory)
@@ -222,21 +224,16 @@ class BlockingCluster:
         with self._guard:
             if self._closed:
                 raise RuntimeError("the cluster was closed")
-            ended = self._part_with([each for each in self._all if each.ended])
-            connection = Connection(self._known.directory(), self._seeds, self._share, self._keys)
-            connection.wire.coordinator.clock = self._past_clock
-            self._all.append(connection)
-        for each in ended:
-            each.close(patience=0.0)
+            for connection in self._all:
+                if connection.ended:
+                    connection.take_over()
+                    break
+            else:
+                connection = Connection(
+                    self._known.directory(), self._seeds, self._share, self._keys
+                )
+                self._all.append(connection)
         return connection
-
-    def _part_with(self, connections: Sequence[Connection]) -> Sequence[Connection]:
-        """Keep what is to be remembered of ``connections``, which are to be closed."""
-        self._all = [each for each in self._all if each not in connections]
-        for each in connections:
-            self._past.add(each.wire.statistics)
-            self._past_clock = max(self._past_clock, each.wire.coordinator.clock)
-        return connections
 
     def _share(self, directory: Directory) -> None:
         """Keep what one thread has learned for all."""

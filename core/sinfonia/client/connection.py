@@ -73,6 +73,14 @@ class Connection:
         """Whether its thread has, so that nobody will use it."""
         return not self._thread.is_alive()
 
+    def take_over(self) -> None:
+        """The calling thread uses it from now on, in place of one that has ended.
+
+        What that has left undone goes on, but for its watches.
+        """
+        self._thread = threading.current_thread()
+        self.wire.end_all_watches()
+
     def learn(self, directory: Directory) -> None:
         """Take what another thread knows."""
         self.wire.learn(directory, monotonic.seconds())

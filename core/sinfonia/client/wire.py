@@ -46,6 +46,10 @@ from sinfonia.transport.zeromq import (
     try_send,
 )
 
+# Without a goodbye a memory node remembers the last answers for an hour or two; it costs no more
+# than the time that the kernel takes to take it, unless the peer does not read.
+GOODBYE_LINGER_MS = 100
+
 Opened = tuple[MemoryNodeId, "zmq.Socket[bytes]"]
 
 
@@ -194,6 +198,10 @@ class Wire:
         """Nobody waits for it any more."""
         self._put(self.coordinator.watching.unwatch(watched))
 
+    def end_all_watches(self) -> None:
+        """Whoever had begun them is gone."""
+        self._put(self.coordinator.watching.unwatch_all())
+
     def take_news(self) -> list[Watched]:
         """The watches of which there is something new since the last time."""
         watching = self.coordinator.watching
@@ -220,8 +228,15 @@ class Wire:
         self.coordinator.end_inquiry(inquiry)
 
     def close(self) -> None:
-        """Close all sockets, those in the driver's hands too; every call is over then."""
-        self._context.destroy(linger=0)
+        """Close all sockets, those in the driver's hands too; every call is over then.
+
+        What was sent last may take GOODBYE_LINGER_MS to leave, of a peer that does not read.
+        """
+        for node, batch in self.coordinator.goodbyes().items():
+            socket = self._sockets.get(node)
+            if socket is not None and not socket.closed:
+                try_send(socket, encode_requests(batch))
+        self._context.destroy(linger=GOODBYE_LINGER_MS)
         self.coordinator.on_close()
 
     def _put(self, sends: list[SendTo]) -> None:

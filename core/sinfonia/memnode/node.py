@@ -516,6 +516,7 @@ class MemoryNode:
             participant.epoch,
             replies,
             clock=self.clock.latest,
+            generation=participant.sessions.generation,
         )
 
     @property

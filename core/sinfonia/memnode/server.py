@@ -96,6 +96,9 @@ class MemoryNodeServer:
             data_directory, log_directory=log_directory, sync_log=syncs_log(settings.mode)
         )
         self.node = self._begin_life()
+        self._door.ask_whether_remembered(
+            lambda client: self.node.participant.sessions.remembers(client)
+        )
         self._poller = zmq.Poller()
         for socket in (*self._door.sockets, *self._managers):
             self._poller.register(socket, zmq.POLLIN)

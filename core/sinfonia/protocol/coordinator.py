@@ -134,6 +134,8 @@ class Coordinator:
         self._connecting = dict.fromkeys(self.known.entries, CONNECT_RETRY)
         # When a memory node answered last, and when that which it has answered was sent.
         self._progress: dict[MemoryNodeId, tuple[float, float]] = {}
+        # By memory node: a life of it, and the highest generation that this has told (sessions.py).
+        self._generations: dict[MemoryNodeId, tuple[int, int]] = {}
         self._next_tick = 0.0
 
     # --- what the driver asks ------------------------------------------------------------------
@@ -161,6 +163,10 @@ class Coordinator:
             requests = [*requests, Forget(forget)]
         incarnation = self.known.incarnations[node]
         floor = self.floor(node)
+        generation = 0
+        if node in self._generations:
+            life, told = self._generations[node]
+            generation = told if life == incarnation else 0
         return Requests(
             PROTOCOL_VERSION,
             self.client,
@@ -169,7 +175,12 @@ class Coordinator:
             requests,
             clock=self.clock,
             node=node,
+            generation=generation,
         )
+
+    def goodbyes(self) -> dict[MemoryNodeId, Requests]:
+        """What to send last: a memory node remembers nothing of a client that has heard all."""
+        return {node: self.envelope(node, []) for node in self._progress}
 
     def wants_directory(self, now: float) -> bool:
         """Whether the driver should ask for the directory now, wherever it can."""
@@ -281,6 +292,7 @@ class Coordinator:
             self.epoch = batch.epoch
         if batch.clock > self.clock:
             self.clock = batch.clock
+        admitted = batch.generation > 0 and self._learn_generation(node, batch)
         waiting = self._waiting[node]
         answered: Attempt | None = None
         for reply in batch.replies:
@@ -292,7 +304,10 @@ class Coordinator:
                 continue
             if reply.vote is BAD_LOAD:
                 attempt.turned_away(node)
-                self._full_until.setdefault(node, now + NOT_SERVING_RETRY)
+                if admitted and attempt.call is not None and attempt.is_untouched(node):
+                    sends += self._ask_again(attempt, (node,))
+                else:
+                    self._full_until.setdefault(node, now + NOT_SERVING_RETRY)
                 continue
             call = attempt.call
             if (
@@ -317,6 +332,14 @@ class Coordinator:
             _, sent_at = self._progress.get(node, NO_PROGRESS)
             self._progress[node] = now, max(sent_at, answered.sent_at)
         return sends
+
+    def _learn_generation(self, node: MemoryNodeId, batch: Replies) -> bool:
+        """Whether a batch that is sent now may be admitted where the last one was not."""
+        told = (batch.incarnation, batch.generation)
+        if told <= self._generations.get(node, (0, 0)):
+            return False
+        self._generations[node] = told
+        return True
 
     def _on_stranger(self, node: MemoryNodeId, batch: Replies, now: float) -> list[SendTo]:
         """A former life of the memory node, or another one at its old address, speaks.

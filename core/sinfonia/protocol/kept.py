@@ -123,6 +123,7 @@ class Kept:
             session = self._replay_session(record.client, record.epoch, record.floor)
             session.outcomes[record.counter] = voted = Voted(record.counter, OK, record.reads)
             session.count(record.counter, size_of(voted))
+            self.sessions.recount(session)
             self._apply(record.writes)
         elif isinstance(record, records.Prepared):
             self._replay_session(record.tid.client, record.tid.epoch, record.floor)
@@ -136,6 +137,7 @@ class Kept:
             self.sessions.force_abort(record.tid)
         elif isinstance(record, records.Forgotten):
             self._forget(record.tids)
+            self.sessions.drop(record.clients)
         elif isinstance(record, records.EpochAdvanced):
             self._advance_epoch(record.epoch)
         elif isinstance(record, records.Stamp):
@@ -144,9 +146,9 @@ class Kept:
 
     def _replay_session(self, client: int, epoch: int, floor: int) -> Session:
         session = self.sessions.of(client, epoch)
-        assert session is not None, "more sessions in the log than were ever admitted"
         session.epoch = max(session.epoch, epoch)
         session.raise_floor(floor)
+        self.sessions.recount(session)
         return session
 
     def _replay_prepared(self, prepared: records.Prepared) -> None:
@@ -171,6 +173,7 @@ class Kept:
 
     def check_invariants(self) -> None:
         """The locks held are those of in-doubt and reading minitransactions, and no others."""
+        self.sessions.check_invariants()
         self.locks.check_invariants()
         self.lock_waits.check_invariants()
         expected = RangeLocks()

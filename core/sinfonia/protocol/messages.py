@@ -225,6 +225,8 @@ class Requests(msgspec.Struct, array_like=True, frozen=True, gc=False):
     ``detached`` is the codec's: (request, write item) of each payload that has its own frame.
     ``clock`` is the highest that any memory node has told this client; see records.Stamp.
     ``node``: which memory node is meant, whoever is at its endpoint now.
+    ``generation``: the highest that this life of it has told the client (sessions.py).  A batch without
+    requests only says the floor; there is no answer.
     """
 
     version: int
@@ -235,6 +237,7 @@ class Requests(msgspec.Struct, array_like=True, frozen=True, gc=False):
     detached: list[tuple[int, int]] = []
     clock: Counter = 0
     node: int = ANY_NODE
+    generation: Counter = 0
 
 
 # --- replies -----------------------------------------------------------------------------------
@@ -381,6 +384,7 @@ class Replies(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     ``epoch`` is piggybacked (section 4.7); ``detached`` is the codec's: (reply, read item) of each
     payload that has its own frame.  ``clock``: what is answered here is stamped no later.
+    ``generation``: what batches of new clients must name to be executed (sessions.py).
     """
 
     version: int
@@ -390,3 +394,4 @@ class Replies(msgspec.Struct, array_like=True, frozen=True, gc=False):
     replies: list[Reply]
     detached: list[tuple[int, int]] = []
     clock: Counter = 0
+    generation: Counter = 0

@@ -137,14 +137,15 @@ class Participant(Kept):
         self._route = route
         if self.reading:
             self._expire_reading(now)
-        session = self._session_of(batch)
         effects: list[Effect] = []
         replies: list[Reply] = []
         once_stable: list[Reply] = []
+        session = self._session_of(batch, effects)
         if session is None:
             self._put_off(batch, effects, replies, once_stable)
         else:
             self._carry_out(session, batch, effects, replies, once_stable)
+            self.sessions.recount(session)
         if replies:
             effects.append(Send(replies))
         if once_stable:
@@ -185,16 +186,25 @@ class Participant(Kept):
         replies: list[Reply],
         once_stable: list[Reply],
     ) -> None:
-        """Execute nothing, but go on settling what is in doubt."""
-        refused = False
+        """Execute nothing, but go on settling what is in doubt.
+
+        Each request that was to be executed is voted on: its client may tell its caller for certain
+        that it did not happen, if that was the only copy.
+        """
+        put_off = False
         for request in batch.requests:
-            if isinstance(request, ExecCommit | ExecPrepare | Watch):
-                refused = True
+            if isinstance(request, ExecCommit | ExecPrepare):
+                counter = request.counter if isinstance(request, ExecCommit) else request.tid.counter
+                voted = Voted(counter, Vote.BAD_LOAD)
+                replies.append(self._count(voted, request.tag) if self.serving else voted)
+                put_off = True
+            elif isinstance(request, Watch):
+                put_off = True
             elif isinstance(request, Commit):
                 once_stable += self._on_commit(request, effects)
             else:
                 replies += self._on_rare_request(request, effects)
-        if refused:
+        if put_off and not self.serving:
             replies.append(NotServing())
 
     def on_tick(self, now: float) -> list[Effect]:
@@ -207,12 +217,15 @@ class Participant(Kept):
         for waiter in overdue:
             self.lock_waits.leave(waiter)
             self.lock_waits.expired += 1
-            session = self.sessions.of(waiter.client, self.epoch)
-            voted = Voted(waiter.request.counter, Vote.BAD_LOCK)
-            if session is not None:
+            session = self._session_of_waiter(waiter)
+            if session is None:
+                voted = self._count(Voted(waiter.request.counter, Vote.BAD_LOAD))
+            else:
                 # Its client may have finished with it meanwhile, or had it promised to be aborted.
+                voted = Voted(waiter.request.counter, Vote.BAD_LOCK)
                 refused = self._refused(session, waiter.request)
                 voted = refused or self._vote_one_phase(session, waiter.request, voted)
+                self.sessions.recount(session)
             effects.append(SendVia(waiter.route, [voted]))
         if overdue:
             # Whoever stood behind them may have nobody before it now.
@@ -248,11 +261,18 @@ class Participant(Kept):
 
     def _serve(self, waiter: Waiter, effects: list[Effect]) -> Voted:
         request = waiter.request
-        session = self.sessions.of(waiter.client, self.epoch)
+        session = self._session_of_waiter(waiter)
         if session is None:
             return self._count(Voted(request.counter, Vote.BAD_LOAD))
         refused = self._refused(session, request)
-        return self._execute(session, request, effects) if refused is None else refused
+        voted = self._execute(session, request, effects) if refused is None else refused
+        self.sessions.recount(session)
+        return voted
+
+    def _session_of_waiter(self, waiter: Waiter) -> Session | None:
+        """The session of a client in the line; None if it was dropped meanwhile, floor and all."""
+        session = self.sessions.get(waiter.client)
+        return session if session is not None and session.admitted else None
 
     def _on_rare_request(self, request: Request, effects: list[Effect]) -> Sequence[Reply]:
         if isinstance(request, Resolve):
@@ -273,13 +293,18 @@ class Participant(Kept):
             return [NotServing() if self.directory is None else self.directory]
         return ()  # meant for a manager
 
-    def _session_of(self, batch: Requests) -> Session | None:
+    def _session_of(self, batch: Requests, effects: list[Effect]) -> Session | None:
         """The client's session, its floor raised; None while this node executes nothing for it."""
         if not self.serving:
             return None
-        session = self.sessions.of(batch.client, self.epoch)
-        if session is not None and batch.floor > session.floor:
-            session.raise_floor(batch.floor)
+        session = self.sessions.hear(batch)
+        if session is not None:
+            return session
+        if not any(isinstance(each, ExecCommit | ExecPrepare) for each in batch.requests):
+            return Session(batch.client, self.epoch)  # nothing that it asks will be remembered
+        session, dropped = self.sessions.admit(batch, self.epoch)
+        if dropped and self.logged:
+            effects.append(LogLazily(records.Forgotten([], dropped)))
         return session
 
     def _on_exec_commit(
@@ -538,7 +563,7 @@ class Participant(Kept):
         if known is not None:
             self.duplicates += 1
             return known
-        if session.full:
+        if session.full or (self.sessions.crowded and not self.sessions.has_room_for(session)):
             return self._count(Voted(counter, Vote.BAD_LOAD))
         return None
 

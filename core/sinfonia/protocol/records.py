@@ -63,9 +63,11 @@ class ForcedAbort(msgspec.Struct, array_like=True, tag=4, frozen=True, gc=False)
 
 
 class Forgotten(msgspec.Struct, array_like=True, tag=5, frozen=True, gc=False):
-    """All participants have applied these (section 4.7)."""
+    """All participants have applied these (section 4.7); and these clients have finished with all
+    that they were answered, so that nothing need be known of them (sessions.py)."""
 
     tids: list[Tid]
+    clients: list[Uint64] = []
 
 
 class EpochAdvanced(msgspec.Struct, array_like=True, tag=6, frozen=True, gc=False):

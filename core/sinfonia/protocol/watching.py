@@ -128,6 +128,11 @@ class Watching:
             del self._at[watched.node]
         return [SendTo(watched.node, Unwatch([number]))]
 
+    def unwatch_all(self) -> list[SendTo]:
+        """End every watch."""
+        watches = [each for here in self._at.values() for each in here.values()]
+        return [send for watched in watches for send in self.unwatch(watched)]
+
     def next_wakeup(self) -> float | None:
         """When ``on_tick`` must be called next; None: not before the next event."""
         due = min(self._soon.values(), default=math.inf)

@@ -71,7 +71,6 @@ def answer_of_an_add_not_logged() -> Iterator[None]:
         replay(self, record)
         if isinstance(record, records.OnePhase) and record.reads:
             outcomes = self.sessions.of(record.client, self.epoch)
-            assert outcomes is not None
             left = {len(each.data): each.data for each in record.writes}
             reads = [left.get(len(read), read) for read in record.reads]
             outcomes.outcomes[record.counter] = Voted(record.counter, Vote.OK, reads)
@@ -274,7 +273,6 @@ def waiter_not_looked_at_again() -> Iterator[None]:
 
     def broken(self: Participant, waiter: Waiter, effects: list[Effect]) -> Voted:
         session = self.sessions.of(waiter.client, self.epoch)
-        assert session is not None
         return self._execute(session, waiter.request, effects)
 
     with patch.object(Participant, "_serve", broken):

@@ -70,30 +70,49 @@ class Party:
         self.participant.serving = serving
 
     def effects(
-        self, *requests: Request, client: int = CLIENT, floor: int = 0, incarnation: int = 0
+        self,
+        *requests: Request,
+        client: int = CLIENT,
+        floor: int = 0,
+        incarnation: int = 0,
+        generation: int = 0,
     ) -> list[Effect]:
         """Deliver one batch."""
         incarnation = incarnation or self.participant.incarnation
-        batch = Requests(PROTOCOL_VERSION, client, incarnation, floor, list(requests))
+        batch = Requests(
+            PROTOCOL_VERSION, client, incarnation, floor, list(requests), generation=generation
+        )
         effects = self.participant.on_requests(batch, self.now)
         self.log += [effect.record for effect in effects if isinstance(effect, Log | LogLazily)]
         return effects
 
     def replies(
-        self, *requests: Request, client: int = CLIENT, floor: int = 0, incarnation: int = 0
+        self,
+        *requests: Request,
+        client: int = CLIENT,
+        floor: int = 0,
+        incarnation: int = 0,
+        generation: int = 0,
     ) -> list[Reply]:
         """Deliver one batch; what comes back, in order."""
         found: list[Reply] = []
-        for effect in self.effects(*requests, client=client, floor=floor, incarnation=incarnation):
+        for effect in self.effects(
+            *requests, client=client, floor=floor, incarnation=incarnation, generation=generation
+        ):
             if isinstance(effect, Send | SendOnceStable | SendVia):
                 found += effect.replies
         return found
 
     def vote(
-        self, request: ExecCommit | ExecPrepare, *, client: int = CLIENT, floor: int = 0
+        self,
+        request: ExecCommit | ExecPrepare,
+        *,
+        client: int = CLIENT,
+        floor: int = 0,
+        generation: int = 0,
     ) -> Voted:
         """Deliver one request that is voted on."""
-        [reply] = self.replies(request, client=client, floor=floor)
+        [reply] = self.replies(request, client=client, floor=floor, generation=generation)
         assert isinstance(reply, Voted)
         return reply
 

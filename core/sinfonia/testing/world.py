@@ -192,7 +192,12 @@ class World:
     def _reply(self, party: Party, replies: list[Reply]) -> None:
         participant = party.participant
         batch = Replies(
-            PROTOCOL_VERSION, party.node, participant.incarnation, participant.epoch, replies
+            PROTOCOL_VERSION,
+            party.node,
+            participant.incarnation,
+            participant.epoch,
+            replies,
+            generation=participant.sessions.generation,
         )
         self.coming_back.append((party.node, batch))
 

@@ -11,7 +11,7 @@ must be on loopback unless the operator says otherwise.
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import zmq
 
@@ -93,6 +93,11 @@ class Door:
     def sockets(self) -> "list[zmq.Socket[bytes]]":
         """Those that ``batches`` reads from, to be polled."""
         return [self.router] if self._gate is None else [self.router, self._gate.socket]
+
+    def ask_whether_remembered(self, remembers: Callable[[int], bool]) -> None:
+        """Let the gate forget client incarnations of which ``remembers`` says no."""
+        if self._gate is not None:
+            self._gate.remembers = remembers
 
     @property
     def refused(self) -> int:

@@ -12,6 +12,7 @@ could speak as another's client could abort what that one has begun.
 
 import logging
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import zmq
@@ -39,11 +40,14 @@ _NO = b"300"
 # Handshakes that are answered in one wake-up: each costs some ten microseconds.
 HANDSHAKES_PER_WAKE_UP = 64
 
-# Client incarnations of one key: each has a session at the memory node, which has room for 64 Ki of
-# them (sessions.py), so that no key can take them all.  One that was silent for so long, in
-# seconds, does not count any more.
+# Client incarnations of one key: each may have a session at the memory node, which has room for a
+# number of them (sessions.py), so that no key can take them all.  One that was silent for so long,
+# in seconds, does not count any more; beyond the limit, nor does one of which nothing is remembered.
 CLIENTS_PER_KEY_MAX = 16 * 1024
 CLIENT_SILENT_MAX = 3600.0
+
+# Beyond the limit those are looked for so often (seconds) for all keys together.
+MAKE_ROOM_EVERY = 0.25
 
 # Every so often, in seconds, those are looked for.
 FORGET_EVERY = 60.0
@@ -68,6 +72,9 @@ class Gate:
         self._heard_at: dict[int, float] = {}
         self._clients_of: Counter[str] = Counter()
         self._forget_at = now + FORGET_EVERY
+        self._make_room_at = now
+        # Whether the process remembers anything of a client incarnation.
+        self.remembers: Callable[[int], bool] = lambda _client: False
         self.socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         self.socket.set(zmq.LINGER, 0)
         self.socket.bind(_ZAP_ENDPOINT)
@@ -131,6 +138,8 @@ class Gate:
         owner = self._owner_of.get(client)
         if owner is None:
             if self._clients_of[public] >= CLIENTS_PER_KEY_MAX:
+                self._make_room(public, now)
+            if self._clients_of[public] >= CLIENTS_PER_KEY_MAX:
                 return False
             self._owner_of[client] = owner = public
             self._clients_of[public] += 1
@@ -139,9 +148,21 @@ class Gate:
         self._heard_at[client] = now
         return True
 
+    def _make_room(self, public: str, now: float) -> None:
+        """Forget half of the incarnations of a key of which nothing is remembered."""
+        if now < self._make_room_at:
+            return
+        self._make_room_at = now + MAKE_ROOM_EVERY
+        idle = [c for c, owner in self._owner_of.items() if owner == public]
+        idle = [client for client in idle if not self.remembers(client)]
+        idle.sort(key=lambda client: self._heard_at[client])
+        self._forget(idle[: (len(idle) + 1) // 2])
+
     def _forget_silent(self, now: float) -> None:
-        silent = [c for c, heard in self._heard_at.items() if now - heard > CLIENT_SILENT_MAX]
-        for client in silent:
+        self._forget([c for c, at in self._heard_at.items() if now - at > CLIENT_SILENT_MAX])
+
+    def _forget(self, clients: Sequence[int]) -> None:
+        for client in clients:
             del self._heard_at[client]
             public = self._owner_of.pop(client)
             self._clients_of[public] -= 1

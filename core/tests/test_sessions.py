@@ -1,0 +1,273 @@
+"""Clients come and go: a memory node forgets them, and executes nothing of theirs twice."""
+
+import pytest
+
+from sinfonia.errors import OutcomeUnknown, Overloaded
+from sinfonia.protocol import sessions as sessions_module
+from sinfonia.protocol.messages import PROTOCOL_VERSION, Commit, NotServing, Requests, Vote, Voted
+from sinfonia.protocol.records import Forgotten
+from sinfonia.testing.parties import Party, one_phase, prepare, tid
+from sinfonia.testing.world import World
+
+SHORT_LIVED = 200_000
+KEPT = 4
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Idle sessions that are kept are few."""
+    monkeypatch.setattr(sessions_module, "IDLE_SESSIONS_KEPT", KEPT)
+    monkeypatch.setattr(sessions_module, "LOOK_FOR_ROOM_EVERY", 1)
+    return KEPT
+
+
+def come_and_go(party: Party, clients: int, first: int = 1000) -> None:
+    """Each writes once, hears what became of it, and says goodbye."""
+    for client in range(first, first + clients):
+        generation = party.participant.sessions.generation
+        write = one_phase(1, write=[(0, b"x")])
+        assert party.vote(write, client=client, generation=generation).vote is Vote.OK
+        assert party.replies(client=client, floor=2, generation=generation) == []
+
+
+# --- sessions that hold only a floor -------------------------------------------------------------
+
+
+def test_200_000_short_lived_clients_are_all_served_and_cost_nothing() -> None:
+    """Neither at the primary nor at a replica, which has only the log."""
+    primary, replica = Party().participant, Party().participant
+    told = refused = 0
+    for client in range(1, SHORT_LIVED + 1):
+        write = [one_phase(1, write=[(0, b"x")])]
+        while True:
+            batch = Requests(PROTOCOL_VERSION, client, 1, 1, write, generation=told)  # type: ignore[arg-type]
+            *logged, answer = primary.on_requests(batch, 0.0)
+            for effect in logged:
+                replica.replay(effect.record)  # type: ignore[union-attr]
+            if answer.replies[0].vote is Vote.OK:  # type: ignore[union-attr]
+                break
+            told, refused = primary.sessions.generation, refused + 1
+        primary.on_requests(Requests(PROTOCOL_VERSION, client, 1, 2, [], generation=told), 0.0)
+    assert refused <= SHORT_LIVED / sessions_module.IDLE_SESSIONS_KEPT
+    for participant in (primary, replica):
+        assert len(participant.sessions) <= 2 * sessions_module.IDLE_SESSIONS_KEPT
+        participant.check_invariants()
+    assert primary.sessions.outcomes == 0
+
+
+def test_a_late_copy_is_not_executed_after_its_session_was_dropped(few: int) -> None:
+    """The floor that refused it has gone; that its client was told no generation refuses it now."""
+    party = Party()
+    first = one_phase(1, write=[(0, b"old")])
+    assert party.vote(first).vote is Vote.OK
+    assert party.replies(floor=2) == []
+    come_and_go(party, 3 * few)
+    assert party.participant.sessions.get(7) is None
+    late = party.vote(first)
+    assert late.vote is Vote.BAD_LOAD
+    assert party.read(0, 3) == b"xld"
+    # A later batch brings the floor with the generation.
+    generation = party.participant.sessions.generation
+    second = one_phase(2, write=[(8, b"new")])
+    assert party.vote(second, floor=2, generation=generation).vote is Vote.OK
+    assert party.vote(first).vote is Vote.BAD_FLOOR
+    party.check()
+
+
+def test_a_copy_from_before_any_drop_is_not_admitted_by_a_promise(few: int) -> None:
+    """A promise to abort makes a session without a floor, which admits nobody."""
+    party = Party()
+    assert party.vote(one_phase(1, write=[(0, b"old")])).vote is Vote.OK
+    assert party.replies(floor=3) == []
+    come_and_go(party, 3 * few)
+    party.resolve(tid(2), [0, 1])
+    assert party.vote(one_phase(1, write=[(0, b"old")])).vote is Vote.BAD_LOAD
+    assert party.read(0, 3) == b"xld"
+    generation = party.participant.sessions.generation
+    forced = party.vote(one_phase(2, write=[(0, b"old")]), floor=2, generation=generation)
+    assert forced.vote is Vote.BAD_FORCED
+
+
+def test_sessions_with_answers_or_anything_in_doubt_stay(few: int) -> None:
+    party = Party()
+    remembered = party.vote(one_phase(1, read=[(0, 1)], write=[(0, b"a")]))
+    prepared = party.vote(prepare(1, write=[(64, b"b")], client=99), client=99)
+    come_and_go(party, 3 * few)
+    assert party.vote(one_phase(1, read=[(0, 1)], write=[(0, b"a")])) == remembered
+    assert party.vote(prepare(1, write=[(64, b"b")], client=99), client=99) == prepared
+    assert party.participant.duplicates == 2
+
+
+def test_questions_and_goodbyes_make_no_session() -> None:
+    party = Party()
+    assert party.replies(floor=17) == []
+    party.resolve(tid(1, client=8), [0, 1])
+    assert [session.client for session in party.participant.sessions] == [8], "the promise"
+
+
+def test_a_restart_drops_what_the_former_life_dropped(few: int) -> None:
+    party = Party()
+    come_and_go(party, 10 * few)
+    dropped = [client for r in party.log if isinstance(r, Forgotten) for client in r.clients]
+    assert len(dropped) >= 8 * few
+    assert len(set(dropped)) == len(dropped)
+    reborn = party.restarted()
+    assert len(reborn.participant.sessions) <= 2 * few
+    assert reborn.participant.sessions.generation == 0
+    assert reborn.vote(one_phase(1, write=[(0, b"n")]), client=5).vote is Vote.OK
+    reborn.check()
+
+
+def test_who_waits_in_line_while_its_session_is_dropped_is_asked_again(few: int) -> None:
+    """Its floor may have risen over the request, and nothing here knows that any more."""
+    party = Party()
+    assert party.vote(prepare(1, write=[(64, b"b")], client=99), client=99).vote is Vote.OK
+    waiting = one_phase(1, write=[(64, b"c")])
+    waiting = type(waiting)(1, 0, writes=waiting.writes, lock_wait_ms=50)
+    assert party.replies(waiting) == []
+    assert party.replies(floor=2) == []
+    come_and_go(party, 3 * few)
+    assert party.participant.sessions.get(7) is None
+    told = party.replies(Commit(tid(1, client=99), True), client=99)
+    assert Voted(1, Vote.BAD_LOAD) in told
+    assert party.read(64, 1) == b"b"
+    assert not party.participant.lock_waits
+    party.check()
+
+
+# --- bounds of the whole node ---------------------------------------------------------------------
+
+
+def test_clients_that_died_without_a_word_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is refused is told so for each request; who is known goes on, and makes room."""
+    monkeypatch.setattr(sessions_module, "SESSIONS_MAX", 3)
+    monkeypatch.setattr(sessions_module, "LOOK_FOR_ROOM_EVERY", 1)
+    party = Party()
+    for client in (1, 2, 3):
+        assert party.vote(one_phase(1, write=[(0, b"x")]), client=client).vote is Vote.OK
+    asked = one_phase(1, write=[(0, b"y")]), one_phase(2, write=[(0, b"y")])
+    votes = party.replies(*asked, client=4)
+    assert [vote.vote for vote in votes] == [Vote.BAD_LOAD, Vote.BAD_LOAD]  # type: ignore[union-attr]
+    assert party.participant.sessions.turned_away == 1
+    assert party.vote(one_phase(2, write=[(0, b"z")]), client=1).vote is Vote.OK
+    assert party.replies(client=1, floor=3) == []
+    assert party.vote(asked[0], client=4).vote is Vote.OK
+    party.participant.check_invariants()
+
+
+def test_what_is_remembered_of_all_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last quarter is for clients of whom little is remembered."""
+    monkeypatch.setattr(sessions_module, "OUTCOMES_MAX", 16)
+    monkeypatch.setattr(sessions_module, "SMALL_OUTCOMES", 1)
+    party = Party()
+
+    def vote(counter: int, client: int, floor: int = 0) -> Vote:
+        write = one_phase(counter, write=[(0, b"x")])
+        return party.vote(write, client=client, floor=floor).vote
+
+    assert {vote(counter, client=1) for counter in range(1, 13)} == {Vote.OK}
+    assert vote(13, client=1) is Vote.BAD_LOAD
+    assert {vote(1, client) for client in (2, 3, 4, 5)} == {Vote.OK}
+    assert vote(1, client=6) is Vote.BAD_LOAD
+    assert vote(1, client=2) is Vote.OK, "what is remembered is answered"
+    assert vote(13, client=1, floor=13) is Vote.OK
+    assert vote(1, client=6) is Vote.OK
+    party.check()
+
+
+def test_what_all_clients_have_read_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions_module, "OUTCOME_BYTES_MAX", 8192)
+    monkeypatch.setattr(sessions_module, "SMALL_OUTCOME_BYTES", 1)
+    party = Party()
+    bulky = one_phase(1, read=[(0, 1024)], write=[(0, b"x")])
+    for client in range(1, 9):
+        assert party.vote(bulky, client=client).vote is Vote.OK
+    assert party.vote(bulky, client=9).vote is Vote.BAD_LOAD
+    assert party.replies(client=1, floor=2) == []
+    assert party.vote(bulky, client=9).vote is Vote.OK
+    party.check()
+
+
+# --- the client -----------------------------------------------------------------------------------
+
+
+def with_generation(world: World, few: int) -> Party:
+    [party] = world.parties.values()
+    come_and_go(party, 3 * few)
+    assert party.participant.sessions.generation > 0
+    return party
+
+
+def test_a_new_client_is_told_the_generation_and_asks_again_at_once(few: int) -> None:
+    world = World(1)
+    with_generation(world, few)
+    call = world.begin(("write", 0, 0, b"x"))
+    world.settle()
+    assert call.result is not None
+    assert call.attempts == 1
+    assert len(world.sent) == 2, "no time has passed"
+    world.check()
+
+
+def test_the_generation_of_one_life_says_nothing_to_the_next(few: int) -> None:
+    world = World(1)
+    with_generation(world, few)
+    world.begin(("write", 0, 0, b"x"))
+    world.settle()
+    world.restart(0)
+    world.begin(("write", 0, 0, b"y"))
+    [(_, _, batch)] = world.on_the_way
+    assert batch.generation > 0
+    world.settle()
+    assert world.coordinator.envelope(batch.node, []).generation == 0  # type: ignore[arg-type]
+    world.check()
+
+
+def test_a_client_that_is_refused_for_want_of_room_is_told_for_certain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sessions_module, "SESSIONS_MAX", 0)
+    world = World(1)
+    call = world.begin(("write", 0, 0, b"x"), timeout=0.5)
+    for _ in range(40):
+        world.settle()
+        world.pass_time(0.02)
+    assert isinstance(call.error, Overloaded)
+    assert call.error.definite
+
+
+def test_it_is_not_certain_if_a_copy_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That one may have been executed before there was no room."""
+    world = World(1)
+    call = world.begin(("write", 0, 0, b"x"), timeout=0.5)
+    world.lose_everything()
+    monkeypatch.setattr(sessions_module, "SESSIONS_MAX", 0)
+    for _ in range(40):
+        world.settle()
+        world.pass_time(0.02)
+    assert isinstance(call.error, OutcomeUnknown)
+
+
+def test_a_node_that_does_not_serve_is_no_reason_to_be_uncertain() -> None:
+    world = World(1)
+    [party] = world.parties.values()
+    party.participant.serving = False
+    call = world.begin(("write", 0, 0, b"x"), timeout=0.5)
+    for _ in range(40):
+        world.settle()
+        world.pass_time(0.02)
+    assert isinstance(call.error, Overloaded)
+    assert NotServing() not in party.replies(floor=2)
+
+
+def test_a_goodbye_ends_what_is_remembered() -> None:
+    world = World(2)
+    world.begin(("write", 0, 0, b"x"))
+    world.settle()
+    [party, other] = world.parties.values()
+    assert party.participant.sessions.outcomes == 1
+    goodbyes = world.coordinator.goodbyes()
+    assert list(goodbyes) == [party.node], "the other was never asked"
+    assert party.participant.on_requests(goodbyes[party.node], 0.0) == []
+    assert party.participant.sessions.outcomes == 0
+    assert len(other.participant.sessions) == 0
