@@ -155,6 +155,17 @@ def test_clients_that_died_without_a_word_are_bounded(monkeypatch: pytest.Monkey
     party.participant.check_invariants()
 
 
+def test_who_only_reads_needs_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answers are not remembered, so that it may be executed as often as it comes."""
+    monkeypatch.setattr(sessions_module, "SESSIONS_MAX", 0)
+    party = Party()
+    assert party.vote(one_phase(1, read=[(0, 1)])).reads == [b"\0"]
+    assert party.vote(prepare(2, read=[(0, 1)], read_only=True)).vote is Vote.OK
+    votes = party.replies(one_phase(3, read=[(0, 1)]), one_phase(4, write=[(0, b"x")]))
+    assert {vote.vote for vote in votes} == {Vote.BAD_LOAD}  # type: ignore[union-attr]
+    assert len(party.participant.sessions) == 0
+
+
 def test_what_is_remembered_of_all_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last quarter is for clients of whom little is remembered."""
     monkeypatch.setattr(sessions_module, "OUTCOMES_MAX", 16)

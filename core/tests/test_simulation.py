@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import pytest
 
-from sinfonia.testing.aimed_profiles import REPLICATED, TARGETED
+from sinfonia.testing.aimed_profiles import COMING_AND_GOING, REPLICATED, TARGETED
 from sinfonia.testing.history import Outcome
 from sinfonia.testing.profile import WITH_REPLICAS, WITHOUT_REPLICAS
 from sinfonia.testing.simulator import Report, Simulation, SimulationFailure
@@ -42,13 +42,13 @@ def test_no_fault_breaks_a_promise_of_replicated_memory_nodes(first: int) -> Non
     _run_chunk(first, WITH_REPLICAS)
 
 
-@pytest.mark.parametrize("profile", [*TARGETED, *REPLICATED])
+@pytest.mark.parametrize("profile", [*TARGETED, *REPLICATED, *COMING_AND_GOING])
 def test_no_aimed_fault_breaks_a_promise(profile: str) -> None:
     Simulation(1, profile).run()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("profile", [*TARGETED, *REPLICATED])
+@pytest.mark.parametrize("profile", [*TARGETED, *REPLICATED, *COMING_AND_GOING])
 def test_no_aimed_fault_breaks_a_promise_in_some_more_runs(profile: str) -> None:
     reports = [Simulation(seed, profile).run() for seed in range(2, 6)]
     assert _events(reports)["undecided"] <= UNDECIDED_MAX, "the checker gives up too often"

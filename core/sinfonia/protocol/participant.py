@@ -272,7 +272,9 @@ class Participant(Kept):
     def _session_of_waiter(self, waiter: Waiter) -> Session | None:
         """The session of a client in the line; None if it was dropped meanwhile, floor and all."""
         session = self.sessions.get(waiter.client)
-        return session if session is not None and session.admitted else None
+        if session is not None and session.admitted:
+            return session
+        return None if _is_remembered(waiter.request) else Session(waiter.client, self.epoch)
 
     def _on_rare_request(self, request: Request, effects: list[Effect]) -> Sequence[Reply]:
         if isinstance(request, Resolve):
@@ -300,11 +302,13 @@ class Participant(Kept):
         session = self.sessions.hear(batch)
         if session is not None:
             return session
-        if not any(isinstance(each, ExecCommit | ExecPrepare) for each in batch.requests):
-            return Session(batch.client, self.epoch)  # nothing that it asks will be remembered
-        session, dropped = self.sessions.admit(batch, self.epoch)
+        dropped: list[int] = []
+        if any(isinstance(each, ExecCommit | ExecPrepare) for each in batch.requests):
+            session, dropped = self.sessions.admit(batch, self.epoch)
         if dropped and self.logged:
             effects.append(LogLazily(records.Forgotten([], dropped)))
+        if session is None and not any(map(_is_remembered, batch.requests)):
+            return Session(batch.client, self.epoch)  # of this moment only
         return session
 
     def _on_exec_commit(
@@ -579,6 +583,13 @@ class Participant(Kept):
         elif voted.vote is not OK:
             self.load.of(tag).aborted += 1
         return voted
+
+
+def _is_remembered(request: Request) -> bool:
+    """Whether the answer to ``request`` is: it writes, or may lock until its outcome is known."""
+    if isinstance(request, ExecCommit):
+        return bool(request.writes or request.updates)
+    return isinstance(request, ExecPrepare) and not request.read_only
 
 
 def _needs_incarnation(batch: Requests) -> bool:

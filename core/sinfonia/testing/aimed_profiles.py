@@ -372,3 +372,54 @@ REPLICATED: dict[str, dict[str, Any]] = {
         "weather": Weather(late=0.4, late_max=0.4),
     },
 }
+
+
+# Clients that come, do little and leave, while copies of what others asked before them still arrive.
+# Only runs that name these have them: drawn at random, they would move all other draws.
+COMING_AND_GOING: dict[str, dict[str, Any]] = {
+    "clients-come-and-go": {
+        "kinds": ("add", "add", "swap", "add_apart", "conditional"),
+        "memory_nodes": 2,
+        "clients": 4,
+        "words_per_node": 3,
+        "epoch_s": 3600.0,
+        "timeout_s_min": 2.0,
+        "minitransactions": 100,
+        "client_stays": 3,
+        "idle_sessions_kept": 3,
+        "think_s_mean": 0.01,
+        "weather": Weather(duplication=0.2, replay=0.4, late=0.1, late_max=0.2),
+    },
+    "clients-come-and-go-and-nodes-blink": {
+        "kinds": ("add", "swap", "add_apart", "conditional"),
+        "memory_nodes": 2,
+        "clients": 4,
+        "words_per_node": 3,
+        "epoch_s": 3600.0,
+        "timeout_s_min": 2.0,
+        "minitransactions": 70,
+        "client_stays": 3,
+        "client_kill_chance": 0.003,
+        "idle_sessions_kept": 2,
+        "think_s_mean": 0.02,
+        "node_kill_rate": 1.0,
+        "down_s_max": 0.02,
+        "checkpoint_log_bytes": 512,
+        "weather": Weather(loss=0.05, duplication=0.2, replay=0.3, late=0.1, late_max=0.2),
+    },
+    "replicas-and-clients-come-and-go": {
+        "mode": "LOG-REPL",
+        "replicas": 1,
+        "kinds": ("add", "swap", "add_apart", "conditional"),
+        "clients": 4,
+        "words_per_node": 3,
+        "epoch_s": 3600.0,
+        "timeout_s_min": 2.0,
+        "minitransactions": 70,
+        "client_stays": 3,
+        "idle_sessions_kept": 2,
+        "node_kill_rate": 0.5,
+        "down_s_max": 2.0,
+        "weather": Weather(duplication=0.2, replay=0.3, late=0.1, late_max=0.2),
+    },
+}

@@ -24,10 +24,18 @@ from sinfonia.protocol.effects import Effect, SendTo
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lists import InDoubt
 from sinfonia.protocol.locks import lock_ranges
-from sinfonia.protocol.messages import Answer, ExecCommit, ExecPrepare, Forget, Vote, Voted
+from sinfonia.protocol.messages import (
+    Answer,
+    ExecCommit,
+    ExecPrepare,
+    Forget,
+    Requests,
+    Vote,
+    Voted,
+)
 from sinfonia.protocol.participant import Participant
 from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
-from sinfonia.protocol.sessions import Session
+from sinfonia.protocol.sessions import Session, Sessions
 from sinfonia.testing.mutation import mutation
 
 
@@ -72,6 +80,40 @@ def floor_not_checked() -> Iterator[None]:
         return None if counter < session.floor else already(self, session, counter)
 
     with patch.object(Participant, "_already", broken):
+        yield
+
+
+@mutation(profile="clients-come-and-go")
+def generation_not_checked() -> Iterator[None]:
+    """A client whose session may have been dropped is executed nothing until it brings its floor."""
+    admit = Sessions.admit
+
+    def broken(self: Sessions, batch: Requests, epoch: int) -> tuple[Session | None, list[int]]:
+        return admit(self, msgspec.structs.replace(batch, generation=self.generation), epoch)
+
+    with patch.object(Sessions, "admit", broken):
+        yield
+
+
+@mutation(profile="clients-come-and-go")
+def generation_not_raised() -> Iterator[None]:
+    """The generation is later than any that a client knew whose session was dropped."""
+    make_room = Sessions._make_room
+
+    def broken(self: Sessions) -> list[int]:
+        generation = self.generation
+        dropped = make_room(self)
+        self.generation = generation
+        return dropped
+
+    with patch.object(Sessions, "_make_room", broken):
+        yield
+
+
+@mutation(profile="clients-come-and-go")
+def session_dropped_with_its_answers() -> Iterator[None]:
+    """A session goes only if it remembers no answer: its client may still ask."""
+    with patch.object(Session, "is_idle", property(lambda _self: True)):
         yield
 
 

@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sinfonia.testing.aimed_profiles import REPLICATED, TARGETED
+from sinfonia.testing.aimed_profiles import COMING_AND_GOING, REPLICATED, TARGETED
 from sinfonia.testing.network import Weather
 
 CLEAR = Weather()
@@ -41,6 +41,8 @@ class Profile:
     timeout_s_min: float = 0.2
     timeout_s_max: float = 4.0
     client_kill_chance: float = 0.0  # for each step of a client
+    client_stays: int = 0  # minitransactions after which it leaves, and another comes; 0: for ever
+    idle_sessions_kept: int = 8 * 1024  # of clients that a memory node may forget
     node_kill_rate: float = 0.0
     kill_in_disk_share: float = 0.5  # of the kills of memory nodes: those in the middle of a flush
     power_loss_share: float = 0.7  # of their deaths: those that lose what is not synced
@@ -79,7 +81,7 @@ class Profile:
 # Names for a profile that is drawn at random, all of it: without replicas, and with.
 WITHOUT_REPLICAS = "without-replicas"
 WITH_REPLICAS = "with-replicas"
-PROFILES = (WITHOUT_REPLICAS, WITH_REPLICAS, *TARGETED, *REPLICATED)
+PROFILES = (WITHOUT_REPLICAS, WITH_REPLICAS, *TARGETED, *REPLICATED, *COMING_AND_GOING)
 
 REPLICATED_SHARE = 0.6  # of the profiles of which nothing is said
 REPLICATED_MODES = ("LOG-REPL", "LOG-REPL", "LOG-REPL", "NVRAM-REPL", "RAM-REPL")
@@ -94,6 +96,10 @@ def targeted_profile(name: str, rng: random.Random) -> Profile:
     if name in REPLICATED:
         chosen: dict[str, Any] = {"mode": "LOG-REPL", **REPLICATED[name]}
         return replace(_replicated_sizes(rng), **chosen)
+    if name in COMING_AND_GOING:
+        chosen = COMING_AND_GOING[name]
+        sizes = _replicated_sizes(rng) if "replicas" in chosen else _sizes(rng)
+        return replace(sizes, **chosen)
     return replace(_sizes(rng), **TARGETED[name])
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sinfonia.addresses import MemoryNodeId
+from sinfonia.client.connection import CLOSE_PATIENCE
 from sinfonia.errors import OutcomeUnknown, SinfoniaError
 from sinfonia.minitransaction import Minitransaction
 from sinfonia.protocol.attempts import Call
@@ -77,6 +78,7 @@ class SimulatedClient(Process):
         recorder: HistoryRecorder,
         next_work: Callable[[], bool],
         on_death: Callable[[], None],
+        on_leave: Callable[[], None],
     ) -> None:
         super().__init__(surroundings, name, rng)
         self.coordinator = Coordinator(client=rng.getrandbits(64), rng=rng, directory=directory)
@@ -87,6 +89,8 @@ class SimulatedClient(Process):
         self._recorder = recorder
         self._next_work = next_work
         self._on_death = on_death
+        self._on_leave = on_leave
+        self._stays = surroundings.profile.client_stays
         self._beliefs = Beliefs([entry.node for entry in directory.nodes])
         self._unknown: list[tuple[int, Tid]] = []
         self._wakeup_at = 0.0
@@ -141,13 +145,29 @@ class SimulatedClient(Process):
 
     # --- the program ---------------------------------------------------------------------------
 
+    def _leave(self) -> None:
+        """Close the connection, as programs do: when nothing is under way, or soon after."""
+        if self.unfinished:
+            return  # another loop is at it
+        for node, goodbye in self.coordinator.goodbyes().items():
+            self.send(self.coordinator.known.entries[node].endpoint, goodbye)
+        self.surroundings.scheduler.note(self.name, "leaves")
+        self.surroundings.events["clients left"] += 1
+        self.surroundings.network.detach(self.name)
+        self.alive = False
+        self._on_leave()
+
     def _think(self) -> None:
+        if self.surroundings.profile.client_stays and self._stays <= 0:
+            self.later(0.0 if self.coordinator.idle else CLOSE_PATIENCE, self._leave)
+            return
         mean = self.surroundings.profile.think_s_mean
         self.later(self.rng.expovariate(1.0 / mean), self._work)
 
     def _work(self) -> None:
         if not self._next_work():
             return
+        self._stays -= 1
         profile = self.surroundings.profile
         timeout = self.rng.uniform(profile.timeout_s_min, profile.timeout_s_max)
         self.execute(self._fill, timeout=timeout)

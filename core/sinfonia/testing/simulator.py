@@ -209,6 +209,7 @@ class Simulation:
             recorder=self.recorder,
             next_work=self._next_work,
             on_death=self._on_client_death,
+            on_leave=self._on_client_leave,
         )
         client.mortal = self.surroundings.events["clients killed"] < CLIENT_DEATHS_MAX
         # The list is shared with the faults, which also strike who comes later.
@@ -218,6 +219,10 @@ class Simulation:
 
     def _replace_client(self) -> None:
         self._add_client()
+
+    def _on_client_leave(self) -> None:
+        if self._left_to_do > 0:
+            self.scheduler.after(0.0, self._replace_client)
 
     def _on_client_death(self) -> None:
         if self._left_to_do > 0:

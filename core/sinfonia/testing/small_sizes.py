@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 from sinfonia.memnode import checkpointer, copies, leading, replica
-from sinfonia.protocol import kept, shipping
+from sinfonia.protocol import kept, sessions, shipping
 from sinfonia.testing.fair_line import FairLine
 from sinfonia.testing.profile import Profile
 
@@ -25,6 +25,7 @@ def small_sizes(profile: Profile) -> Iterator[None]:
             (shipping, "AHEAD_BYTES_MAX", max(window // 2, 1)),
             (shipping, "JOIN_WITHIN_BYTES", max(window // 2, 1)),
             (kept, "LockWaits", FairLine),
+            (sessions, "IDLE_SESSIONS_KEPT", profile.idle_sessions_kept),
         )
         for module, name, thing in things:
             patches.enter_context(patch.object(module, name, thing))
