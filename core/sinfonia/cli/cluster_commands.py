@@ -1,7 +1,7 @@
 """Commands on a whole cluster.
 
-What `up` and `down` say is what happened: `up` returns when every process serves or follows in
-sync, `down` when every process has ended.
+What `up` and `down` say is what happened: `up` succeeds when every process serves or follows in
+sync, and else names those that do not; `down` returns when every process has ended.
 """
 
 import json
@@ -94,6 +94,9 @@ def up(
 
     If there is one in DIR already, start what is not running of it: the whole cluster after
     `sinfonia down` or a reboot, or one process that was killed.
+
+    If a process refuses to start, as when its data is damaged, the others are started all the same
+    and left running; the exit code is 1, and the error says which it is and what to do.
 
     \b
         sinfonia up demo
@@ -198,7 +201,7 @@ def recreate(cluster: str, node: int) -> None:
     """
     with Operator(cluster) as operator:
         if operator.local is not None:
-            # `up` has ended them when the memory node was refused.
+            # Somebody may have ended them when the memory node was refused.
             operator.start([manager.name for manager in operator.local.config.manager])
         operator.request(Recreate(MemoryNodeId(node)))
     click.echo(
@@ -278,7 +281,7 @@ def start_showing_progress(cluster: LocalCluster, names: Sequence[str] = ()) -> 
         def on_serving(name: str) -> None:
             progress.update(task, advance=1, description=f"{name} serves")
 
-        return cluster.start(names, on_serving=on_serving)
+        return cluster.start(names, on_serving=on_serving, go_on=True)
 
 
 def _print_cluster(cluster: LocalCluster, directory: Path) -> None:

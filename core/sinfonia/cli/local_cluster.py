@@ -10,12 +10,12 @@
 
 NAME is ``manager`` (or ``manager0``, ``manager1``, ...), ``node0``, ``node1``, ... and for replicas
 ``node0r1``, ...  Starting starts what is not running, be it all or one process that was killed;
-what a start began it also ends, should it fail.
+what a start began it also ends, should it fail, unless it is to go on without those that refuse.
 """
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +46,7 @@ from sinfonia.config import (
     config_file,
 )
 from sinfonia.errors import ConfigError, DataDirectoryInUse
+from sinfonia.memnode.settings import has_disk
 from sinfonia.protocol.management_messages import Directory
 from sinfonia.storage.data_directory import IDENTITY_FILE, DirectoryLock
 from sinfonia.transport.keygen import ensure_member_keys, make_cluster_keys
@@ -57,6 +58,10 @@ START_TIMEOUT = 60.0
 
 # A process finishes its wake-up and lets go of its files; a checkpoint's write may take a while.
 STOP_PATIENCE = 10.0
+
+# After one has refused to start the others are waited for so long: some may never serve without it,
+# and a replica in its place does after a fail-over.
+OTHERS_PATIENCE = 20.0
 
 # How long one question to processes that are starting may take.
 STATUS_TIMEOUT = 0.5
@@ -178,27 +183,36 @@ class LocalCluster:
         timeout: float = START_TIMEOUT,
         on_serving: OnServing = lambda _: None,
         on_sight: OnSight = lambda _: None,
+        go_on: bool = False,
     ) -> list[str]:
         """Start ``names`` (default: all) as far as they do not run, and wait until they serve.
 
         ``on_serving`` is called for each that does, ``on_sight`` with every look.  Returns what was
-        started.  Raises StartFailed, and then nothing is left that this started.
+        started.  Raises StartFailed, and then nothing is left that this started; with ``go_on``,
+        what can be started is left running when a process refuses to start, or does not serve.
         """
         with self._alone():
             started: dict[str, ProcessIdentity] = {}
+            failed: dict[str, str] = {}
             try:
                 for wave in self._waves(names or list(self.endpoints)):
+                    failed |= self._too_early(wave, failed)
                     for name in wave:
-                        refuse_taken(self.endpoints[name])
-                        with uninterrupted():
-                            started[name] = self._start(name)
-                    waiting = {name: started[name] for name in wave}
-                    self._wait_until_ready(waiting, timeout, on_serving, on_sight)
+                        if name not in failed:
+                            refuse_taken(self.endpoints[name])
+                            with uninterrupted():
+                                started[name] = self._start(name)
+                    waiting = {name: started[name] for name in wave if name in started}
+                    failed |= self._wait_until_ready(waiting, timeout, on_serving, on_sight)
+                    if failed and not go_on:
+                        raise StartFailed(next(iter(failed.values())))
             except BaseException:
                 end(list(started.values()), patience=STOP_PATIENCE)
                 for name in started:
                     self._pid_file(name).unlink(missing_ok=True)
                 raise
+            if failed:
+                raise StartFailed(self._what_failed(failed))
             return list(started)
 
     def stop(self, names: Sequence[str] = (), *, patience: float = STOP_PATIENCE) -> list[str]:
@@ -282,22 +296,34 @@ class LocalCluster:
                     return ["memnode", *config, "--node", str(node.node), *replica]
         raise ConfigError(f"cluster {self.config.cluster!r} has no process {name!r}")
 
+    def _too_early(self, wave: Sequence[str], failed: Mapping[str, str]) -> dict[str, str]:
+        """Replicas that never lived may not be the first members of their memory nodes to come."""
+        return {
+            name: f"{name} was not started: it has no data, and {first.name} must come first"
+            for first, *others in (node.members for node in self.config.memory_node)
+            for name in (each.name for each in others)
+            if name in wave and first.name in failed
+        }
+
     def _wait_until_ready(
         self,
         started: dict[str, ProcessIdentity],
         timeout: float,
         on_serving: OnServing,
         on_sight: OnSight,
-    ) -> None:
-        """Until all of ``started`` serve, or are in sync.  Raises StartFailed."""
+    ) -> dict[str, str]:
+        """Until all of ``started`` serve, or are in sync; what is to be said of those that do not."""
         waiting = list(started)
+        failed: dict[str, str] = {}
         deadline = time.monotonic() + timeout
         places = [self.endpoints[name] for name in self.running] if waiting else []
         with Observer(places, operator_keys(self.config), follow=False) as observer:
             while waiting:
-                for name in waiting:
-                    if not started[name].running:
-                        raise StartFailed(f"{name} did not start: {self.last_words(name)}")
+                for name in [name for name in waiting if not started[name].running]:
+                    waiting.remove(name)
+                    self._pid_file(name).unlink(missing_ok=True)
+                    failed[name] = f"{name} did not start: {self.last_words(name)}"
+                    deadline = min(deadline, time.monotonic() + OTHERS_PATIENCE)
                 sight = observer.look(STATUS_TIMEOUT)
                 on_sight(sight)
                 for name in list(waiting):
@@ -308,10 +334,39 @@ class LocalCluster:
                 if CATCHING_UP in states:
                     # It gets on, however much there is to copy.
                     deadline = time.monotonic() + timeout
-                elif waiting and time.monotonic() >= deadline:
-                    name = waiting[0]
-                    raise StartFailed(f"{name} does not serve yet: {self.last_words(name)}")
+                elif time.monotonic() >= deadline:
+                    break
                 time.sleep(ASK_EVERY)
+        late = {name: f"{name} does not serve yet: {self.last_words(name)}" for name in waiting}
+        return failed | late
+
+    def _what_failed(self, failed: Mapping[str, str]) -> str:
+        """What is wrong with each, what to do, and what runs all the same."""
+        lines = [said + self._advice(name) for name, said in failed.items()]
+        runs = [name for name in self.running if name not in failed]
+        return "\n".join([*lines, f"Running: {', '.join(runs) or 'nothing'}."])
+
+    def _advice(self, name: str) -> str:
+        """How to go on without the data of a member that has ended."""
+        for node in self.config.memory_node:
+            if name not in {member.name for member in node.members} or not has_disk(node.mode):
+                continue
+            if self.process(name) is not None or not _has_lived(self._described(name)):
+                continue
+            if node.replica:
+                return (
+                    f"\n  If its data cannot be mended: `sinfonia replica remove {self.directory} "
+                    f"{node.node} {name}`, and then `sinfonia replica add {self.directory} "
+                    f"{node.node}` makes another copy."
+                )
+            return (
+                "\n  It is the only copy: if it cannot be mended, `sinfonia restore` makes a "
+                "cluster from a backup."
+            )
+        return ""
+
+    def _described(self, name: str) -> ProcessDescription:
+        return next(each for each in self.config.processes if each.name == name)
 
     def last_words(self, name: str) -> str:
         """What the log of a process that has ended says of why."""
