@@ -80,8 +80,9 @@ class ClusterApi(Protocol):
     ) -> Minitransaction[Any]:
         """An empty minitransaction, to be filled and executed.
 
-        ``reads_on_failure``: return the read items even if a compare fails; ``lock_wait``
-        (seconds) and ``tag`` as Minitransaction has them.  Raises LimitExceeded.
+        ``reads_on_failure``: return the read items even if a compare fails, of each memory node
+        as of a moment of its own; ``lock_wait`` (seconds) and ``tag`` as Minitransaction has them.
+        Raises LimitExceeded.
         """
 
     async def execute(

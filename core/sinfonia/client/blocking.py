@@ -104,8 +104,9 @@ class BlockingCluster:
     ) -> Minitransaction[Result]:
         """An empty minitransaction, to be filled and executed.
 
-        ``reads_on_failure``: return the read items even if a compare fails; ``lock_wait``
-        (seconds) and ``tag`` as Minitransaction has them.  Raises LimitExceeded.
+        ``reads_on_failure``: return the read items even if a compare fails, of each memory node
+        as of a moment of its own; ``lock_wait`` (seconds) and ``tag`` as Minitransaction has them.
+        Raises LimitExceeded.
         """
         return Minitransaction(self, reads_on_failure, lock_wait=lock_wait, tag=tag)
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import anyio.lowlevel
+import msgspec
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClientStatistics, MemoryNodeInfo
@@ -25,6 +26,7 @@ from sinfonia.minitransaction import (
     FailedCompare,
     Minitransaction,
     NodeItems,
+    ReadItem,
     Relation,
     Result,
     UpdateItem,
@@ -43,6 +45,11 @@ class ModelCluster:
     ``before_execute``, if set, is called with each minitransaction just before it is executed:
     tests use it to count, to interleave a rival, or to raise.  ``after_execute`` is called with it
     and its result: to raise there is to execute it and leave its client in the dark.
+
+    What a minitransaction over several memory nodes reads on failure is not of one moment, as on a
+    real cluster: memory nodes at which a compare failed show what is there when it is executed, and
+    the others what was there when the call began, if their compares held then as well.  So whatever
+    a rival has done meanwhile is seen at the former only.
     """
 
     def __init__(self, *, memory_nodes: int = 1, capacity: int = 64 * 1024 * 1024) -> None:
@@ -69,6 +76,7 @@ class ModelCluster:
     async def execute(
         self, minitransaction: Minitransaction[Any], *, timeout: float | None = None
     ) -> Result:
+        early = self._early_reads(minitransaction)
         # A checkpoint before the atomic step: rivals interleave here as they do on a network.
         await anyio.lowlevel.checkpoint()
         if self.before_execute is not None:
@@ -76,6 +84,8 @@ class ModelCluster:
         self._check_ranges(minitransaction)
         self.statistics.executed += 1
         result = apply_minitransaction(self.memory, minitransaction)
+        if early and not result.committed:
+            result = _with_early_reads(minitransaction, result, early)
         written = list(_written(self.memory, minitransaction, result)) if result.committed else []
         self._load.count(minitransaction, result, written)
         if self.watches:
@@ -159,6 +169,23 @@ class ModelCluster:
     ) -> None:
         await self.aclose()
 
+    def _early_reads(
+        self, minitransaction: Minitransaction[Any]
+    ) -> dict[MemoryNodeId, list[bytes]]:
+        """What there is to read now where all compares hold, if that may be shown on failure."""
+        if not minitransaction.reads_on_failure or len(minitransaction.items) == 1:
+            return {}
+        holds = {node for node in minitransaction.items if node in self.memory}
+        for node, position in minitransaction.compare_places:
+            if node in holds and _mismatch(
+                self.memory[node], minitransaction.items[node], position
+            ):
+                holds.remove(node)
+        return {
+            node: [_read(self.memory[node], read) for read in minitransaction.items[node].reads]
+            for node in holds
+        }
+
     def _check_ranges(self, minitransaction: Minitransaction[Any]) -> None:
         for node, items in minitransaction.items.items():
             if node not in self.memory:
@@ -184,8 +211,7 @@ def apply_minitransaction(
     reads: list[bytes] = []
     if not failed or minitransaction.reads_on_failure:
         for node, position in minitransaction.read_places:
-            read = minitransaction.items[node].reads[position]
-            reads.append(bytes(memory[node][read.address : read.address + read.length]))
+            reads.append(_read(memory[node], minitransaction.items[node].reads[position]))
     if failed:
         return Result(committed=False, reads=reads, failed_compares=failed)
     undo: Undo = []
@@ -209,6 +235,25 @@ def apply_minitransaction(
         added=[answers[place] or 0 for place in minitransaction.add_places],
         positions=[position or 0 for position in positions],
     )
+
+
+def _read(memory: bytearray, read: ReadItem) -> bytes:
+    return bytes(memory[read.address : read.address + read.length])
+
+
+def _with_early_reads(
+    minitransaction: Minitransaction[Any],
+    result: Result,
+    early: Mapping[MemoryNodeId, list[bytes]],
+) -> Result:
+    """``result`` of a failure, with what was read ``early`` where nothing failed."""
+    failed = {each.node for each in result.failed_compares}
+    failed |= {minitransaction.append_places[index][0] for index in result.full_rings}
+    reads = [
+        late if node in failed or node not in early else early[node][position]
+        for (node, position), late in zip(minitransaction.read_places, result.reads, strict=True)
+    ]
+    return msgspec.structs.replace(result, reads=reads)
 
 
 def _written(
