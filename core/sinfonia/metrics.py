@@ -161,6 +161,30 @@ MEMORY_NODE: tuple[Metric, ...] = (
         Figure("lock_waits_expired"),
     ),
     Metric("sinfonia_clients", GAUGE, "Clients that are remembered.", Figure("clients")),
+    Metric(
+        "sinfonia_clients_dropped_total",
+        COUNTER,
+        "Clients that were forgotten because they had heard everything, and others came.",
+        Figure("clients_dropped"),
+    ),
+    Metric(
+        "sinfonia_clients_turned_away_total",
+        COUNTER,
+        "Batches of new clients that were put off because too many others are remembered.",
+        Figure("clients_turned_away"),
+    ),
+    Metric(
+        "sinfonia_remembered",
+        GAUGE,
+        "Answers that clients may ask for again.",
+        Figure("remembered"),
+    ),
+    Metric(
+        "sinfonia_remembered_bytes",
+        GAUGE,
+        "Bytes of what was read in those answers, of large ones.",
+        Figure("remembered_bytes"),
+    ),
     Metric("sinfonia_watches", GAUGE, "Ranges that clients watch.", Figure("watches")),
     Metric(
         "sinfonia_turned_away_total",

@@ -71,6 +71,7 @@ class MemoryNodeStatus:
     """One memory node; ``primary`` is an endpoint, or empty.
 
     ``pinned``: how many tids the memory nodes must remember because this one is silent.
+    ``clients``, ``remembered``: how many clients, and answers to them, its primary remembers.
     """
 
     node: int
@@ -86,6 +87,8 @@ class MemoryNodeStatus:
     in_doubt: int | None
     pinned: int
     executed: int | None
+    clients: int | None = None
+    remembered: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +279,8 @@ def _memory_node(entry: MemoryNodeEntry, sight: Sight) -> MemoryNodeStatus:
         in_doubt=_number(figures, "in_doubt"),
         pinned=max(pinned, default=0),
         executed=_number(figures, "votes_ok"),
+        clients=_number(figures, "clients"),
+        remembered=_number(figures, "remembered"),
     )
 
 

@@ -24,6 +24,7 @@ _OF_A_MEMORY_NODE = (
     "CAPACITY",
     "IN DOUBT",
     "PINNED",
+    "CLIENTS",
     "COMMITTED",
 )
 
@@ -58,6 +59,7 @@ def memory_node_table(status: ClusterStatus) -> Table:
             format_size(node.capacity_bytes),
             "" if node.in_doubt is None else str(node.in_doubt),
             str(node.pinned),
+            "" if node.clients is None else str(node.clients),
             "" if node.executed is None else str(node.executed),
         )
     return table
