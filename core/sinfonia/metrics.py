@@ -162,6 +162,12 @@ MEMORY_NODE: tuple[Metric, ...] = (
     ),
     Metric("sinfonia_clients", GAUGE, "Clients that are remembered.", Figure("clients")),
     Metric(
+        "sinfonia_hung_up_total",
+        COUNTER,
+        "How often it hung up on all connections: they took too much memory, or descriptors.",
+        Figure("hung_up"),
+    ),
+    Metric(
         "sinfonia_clients_dropped_total",
         COUNTER,
         "Clients that were forgotten because they had heard everything, and others came.",

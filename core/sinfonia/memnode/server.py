@@ -222,6 +222,7 @@ class MemoryNodeServer:
             "undelivered": door.undelivered,
             "malformed": door.malformed,
             "refused": door.refused,
+            "hung_up": door.hung_up,
             "turned_away": self._in_flight.turned_away,
         }
         histograms = {}

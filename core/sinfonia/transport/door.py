@@ -20,6 +20,7 @@ from sinfonia.protocol.messages import Replies, Requests
 from sinfonia.transport.codec import decode_requests, encode_replies
 from sinfonia.transport.descriptors import are_scarce, ask_for_descriptors
 from sinfonia.transport.gate import USER_ID, Gate
+from sinfonia.transport.held_memory import HeldMemory
 from sinfonia.transport.keys import Security
 from sinfonia.transport.seldom import Seldom
 from sinfonia.transport.zeromq import (
@@ -84,6 +85,8 @@ class Door:
         self._listening_at = self.router.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
         self._listening = True
         self._count_at = now
+        self._held = HeldMemory()
+        self.hung_up = 0
         self._unread = Unread()
         self._holder_at: dict[bytes, str] = {}
         self._silenced: set[bytes] = set()
@@ -107,7 +110,7 @@ class Door:
     def batches(self, now: float) -> Iterator[tuple[bytes, Requests]]:
         """What has come, with the routes to answer by; no more than a wake-up should take."""
         if now >= self._count_at:
-            self._mind_descriptors(now)
+            self._mind_resources(now)
         for route, public, frames in self._take() if self._gate is None else self._admit(now):
             try:
                 batch = decode_requests(frames)
@@ -136,23 +139,32 @@ class Door:
         if self._gate is not None:
             self._gate.close()
 
-    def _mind_descriptors(self, now: float) -> None:
-        """Hang up on everybody if files could soon not be opened, and then listen again."""
+    def _mind_resources(self, now: float) -> None:
+        """Hang up on everybody if files could soon not be opened, or what is held of messages that
+        are not whole takes too much memory; and then listen again."""
         self._count_at = now + COUNT_EVERY
         try:
             if not self._listening:
                 self.router.bind(self._listening_at)
                 self._listening = True
             elif are_scarce():
-                self._seldom.warn(
-                    "hung up on all connections",
-                    "they took most file descriptors; look who connects, or allow the process more",
+                self._hang_up(
+                    "they took most file descriptors; look who connects, or allow the process more"
                 )
-                self._listening = False
-                # This ends the connections that came in there, too.
-                self.router.unbind(self._listening_at)
+            elif self._held.is_too_much(now):
+                self._hang_up(
+                    "parts of messages, or messages that wait, took too much memory; look who "
+                    "sends large messages slowly, or to more than it can take"
+                )
         except zmq.ZMQError as error:
             self._seldom.warn("cannot listen", error)  # not yet; the former socket must close first
+
+    def _hang_up(self, why: str) -> None:
+        self._seldom.warn("hung up on all connections", why)
+        self.hung_up += 1
+        self._listening = False
+        # This ends the connections that came in there, too.
+        self.router.unbind(self._listening_at)
 
     def _send(self, route: bytes, frames: list[bytes]) -> bool:
         size = len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
