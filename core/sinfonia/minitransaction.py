@@ -153,8 +153,8 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     """What became of a minitransaction whose outcome is known.
 
     ``reads`` holds the bytes of the read items in order of addition, if it committed (or if
-    ``reads_on_failure`` was asked for: then those of one memory node are of one moment, and those of
-    several are not); ``attempts`` counts the tids it took, busy locks included.
+    ``reads_on_failure`` was asked for: then those of one memory node are of one moment, and those
+    of several are not); ``attempts`` counts the tids it took, busy locks included.
     ``added`` holds what the integers of the add items were before, ``positions`` where the append
     items went, each in order of addition, if it committed; ``full_rings`` names, by index, the
     append items for which there was no room, so that nothing happened.

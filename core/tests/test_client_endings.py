@@ -24,6 +24,7 @@ from sinfonia import (
 from sinfonia.cli.local_cluster import LocalCluster
 from sinfonia.client.steps import Steps, execute, minitransaction, pause
 from sinfonia.testing.plugin import ClusterFactory
+from sinfonia.testing.real_cluster import process_status
 
 pytestmark = pytest.mark.network
 
@@ -305,6 +306,36 @@ def test_threads_that_follow_each_other_share_one_client(
     blocking.write(0, 48, b"y")
     blocking.close()
     assert blocking.statistics.executed == 22
+
+
+def test_clients_and_threads_that_have_ended_are_not_remembered(local: LocalCluster) -> None:
+    """A closed client says goodbye; a thread's connection goes to the next, and its watch ends."""
+
+    def remembered() -> tuple[object, object]:
+        figures = process_status(local, "node0").figures
+        return figures["remembered"], figures["watches"]
+
+    before, _ = remembered()  # of other tests' clients
+    for _ in range(20):
+        with connect_blocking(local.endpoint) as cluster:
+            cluster.write(0, 64, b"x")
+    with connect_blocking(local.endpoint) as cluster:
+
+        def leave_a_watch() -> None:
+            cluster.watch(0, 0, 8).__enter__()
+            cluster.write(0, 64, b"x")
+
+        for _ in range(5):
+            thread = threading.Thread(target=leave_a_watch)
+            thread.start()
+            thread.join()
+        cluster.write(0, 64, b"x")
+        assert len(cluster._all) == 1, "this thread has taken it over"
+        assert remembered()[1] == 0
+    deadline = time.monotonic() + DEADLINE
+    while remembered()[0] != before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert remembered()[0] == before
 
 
 def test_a_forked_process_is_told_to_connect_anew(blocking: BlockingCluster) -> None:

@@ -204,8 +204,8 @@ class LocalCluster:
                                 started[name] = self._start(name)
                     waiting = {name: started[name] for name in wave if name in started}
                     failed |= self._wait_until_ready(waiting, timeout, on_serving, on_sight)
-                    if failed and not go_on:
-                        raise StartFailed(next(iter(failed.values())))
+                    if not go_on:
+                        _refuse_any(failed)
             except BaseException:
                 end(list(started.values()), patience=STOP_PATIENCE)
                 for name in started:
@@ -312,7 +312,7 @@ class LocalCluster:
         on_serving: OnServing,
         on_sight: OnSight,
     ) -> dict[str, str]:
-        """Until all of ``started`` serve, or are in sync; what is to be said of those that do not."""
+        """Until all of ``started`` serve, or are in sync; what to say of those that do not."""
         waiting = list(started)
         failed: dict[str, str] = {}
         deadline = time.monotonic() + timeout
@@ -375,6 +375,11 @@ class LocalCluster:
         if lines and lines[-1].startswith(ERROR_PREFIX):
             return lines[-1].removeprefix(ERROR_PREFIX)
         return f"{log_file} ends with\n  " + "\n  ".join(lines[-LOG_LINES:])
+
+
+def _refuse_any(failed: Mapping[str, str]) -> None:
+    for said in failed.values():
+        raise StartFailed(said)
 
 
 def is_ready(sight: Sight, endpoint: str) -> bool:

@@ -96,9 +96,7 @@ class MemoryNodeServer:
             data_directory, log_directory=log_directory, sync_log=syncs_log(settings.mode)
         )
         self.node = self._begin_life()
-        self._door.ask_whether_remembered(
-            lambda client: self.node.participant.sessions.remembers(client)
-        )
+        self._door.ask_whether_remembered(self._remembers)
         self._poller = zmq.Poller()
         for socket in (*self._door.sockets, *self._managers):
             self._poller.register(socket, zmq.POLLIN)
@@ -135,6 +133,9 @@ class MemoryNodeServer:
             socket.close(0)
         self._context.term()
         self._lock.release()
+
+    def _remembers(self, client: int) -> bool:
+        return self.node.participant.sessions.remembers(client)
 
     def _begin_life(self) -> MemoryNode:
         node = MemoryNode(

@@ -303,11 +303,7 @@ class Coordinator:
             if attempt is None:
                 continue
             if reply.vote is BAD_LOAD:
-                attempt.turned_away(node)
-                if admitted and attempt.call is not None and attempt.is_untouched(node):
-                    sends += self._ask_again(attempt, (node,))
-                else:
-                    self._full_until.setdefault(node, now + NOT_SERVING_RETRY)
+                sends += self._on_turned_away(attempt, node, now, admitted=admitted)
                 continue
             call = attempt.call
             if (
@@ -332,6 +328,16 @@ class Coordinator:
             _, sent_at = self._progress.get(node, NO_PROGRESS)
             self._progress[node] = now, max(sent_at, answered.sent_at)
         return sends
+
+    def _on_turned_away(
+        self, attempt: Attempt, node: MemoryNodeId, now: float, *, admitted: bool
+    ) -> list[SendTo]:
+        """A copy was not executed: ask again soon, or at once if only the generation was lacking."""
+        attempt.turned_away(node)
+        if admitted and attempt.call is not None and attempt.is_untouched(node):
+            return self._ask_again(attempt, (node,))
+        self._full_until.setdefault(node, now + NOT_SERVING_RETRY)
+        return []
 
     def _learn_generation(self, node: MemoryNodeId, batch: Replies) -> bool:
         """Whether a batch that is sent now may be admitted where the last one was not."""

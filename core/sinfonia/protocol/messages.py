@@ -225,8 +225,8 @@ class Requests(msgspec.Struct, array_like=True, frozen=True, gc=False):
     ``detached`` is the codec's: (request, write item) of each payload that has its own frame.
     ``clock`` is the highest that any memory node has told this client; see records.Stamp.
     ``node``: which memory node is meant, whoever is at its endpoint now.
-    ``generation``: the highest that this life of it has told the client (sessions.py).  A batch without
-    requests only says the floor; there is no answer.
+    ``generation``: the highest that this life of it has told the client (sessions.py).  A batch
+    without requests only says the floor; there is no answer.
     """
 
     version: int

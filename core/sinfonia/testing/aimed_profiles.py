@@ -374,8 +374,8 @@ REPLICATED: dict[str, dict[str, Any]] = {
 }
 
 
-# Clients that come, do little and leave, while copies of what others asked before them still arrive.
-# Only runs that name these have them: drawn at random, they would move all other draws.
+# Clients that come, do little and leave, while copies of what others asked before them still
+# arrive.  Only runs that name these have them: drawn at random, they would move all other draws.
 COMING_AND_GOING: dict[str, dict[str, Any]] = {
     "clients-come-and-go": {
         "kinds": ("add", "add", "swap", "add_apart", "conditional"),

@@ -85,7 +85,7 @@ def floor_not_checked() -> Iterator[None]:
 
 @mutation(profile="clients-come-and-go")
 def generation_not_checked() -> Iterator[None]:
-    """A client whose session may have been dropped is executed nothing until it brings its floor."""
+    """A client whose session may have been dropped has to bring its floor first."""
     admit = Sessions.admit
 
     def broken(self: Sessions, batch: Requests, epoch: int) -> tuple[Session | None, list[int]]:

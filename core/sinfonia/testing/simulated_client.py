@@ -78,7 +78,7 @@ class SimulatedClient(Process):
         recorder: HistoryRecorder,
         next_work: Callable[[], bool],
         on_death: Callable[[], None],
-        on_leave: Callable[[], None],
+        on_leave: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(surroundings, name, rng)
         self.coordinator = Coordinator(client=rng.getrandbits(64), rng=rng, directory=directory)

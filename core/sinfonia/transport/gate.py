@@ -42,7 +42,7 @@ HANDSHAKES_PER_WAKE_UP = 64
 
 # Client incarnations of one key: each may have a session at the memory node, which has room for a
 # number of them (sessions.py), so that no key can take them all.  One that was silent for so long,
-# in seconds, does not count any more; beyond the limit, nor does one of which nothing is remembered.
+# in seconds, does not count any more; beyond the limit, nor does one that has nothing remembered.
 CLIENTS_PER_KEY_MAX = 16 * 1024
 CLIENT_SILENT_MAX = 3600.0
 

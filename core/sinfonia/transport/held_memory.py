@@ -2,9 +2,9 @@
 
 It limits the size of a frame, and how many whole messages wait, but not how many frames a message
 has, nor how many connections have a part of one.  It does not say how much it holds either.  So the
-process looks at its own heap: when that has grown by more than HELD_BYTES_MAX, it is time to hang up
-on everybody (door.py), which frees all parts; whose message was whole, or who has business there,
-comes again, and nothing is lost that is not asked again.
+process looks at its own heap: when that has grown by more than HELD_BYTES_MAX, it is time to hang
+up on everybody (door.py), which frees all parts.  Who has business there comes again, and nothing
+is lost that is not asked again.
 
 The heap is what `malloc` gave away: frames, and large objects of Python's.  Memory that holds the
 address space, and small objects, are not in it.  If the heap is as large after hanging up, it was
@@ -14,6 +14,7 @@ not the peers, and what it holds then is counted no more.
 import ctypes
 import os
 from pathlib import Path
+from typing import ClassVar
 
 # What the heap may gain before everybody is hung up on.  Clients that write as much as they can may
 # have some hundreds of megabytes waiting here for a moment.
@@ -35,11 +36,17 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 class _Mallinfo2(ctypes.Structure):
     """glibc's ``struct mallinfo2``."""
 
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
-        ).split()
+    _fields_: ClassVar[list[tuple[str, type[ctypes.c_size_t]]]] = [
+        ("arena", ctypes.c_size_t),
+        ("ordblks", ctypes.c_size_t),
+        ("smblks", ctypes.c_size_t),
+        ("hblks", ctypes.c_size_t),
+        ("hblkhd", ctypes.c_size_t),
+        ("usmblks", ctypes.c_size_t),
+        ("fsmblks", ctypes.c_size_t),
+        ("uordblks", ctypes.c_size_t),
+        ("fordblks", ctypes.c_size_t),
+        ("keepcost", ctypes.c_size_t),
     ]
 
 
