@@ -398,7 +398,7 @@ def copy_everything(follower: Follower) -> None:
         follower.entry, config_epoch=2, replicas=[Member("b", "b", 1, in_sync=False)]
     )
     follower.follow(resigned)
-    assert Ask(GetImage()) in follower.on_resigned(0.2)
+    assert Ask(GetImage("b")) in follower.on_resigned(0.2)
     follower.on_reply(an_image(20), 0.3)
     assert SaveCopy() in follower.on_reply(LogPart(2, 21, 0, b"", 20, 20, []), 0.3) + (
         follower.on_reply(Pages(2, 0, 0, 20, []), 0.4)
@@ -454,7 +454,7 @@ def test_a_second_copy_of_a_piece_of_the_log_is_no_reason_to_ask_for_the_next() 
     follower = a_follower()
     follower.on_reply(Joined(1, 2, 1, 10, pull=True), 0.1)
     part = LogPart(2, 11, 1, encode_body([Stamp(1)]), 20, 10, [Life(2, 11)])
-    assert Ask(GetLog(11)) in follower.on_reply(part, 0.2)
+    assert Ask(GetLog(11, identity="b")) in follower.on_reply(part, 0.2)
     assert not any(isinstance(effect, Ask) for effect in follower.on_reply(part, 0.2))
 
 

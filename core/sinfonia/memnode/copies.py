@@ -11,7 +11,6 @@ import msgspec
 
 from sinfonia.memnode.holdings import Holdings
 from sinfonia.protocol.identifiers import Seq
-from sinfonia.protocol.messages import Reply
 from sinfonia.protocol.replication_messages import (
     GetLog,
     GetPages,
@@ -75,7 +74,7 @@ class CopySource:
         upto = 0 if journal is None else journal.last
         return Pages(self._incarnation, request.start, following, upto, runs)
 
-    def log(self, request: GetLog, committed: Seq) -> Reply:
+    def log(self, request: GetLog, committed: Seq) -> LogPart:
         """The next piece of the log."""
         journal = self._holdings.journal
         first = request.after + 1

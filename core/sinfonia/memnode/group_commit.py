@@ -6,6 +6,10 @@ on at the same time.  What may be logged lazily waits for such a sync, at most L
 
 With replicas, the replies of a wake-up become a *ticket*: the last record that they can rest on,
 and when they were computed.  Tickets leave in order, when ``Shipping.may_leave`` says so.
+
+While a replica catches up, answers to those who wrote are *held back* for its sake when they might
+leave, as long as pacing.py says.  Whoever only read is answered meanwhile, and nothing waits for
+them: all that they say is stable wherever it has to be.
 """
 
 import math
@@ -17,6 +21,7 @@ from sinfonia.memnode.hybrid_clock import HybridClock
 from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable, SendVia
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.messages import Reply
+from sinfonia.protocol.pacing import PACE_MAX
 from sinfonia.protocol.records import Stamp
 from sinfonia.protocol.shipping import Shipping
 from sinfonia.storage.journal import Journal
@@ -35,11 +40,21 @@ SendReplies = Callable[[bytes, list[Reply]], None]
 
 
 class Ticket(NamedTuple):
-    """Replies that wait for replicas."""
+    """Replies that wait for replicas; to ``writers`` it answers what added ``size`` to the log."""
 
     seq: Seq
     executed_at: float
     replies: dict[bytes, list[Reply]]
+    writers: set[bytes]
+    size: int
+
+
+class HeldBack(NamedTuple):
+    """Answers to writers that are paced; they leave by ``until`` at the latest."""
+
+    until: float
+    replies: dict[bytes, list[Reply]]
+    size: int
 
 
 class GroupCommit:
@@ -70,6 +85,11 @@ class GroupCommit:
         self._tickets: deque[Ticket] = deque()
         self._released_at = -math.inf  # the newest ticket that left was computed then
         self._inherited = 0 if shipping is None else shipping.last
+        self.paced_seconds = 0.0  # for how long writers were held up
+        self._writers: set[bytes] = set()
+        self._answered_bytes = 0  # of what was logged
+        self._held_back: deque[HeldBack] = deque()
+        self._paced_at = 0.0  # when ``paced_seconds`` was counted last
 
     def carry_out(self, route: bytes, effects: list[Effect], now: float) -> None:
         """Do what a participant asks for; replies come out of ``flush``."""
@@ -79,6 +99,7 @@ class GroupCommit:
                 assert journal is not None
                 journal.append(effect.record)
                 self._must_sync = True
+                self._writers.add(route)
             elif type(effect) is Send:
                 waiting = self._ready.setdefault(route, effect.replies)
                 if waiting is not effect.replies:
@@ -111,13 +132,19 @@ class GroupCommit:
         if shipping is None:
             if ready:
                 self._ready = {}
+                self._writers.clear()
                 for route, replies in ready.items():
                     self._send(route, replies)
             return
         if ready:
             self._ready = {}
-            if len(self._tickets) < TICKETS_MAX:
-                self._tickets.append(Ticket(shipping.last, now, ready))
+            if len(self._tickets) + len(self._held_back) < TICKETS_MAX:
+                size = self.logged_bytes - self._answered_bytes
+                self._answered_bytes = self.logged_bytes
+                self._tickets.append(Ticket(shipping.last, now, ready, self._writers, size))
+            self._writers = set()
+        if self._held_back:
+            self._let_go(shipping, now)
         if self._tickets:
             self._release(shipping, now)
 
@@ -163,7 +190,10 @@ class GroupCommit:
 
     def next_wakeup(self) -> float | None:
         """When ``flush`` must be called next; None: not before a message comes."""
-        return self._sync_by() if self._lazy else None
+        sync_by = self._sync_by() if self._lazy else math.inf
+        let_go_by = self._held_back[0].until if self._held_back else math.inf
+        soonest = min(sync_by, let_go_by)
+        return None if soonest == math.inf else soonest
 
     @property
     def stable_before(self) -> float:
@@ -191,11 +221,37 @@ class GroupCommit:
         while tickets and shipping.may_leave(tickets[0].seq, tickets[0].executed_at, now):
             ticket = tickets.popleft()
             self._released_at = ticket.executed_at
+            if shipping.pacing.copiers and ticket.writers:
+                self._pace(shipping, ticket, now)
             for route, replies in ticket.replies.items():
                 self._send(route, replies)
         if tickets:
             for route, append in shipping.ask_for_lease(tickets[-1].executed_at, now):
                 self._send(route, [append])
+
+    def _pace(self, shipping: Shipping, ticket: Ticket, now: float) -> None:
+        """Take out of ``ticket`` what is held back, if anything is."""
+        pacing = shipping.pacing
+        if not self._held_back and pacing.may_go_on(now, shipping.is_paced_for):
+            pacing.spend(ticket.size)
+            return
+        replies = ticket.replies
+        held = {route: replies.pop(route) for route in ticket.writers if route in replies}
+        self._held_back.append(HeldBack(now + PACE_MAX, held, ticket.size))
+        self._paced_at = now
+
+    def _let_go(self, shipping: Shipping, now: float) -> None:
+        """Answer the writers that need not wait any longer, in order."""
+        pacing, held_back = shipping.pacing, self._held_back
+        self.paced_seconds += now - self._paced_at
+        self._paced_at = now
+        while held_back and (
+            now >= held_back[0].until or pacing.may_go_on(now, shipping.is_paced_for)
+        ):
+            held = held_back.popleft()
+            pacing.spend(held.size)
+            for route, replies in held.replies.items():
+                self._send(route, replies)
 
     def check_invariants(self) -> None:
         """What holds after ``flush``."""

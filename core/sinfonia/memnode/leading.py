@@ -11,11 +11,12 @@ from sinfonia.memnode.group_commit import GroupCommit, SendReplies
 from sinfonia.memnode.holdings import Holdings
 from sinfonia.memnode.hybrid_clock import HybridClock
 from sinfonia.memnode.replica import APPLY_BYTES_MAX, APPLY_RECORDS_MAX
-from sinfonia.memnode.settings import is_replicated
+from sinfonia.memnode.settings import has_disk, is_replicated
 from sinfonia.protocol.effects import Effect
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.management_messages import MemoryNodeEntry, Reconfigure
 from sinfonia.protocol.messages import Probe, ProbeReply, Request, Requests
+from sinfonia.protocol.pacing import Asked, Pacing
 from sinfonia.protocol.records import Stamp
 from sinfonia.protocol.replication_messages import Appended, GetImage, GetLog, GetPages, Join
 from sinfonia.protocol.shipping import Shipping, ToReplica
@@ -55,6 +56,7 @@ class Leading:
             journal.begin_life(entry.incarnation)
             self._go_on_stamping(journal, clock)
         holdings.participant.incarnation = entry.incarnation
+        self.pacing = Pacing()
         self.shipping: Shipping | None = None
         if is_replicated(holdings.settings.mode):
             self.shipping = Shipping(
@@ -63,6 +65,9 @@ class Leading:
                 history=holdings.history,
                 last=holdings.last,
                 now=now,
+                pacing=self.pacing,
+                # In memory alone is no copy to do with for the sake of speed.
+                alone=has_disk(holdings.settings.mode),
             )
         self.group = GroupCommit(journal, shipping=self.shipping, clock=clock, send=send)
         self.copies = CopySource(holdings, entry.incarnation)
@@ -112,6 +117,10 @@ class Leading:
             if self.shipping.lacking:
                 raise DamagedData(self.shipping.lacking)
             self._say(self.shipping.on_tick(now))
+        journal = self.holdings.journal
+        if journal is not None:
+            copied = self.pacing.copiers
+            journal.needed_after = self.pacing.needed_after(now) if copied else None
         if not self.replaying:
             self._carry_checkpoint(now)
         if self._logging_until is not None and now >= self._logging_until:
@@ -176,15 +185,29 @@ class Leading:
                 self._say(shipping.on_appended(route, request, now))
             case GetImage() if not self.replaying:
                 self._begin_copy(now)
+                self.pacing.begins(route, request.identity, self.holdings.last, now)
                 self._send(route, [self.copies.image()])
             case GetPages() if self.copies.begun:
-                self._send(route, [self.copies.pages(request)])
+                self.pacing.asks(route, request.identity, Asked.PAGES, request.start, now)
+                pages = self.copies.pages(request)
+                size = sum(len(data) for _, data in pages.runs)
+                self.pacing.answered(route, Asked.PAGES, size)
+                self._send(route, [pages])
             case GetLog():
-                if self.holdings.journal is not None:
-                    self._keep_logging(now)
-                    if request.stamp:
-                        self.group.stamp_after(request.stamp, now)
-                self._send(route, [self.copies.log(request, self.committed)])
+                self._on_get_log(route, request, now)
+
+    def _on_get_log(self, route: bytes, request: GetLog, now: float) -> None:
+        if self.holdings.journal is not None:
+            self._keep_logging(now)
+            if request.stamp:
+                self.group.stamp_after(request.stamp, now)
+        self.pacing.asks(route, request.identity, Asked.LOG, request.after, now)
+        part = self.copies.log(request, self.committed)
+        if part.gone:
+            self.pacing.ends(route)
+        else:
+            self.pacing.answered(route, Asked.LOG, len(part.body))
+        self._send(route, [part])
 
     def _begin_copy(self, now: float) -> None:
         """Have a log, all of it stable."""
@@ -248,3 +271,4 @@ class Leading:
     def check_invariants(self) -> None:
         """What holds between two wake-ups."""
         self.group.check_invariants()
+        self.pacing.check_invariants()

@@ -42,6 +42,7 @@ class Replica:
         self.resigning = False
         self.syncs = 0
         self.copied_bytes = 0
+        self.copies_begun = 0
         self._unsynced_bytes = 0
         self._ask: list[Request] = []
         self._answers: list[Request] = []
@@ -112,6 +113,7 @@ class Replica:
                     self.resigning = True
                 case BeginCopy(image):
                     self._saving = False
+                    self.copies_begun += 1
                     self._apply_to = image.seq
                     holdings.begin_copy(image)
                 case PutPages(runs):

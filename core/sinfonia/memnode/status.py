@@ -78,15 +78,20 @@ def _add_role(node: "MemoryNode", figures: Figures) -> None:
         figures["copied_out_bytes"] = leading.copies.bytes_sent
         figures["replicas_known"] = 0 if entry is None else len(entry.replicas)
         figures["in_sync_replicas"] = 0 if entry is None else len(entry.in_sync)
-        if leading.shipping is not None and entry is not None:
+        shipping = leading.shipping
+        if shipping is not None and entry is not None:
+            figures["paced_seconds"] = leading.group.paced_seconds
+            figures["replicas_dropped_slow"] = shipping.dropped_slow
             for member in entry.replicas:
-                behind = leading.shipping.records_behind(member.identity)
+                behind = shipping.records_behind(member.identity)
                 figures[f"records_behind_{member.endpoint}"] = behind
+                figures[f"ack_seconds_{member.endpoint}"] = shipping.ack_seconds(member.identity)
     elif replica is not None:
         figures["syncs"] = replica.syncs
         figures["committed_record"] = replica.follower.committed
         figures["applied_record"] = node.holdings.applied
         figures["copied_bytes"] = replica.copied_bytes
+        figures["copies_begun"] = replica.copies_begun
         figures["phase"] = replica.follower.phase.value
         in_sync = entry is not None and node.identity in entry.in_sync
         figures["catching_up"] = 0 if in_sync else 1

@@ -274,8 +274,8 @@ class Follower:
         # A life that has logged nothing yet begins with what follows, here as at the primary.
         self.history = [life for life in image.history if life.first <= image.seq]
         self.copied_to = 0
-        pages = self._ask(GetPages(0), now)
-        return [BeginCopy(image), *pages, Ask(GetLog(image.seq))]
+        pages = self._ask(GetPages(0, self._identity), now)
+        return [BeginCopy(image), *pages, self._fetch_log(image.seq)]
 
     def _on_pages(self, pages: Pages, now: float) -> list[FollowerEffect]:
         if (
@@ -291,7 +291,7 @@ class Follower:
         put = PutPages(pages.runs)
         if pages.following:
             self.copied_to = pages.following
-            return [put, *self._ask(GetPages(pages.following), now)]
+            return [put, *self._ask(GetPages(pages.following, self._identity), now)]
         # From now on memory shows records up to here, perhaps of some that are yet to come.
         self.applied = max(self.applied, self._upto)
         self._image = None
@@ -326,9 +326,10 @@ class Follower:
             case Phase.RESIGNING:
                 return self._copy(now)
             case Phase.COPYING if self._image is None:
-                return self._ask(GetImage(), now)
+                return self._ask(GetImage(self._identity), now)
             case Phase.COPYING:
-                return [*self._ask(GetPages(self.copied_to), now), Ask(GetLog(self.last))]
+                pages = GetPages(self.copied_to, self._identity)
+                return [*self._ask(pages, now), self._fetch_log(self.last)]
         return self._ask_for_log(now)
 
     # --- parts ---------------------------------------------------------------------------------
@@ -338,7 +339,7 @@ class Follower:
         self._image = None
         if self._expendable:
             self.phase = Phase.COPYING
-            return self._ask(GetImage(), now)
+            return self._ask(GetImage(self._identity), now)
         self.phase = Phase.RESIGNING
         self._asked_at = now
         return [Resign()]
@@ -395,7 +396,11 @@ class Follower:
         return [Answer(join)]
 
     def _ask_for_log(self, now: float) -> list[FollowerEffect]:
-        return self._ask(GetLog(self.last), now)
+        self._asked_at = now
+        return [self._fetch_log(self.last)]
+
+    def _fetch_log(self, after: Seq) -> Ask:
+        return Ask(GetLog(after, identity=self._identity))
 
     def _ask(self, request: Request, now: float) -> list[FollowerEffect]:
         self._asked_at = now

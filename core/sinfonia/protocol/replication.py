@@ -29,11 +29,14 @@ from sinfonia.protocol.replication_messages import Life
 class ReplicationTimes:
     """In seconds.  lease: how long a replica's acknowledgement lets the primary answer reads.
 
-    drop_after: the silence after which the primary asks to do without a replica.
+    drop_after: the silence after which the primary asks to do without a replica.  ack_within: how
+    long an acknowledgement may take; a replica that is slower all the time is done without, too.
+    By default more than a disk in order takes, and some times as much as the rest of a write.
     """
 
     lease: float = 0.5
     drop_after: float = 1.0
+    ack_within: float = 0.025
 
     @property
     def counted_lease(self) -> float:
@@ -44,6 +47,11 @@ class ReplicationTimes:
     def granted_lease(self) -> float:
         """What a replica waits, its clock being perhaps the faster one."""
         return self.lease * (1 + CLOCK_DRIFT_MARGIN)
+
+    @property
+    def slow_for(self) -> float:
+        """For so long in all, but for what is forgiven, a replica may be late: see slowness.py."""
+        return 2 * self.drop_after
 
     @property
     def heartbeat(self) -> float:

@@ -53,13 +53,16 @@ class Appended(msgspec.Struct, array_like=True, tag=41, frozen=True, gc=False):
 
 
 class GetImage(msgspec.Struct, array_like=True, tag=42, frozen=True, gc=False):
-    """Begin to copy."""
+    """Begin to copy.  In this and what follows, ``identity`` is that of a replica that asks."""
+
+    identity: str = ""
 
 
 class GetPages(msgspec.Struct, array_like=True, tag=43, frozen=True, gc=False):
     """The next pages from ``start`` (an address) on that were ever written."""
 
     start: int
+    identity: str = ""
 
 
 class GetLog(msgspec.Struct, array_like=True, tag=44, frozen=True, gc=False):
@@ -70,6 +73,7 @@ class GetLog(msgspec.Struct, array_like=True, tag=44, frozen=True, gc=False):
 
     after: Seq
     stamp: Counter = 0
+    identity: str = ""
 
 
 # --- the primary to a replica, or to a backup ----------------------------------------------------

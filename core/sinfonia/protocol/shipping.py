@@ -20,6 +20,9 @@ An in-sync replica that restarted is *unproven*: its disk may have lost the end 
 has joined and holds all that this log held then, the configuration is asked to count it proven.
 The other way round, a replica that holds what all in-sync members once had, and this log has not,
 proves that this log is the damaged one: the primary must lead no further (``lacking``).
+
+While a replica catches up, writers are slowed down as far as it takes (pacing.py); and a replica
+that is waited for, answers, and is slow is given up like one that is silent (slowness.py).
 """
 
 from collections import deque
@@ -30,9 +33,11 @@ from msgspec.structs import replace
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.management_messages import Member, MemoryNodeEntry, Reconfigure
 from sinfonia.protocol.messages import Reply
+from sinfonia.protocol.pacing import Pacing
 from sinfonia.protocol.records import Batch
 from sinfonia.protocol.replication import ReplicationTimes, common_prefix, lacks
 from sinfonia.protocol.replication_messages import Append, Appended, Join, Joined, Life
+from sinfonia.protocol.slowness import Slowness
 
 # Recent batches kept in memory to be sent again; who needs older ones pulls them from the log.
 WINDOW_BYTES_MAX = 32 * 1024 * 1024
@@ -76,11 +81,12 @@ class Peer:
         "route",
         "sent",
         "sent_at",
+        "slowness",
         "starts",
         "unproven",
     )
 
-    def __init__(self, member: Member, now: float) -> None:
+    def __init__(self, member: Member, now: float, *, times: ReplicationTimes) -> None:
         self.identity = member.identity
         self.in_sync = member.in_sync
         self.unproven = member.unproven
@@ -100,6 +106,7 @@ class Peer:
         self.heard_at = now
         self.progress_at = now  # when it last had all, or more than before
         self.resent_at = now
+        self.slowness = Slowness(times, now)
 
     @property
     def required(self) -> bool:
@@ -133,23 +140,33 @@ class Shipping:
         history: Sequence[Life],
         last: Seq,
         now: float,
+        pacing: Pacing | None = None,
+        alone: bool = True,
     ) -> None:
         """``entry`` makes this member the primary; its log, all stable, ends with ``last``.
 
         ``history``: the lives that wrote the log, this one included.  The log may forget early ones
         while it grows; here they are remembered, as long as what they wrote can still be sent.
+        ``pacing`` learns how far replicas have come that catch up.  ``alone``: the primary's own
+        copy is worth so much that its only replica may be given up for being slow.
         """
         self.entry = entry
         self.last = last  # of all that was shipped
         self.local_stable = last
         self.committed: Seq = 0
         self.lacking = ""  # what this log has lost, if a replica has shown that
-        self.peers = {member.identity: Peer(member, now) for member in entry.replicas}
+        self.peers = {
+            member.identity: Peer(member, now, times=times) for member in entry.replicas
+        }
         self._times = times
         self._history = list(history)
         self._life_epoch = entry.config_epoch
         self._window: deque[Batch] = deque()
         self._window_bytes = 0
+        self.pacing = Pacing() if pacing is None else pacing
+        self.dropped_slow = 0  # how often a replica was given up for being slow
+        self._alone = alone
+        self._shipped_bytes = 0
         self._asked_at = float("-inf")
         self._advance()
 
@@ -164,9 +181,14 @@ class Shipping:
         self.last = batch.last
         self._window.append(batch)
         self._window_bytes += len(batch.body)
+        self._shipped_bytes += len(batch.body)
         while self._window_bytes > WINDOW_BYTES_MAX and len(self._window) > 1:
             self._window_bytes -= len(self._window.popleft().body)
-        return self._push_all(now)
+        sends = self._push_all(now)
+        for peer in self.peers.values():
+            if peer.pushing:
+                peer.slowness.shipped(self.last, now)
+        return sends
 
     def on_stable(self, seq: Seq) -> None:
         """The primary's own log is stable up to ``seq``."""
@@ -177,6 +199,11 @@ class Shipping:
         """How many of the records that were shipped this replica has not acknowledged."""
         peer = self.peers.get(identity)
         return self.last if peer is None else self.last - peer.acked
+
+    def ack_seconds(self, identity: str) -> float:
+        """How long this replica took lately to acknowledge what it was sent, on average."""
+        peer = self.peers.get(identity)
+        return 0.0 if peer is None else peer.slowness.ack_seconds
 
     def may_leave(self, seq: Seq, executed_at: float, now: float) -> bool:
         """Whether a reply may leave that rests on records up to ``seq``."""
@@ -217,7 +244,9 @@ class Shipping:
             )
             return []
         common = common_prefix(self._history, self.last, join.history, join.last)
-        peer.route = route
+        if peer.route != route:
+            self.pacing.ends(peer.route)
+            peer.route = route
         if join.starts != peer.starts:
             peer.starts, peer.acked = join.starts, 0
         peer.heard_at = peer.progress_at = now
@@ -236,7 +265,9 @@ class Shipping:
         if not peer.pushing:
             return [(route, self._joined(peer, common, pull=True))]
         peer.sent = common
-        self._consider(peer, join.config_epoch)
+        if peer.required:
+            self.pacing.ends(route)
+        self._consider(peer, join.config_epoch, now)
         self._advance()
         joined: ToReplica = (route, self._joined(peer, common))
         return [joined, *self._push(peer, now), self._heartbeat(peer, now)]
@@ -253,9 +284,10 @@ class Shipping:
         if appended.last > peer.acked:
             peer.acked = appended.last
             peer.progress_at = now
+            peer.slowness.acknowledged(appended.last, now)
         if peer.acked == self.last:
             peer.progress_at = now
-        self._consider(peer, appended.config_epoch)
+        self._consider(peer, appended.config_epoch, now)
         self._advance()
         return self._push(peer, now) if peer.pushing else []
 
@@ -268,15 +300,18 @@ class Shipping:
         self._asked_at = float("-inf")
         members = {member.identity: member for member in entry.replicas}
         for identity in self.peers.keys() - members.keys():
-            del self.peers[identity]
+            self.pacing.ends(self.peers.pop(identity).route)
         for identity, member in members.items():
             peer = self.peers.get(identity)
             if peer is None:
-                peer = self.peers[identity] = Peer(replace(member, in_sync=False), now)
+                peer = Peer(replace(member, in_sync=False), now, times=self._times)
+                self.peers[identity] = peer
             if member.in_sync and not peer.in_sync:
                 peer.heard_at = peer.progress_at = now
+                peer.slowness.is_counted(now)
             if peer.in_sync and not member.in_sync:
                 peer.pushing = False  # it joins again, if it can
+                self._note_if_slow(peer, now)
             peer.on_member(member)
         self._advance()
 
@@ -288,8 +323,13 @@ class Shipping:
         for peer in self.peers.values():
             if peer.joining and not peer.asked and self._is_gone(peer, now):
                 peer.joining = False
+                self._note_if_slow(peer, now)
             if not peer.pushing:
+                peer.slowness.stop_timing()
                 continue
+            peer.slowness.look(self.local_stable, now)
+            if not peer.required and peer.slowness.has_failed_again(now):
+                peer.slowness.was_dropped(now)
             if not peer.required and now - peer.heard_at > self._times.drop_after:
                 peer.pushing = False
                 continue
@@ -333,10 +373,13 @@ class Shipping:
                 wakeups.append(peer.sent_at + self._times.heartbeat)
                 if peer.acked < peer.sent:
                     wakeups.append(max(peer.progress_at, peer.resent_at) + RESEND_AFTER)
+                late_at = peer.slowness.next_look()
+                if late_at is not None:
+                    wakeups.append(late_at)
             if peer.required:
                 wishes = self._asked_at + ASK_AGAIN
-                caught_up = peer.joining and peer.acked >= peer.due
-                if not (peer.lost or caught_up or peer.may_be_proven):
+                ready = peer.may_be_proven or (peer.joining and peer.acked >= peer.due)
+                if not (peer.lost or ready or self._is_too_slow(peer)):
                     wishes = max(wishes, peer.heard_at + self._times.drop_after)
                 wakeups.append(wishes)
         return min(wakeups, default=None)
@@ -395,20 +438,53 @@ class Shipping:
             entry.config_epoch, entry.incarnation, first, count, body, self.committed, now
         )
 
-    def _consider(self, peer: Peer, config_epoch: int) -> None:
+    def _consider(self, peer: Peer, config_epoch: int, now: float) -> None:
         """Begin to wait for a replica that has nearly caught up, as it says in ``config_epoch``."""
-        if peer.required or not peer.pushing or config_epoch != self.entry.config_epoch:
+        if peer.required or not peer.pushing:
             return
         missing = sum(len(batch.body) for batch in self._after(peer.acked))
-        if missing <= JOIN_WITHIN_BYTES:
+        position = self._shipped_bytes - missing
+        self.pacing.acknowledges(peer.route, peer.identity, position, now)
+        if not missing:
+            self.pacing.has_all(peer.route)
+        if config_epoch != self.entry.config_epoch or not peer.slowness.may_be_counted(now):
+            return
+        # Of the group commit that is under way nobody could have more.
+        newest = self._window[-1].first if self._window else self.last + 1
+        if missing <= JOIN_WITHIN_BYTES or peer.acked + 1 >= newest:
             peer.joining = True
             # Replies that left before now did not wait for it.
             peer.due = self.last
+            self.pacing.ends(peer.route)
+
+    def is_paced_for(self, identity: str, now: float) -> bool:
+        """Whether it is a replica for whose sake writers may be slowed down."""
+        peer = self.peers.get(identity)
+        return peer is not None and not peer.required and not peer.slowness.has_time_out(now)
 
     def _is_gone(self, peer: Peer, now: float) -> bool:
         silent, stuck = now - peer.heard_at, now - peer.progress_at
         drop_after = self._times.drop_after
-        return peer.lost or silent > drop_after or stuck > STUCK_FACTOR * drop_after
+        if peer.lost or silent > drop_after or stuck > STUCK_FACTOR * drop_after:
+            return True
+        return self._is_too_slow(peer)
+
+    def _is_too_slow(self, peer: Peer) -> bool:
+        """Whether it holds up writers, and what they write is safe without it."""
+        return peer.slowness.is_slow and (
+            self._alone
+            or any(
+                other.in_sync and not other.lost and not other.slowness.is_slow
+                for other in self.peers.values()
+                if other is not peer
+            )
+        )
+
+    def _note_if_slow(self, peer: Peer, now: float) -> None:
+        """It is waited for no more."""
+        if peer.slowness.is_slow:
+            peer.slowness.was_dropped(now)
+            self.dropped_slow += 1
 
     def _advance(self) -> None:
         """Note what every in-sync member has."""

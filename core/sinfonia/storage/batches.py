@@ -38,6 +38,19 @@ def head_of_batch(batch: Batch, bytes_max: int) -> Batch:
     return Batch(batch.first, count, batch.body[:length])
 
 
+def split_batch(batch: Batch, bytes_max: int) -> list[Batch]:
+    """The records of ``batch`` in pieces, each as ``head_of_batch`` would take it."""
+    pieces: list[Batch] = []
+    first, begin, count, length = batch.first, 0, 0, 0
+    for record in _sizes(batch, batch.count):
+        if count and length + len(record) > bytes_max:
+            pieces.append(Batch(first, count, batch.body[begin : begin + length]))
+            first, begin, count, length = first + count, begin + length, 0, 0
+        count += 1
+        length += len(record)
+    return [*pieces, Batch(first, count, batch.body[begin:])]
+
+
 def join_batches(batches: Sequence[Batch]) -> Batch:
     """Batches that follow one another, as one."""
     if len(batches) == 1:

@@ -23,6 +23,10 @@ from sinfonia.storage.batches import cut_batch, take_batches
 # a few seconds of writing as fast as a disk can, and hours of most days.
 KEEP_BYTES = 256 * 1024 * 1024
 
+# For who copies at the moment, more is kept: so many times as much, so that a copier that never
+# ends fills neither disk nor memory.  Writers wait for who copies (pacing.py), so it is seldom needed.
+KEEP_FOR_COPIES_FACTOR = 4
+
 # What a batch costs a memory log beside its body: the objects that it consists of.
 _BATCH_OVERHEAD_BYTES = 192
 
@@ -53,6 +57,9 @@ class Journal(Protocol):
     @property
     def dirty(self) -> bool:
         """Whether anything appended is not stable yet."""
+
+    # Somebody copies, and needs the log after this record: it is kept, within bounds.
+    needed_after: Seq | None
 
     def begin_life(self, incarnation: int) -> None:
         """What is appended from now on is of this life.  Nothing may be dirty."""
@@ -101,6 +108,7 @@ class NumberedLog(ABC):
         self._gathered = last
         self.append: Callable[[Record], None] = self._appended.append
         self.history = list(history)
+        self.needed_after: Seq | None = None
 
     @abstractmethod
     def _take(self, incarnation: int, batch: Batch) -> None:
@@ -251,7 +259,11 @@ class MemoryLog(NumberedLog):
     def _drop_oldest(self) -> None:
         # More than necessary, so that taking from the front of a list is seldom.
         dropped = 0
+        needed = self.last if self.needed_after is None else self.needed_after
         while dropped < len(self._kept) - 1 and self._kept_bytes > self._keep_bytes * 7 // 8:
+            too_much = self._kept_bytes > self._keep_bytes * KEEP_FOR_COPIES_FACTOR
+            if self._kept[dropped].last > needed and not too_much:
+                break
             self._kept_bytes -= _cost(self._kept[dropped])
             dropped += 1
         del self._kept[:dropped]

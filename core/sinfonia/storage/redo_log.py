@@ -21,7 +21,7 @@ These rules make a crash harmless:
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import Self
 
@@ -29,10 +29,16 @@ from sinfonia.errors import CorruptLog, StorageError, SyncFailed
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.records import Batch, Record
 from sinfonia.protocol.replication_messages import Life
-from sinfonia.storage.batches import cut_batch, head_of_batch, join_batches, take_batches
+from sinfonia.storage.batches import (
+    cut_batch,
+    head_of_batch,
+    join_batches,
+    split_batch,
+    take_batches,
+)
 from sinfonia.storage.block_index import BlockIndex
 from sinfonia.storage.files import SECTOR_BYTES, Files
-from sinfonia.storage.journal import KEEP_BYTES, NumberedLog
+from sinfonia.storage.journal import KEEP_BYTES, KEEP_FOR_COPIES_FACTOR, NumberedLog
 from sinfonia.storage.log_blocks import (
     BODY_BYTES_MAX,
     Block,
@@ -57,6 +63,9 @@ from sinfonia.storage.synced_mark import MARK_FILE, SyncedMark
 # The step in which the log is allocated and given back.  Allocated space made the fdatasync of
 # small appends a third faster, and a full disk shows at the start of a segment, not within.
 SEGMENT_BYTES = 64 * 1024 * 1024
+
+# A block of so many times as much as is read at a time is remembered, until another one is.
+LARGE_BLOCK_FACTOR = 2
 
 
 class RedoLog(NumberedLog):
@@ -92,6 +101,9 @@ class RedoLog(NumberedLog):
         # What was gathered and not synced, each batch with its life.
         self._unsynced: list[tuple[int, Batch]] = []
         self._failure = ""
+        # Of the last large block that was read in pieces, by their first records: to read, check
+        # and cut all of it for each piece takes a copier, and its primary, many times as long.
+        self._pieces: dict[Seq, Batch] = {}
         self.stable = found.stable
         self.stable_lsn = found.stable_lsn
 
@@ -204,13 +216,27 @@ class RedoLog(NumberedLog):
     def read_after(self, seq: Seq, bytes_max: int) -> Batch | None:
         if seq < self.first - 1:
             return None
+        piece = self._pieces.get(seq + 1)
+        if piece is not None:
+            return piece
         try:
             with _reading():
-                return take_batches(self._batches_after(seq, bytes_max), seq, bytes_max)
+                return self._read_after(seq, bytes_max)
         except CorruptLog:
             if self._index.at_or_before(seq + 1) >= self._processed:
                 raise
             return None  # it is kept for others only, and they can have the image
+
+    def _read_after(self, seq: Seq, bytes_max: int) -> Batch:
+        batches = self._batches_after(seq, bytes_max)
+        found = next(batches, None)
+        if found is None:
+            return Batch(seq + 1, 0, b"")
+        if len(found.body) <= LARGE_BLOCK_FACTOR * bytes_max:
+            return take_batches(chain((found,), batches), seq, bytes_max)
+        rest = found if found.first > seq else cut_batch(found, seq)[1]
+        self._pieces = {piece.first: piece for piece in split_batch(rest, bytes_max)}
+        return self._pieces[seq + 1]
 
     def records_after(self, seq: Seq) -> Iterator[tuple[Seq, Record]]:
         assert seq >= self.first - 1, "the log does not reach back so far"
@@ -221,6 +247,7 @@ class RedoLog(NumberedLog):
                         yield number, record
 
     def truncate_after(self, seq: Seq) -> None:
+        self._pieces.clear()
         self.sync()
         if seq >= self.stable:
             return
@@ -232,13 +259,14 @@ class RedoLog(NumberedLog):
         self._forget_after(seq)
 
     def truncate_before(self, processed: Lsn) -> None:
-        """Delete the segments that hold nothing since ``processed``, but keep ``keep_bytes``.
+        """Delete the segments that hold nothing since ``processed``, but keep ``keep_bytes``, and
+        what somebody needs who copies.
 
         The checkpoint that says ``processed`` must be stable.  Raises SyncFailed.
         """
         self._refuse_after_failure()
         self._processed = processed
-        unneeded = min(processed, self.stable_lsn - self._keep_bytes)
+        unneeded = min(processed, self.stable_lsn - self._keep_bytes, self._needed_from())
         try:
             while len(self._starts) > 1 and self._starts[1] <= unneeded:
                 self._files.remove(segment_name(self._starts[0]))
@@ -248,6 +276,14 @@ class RedoLog(NumberedLog):
         except OSError as error:
             raise self._failed(f"cannot delete {segment_name(self._starts[0])}", error) from error
         self._forget_lives_before(self.first)
+
+    def _needed_from(self) -> Lsn:
+        """Where that begins which is kept for who copies."""
+        needed = self.needed_after
+        if needed is None:
+            return self.stable_lsn
+        begin = self.start_lsn if needed < self.first else self.lsn_after(needed)
+        return max(begin, Lsn(self.stable_lsn - self._keep_bytes * KEEP_FOR_COPIES_FACTOR))
 
     def close(self) -> None:
         """Close the files; what was not synced is lost."""
