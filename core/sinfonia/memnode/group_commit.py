@@ -8,12 +8,13 @@ With replicas, the replies of a wake-up become a *ticket*: the last record that 
 and when they were computed.  Tickets leave in order, when ``Shipping.may_leave`` says so.
 
 While a replica catches up, answers to those who wrote are *held back* for its sake when they might
-leave, as long as pacing.py says.  Whoever only read is answered meanwhile, and nothing waits for
-them: all that they say is stable wherever it has to be.
+leave, as long as pacing.py says.  To one client answers leave in order: the answer to a request
+that it has repeated does not overtake them.  Who only reads is answered meanwhile, and nothing
+waits for what is held back: all that it says is stable wherever it has to be.
 """
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -89,6 +90,7 @@ class GroupCommit:
         self._writers: set[bytes] = set()
         self._answered_bytes = 0  # of what was logged
         self._held_back: deque[HeldBack] = deque()
+        self._held_routes: Counter[bytes] = Counter()  # how many of those answer it
         self._paced_at = 0.0  # when ``paced_seconds`` was counted last
 
     def carry_out(self, route: bytes, effects: list[Effect], now: float) -> None:
@@ -221,7 +223,7 @@ class GroupCommit:
         while tickets and shipping.may_leave(tickets[0].seq, tickets[0].executed_at, now):
             ticket = tickets.popleft()
             self._released_at = ticket.executed_at
-            if shipping.pacing.copiers and ticket.writers:
+            if self._held_back or (shipping.pacing.copiers and ticket.writers):
                 self._pace(shipping, ticket, now)
             for route, replies in ticket.replies.items():
                 self._send(route, replies)
@@ -232,13 +234,20 @@ class GroupCommit:
     def _pace(self, shipping: Shipping, ticket: Ticket, now: float) -> None:
         """Take out of ``ticket`` what is held back, if anything is."""
         pacing = shipping.pacing
-        if not self._held_back and pacing.may_go_on(now, shipping.is_paced_for):
-            pacing.spend(ticket.size)
-            return
-        replies = ticket.replies
-        held = {route: replies.pop(route) for route in ticket.writers if route in replies}
-        self._held_back.append(HeldBack(now + PACE_MAX, held, ticket.size))
-        self._paced_at = now
+        if not self._held_back:
+            if pacing.may_go_on(now, shipping.is_paced_for):
+                pacing.spend(ticket.size)
+                return
+            self._paced_at = now
+        replies, waiting = ticket.replies, self._held_routes
+        held = {
+            route: replies.pop(route)
+            for route in list(replies)
+            if route in ticket.writers or route in waiting
+        }
+        if held:
+            self._held_back.append(HeldBack(now + PACE_MAX, held, ticket.size))
+            waiting.update(held.keys())
 
     def _let_go(self, shipping: Shipping, now: float) -> None:
         """Answer the writers that need not wait any longer, in order."""
@@ -251,6 +260,9 @@ class GroupCommit:
             held = held_back.popleft()
             pacing.spend(held.size)
             for route, replies in held.replies.items():
+                self._held_routes[route] -= 1
+                if not self._held_routes[route]:
+                    del self._held_routes[route]
                 self._send(route, replies)
 
     def check_invariants(self) -> None:

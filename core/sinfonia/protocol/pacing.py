@@ -32,10 +32,10 @@ CREDIT_BYTES_MAX = 4 * 1024 * 1024
 # What writers have added beyond their share is made up for, up to this: some large group commits.
 DEBT_BYTES_MAX = 64 * 1024 * 1024
 
-# An answer is held back no longer, in seconds.  Much less than callers wait, and than the locks of
-# a minitransaction over several memory nodes are left in doubt; clients repeat what they asked
-# meanwhile only if they hear nothing at all.
-PACE_MAX = 0.5
+# An answer is held back no longer, in seconds.  Much less than callers wait, and than a
+# minitransaction over several memory nodes may be in doubt.  A client that hears nothing meanwhile
+# repeats what it asked, and the answer to that waits as well.
+PACE_MAX = 1.0
 
 # Nobody is slowed down for a replica that has been silent for so long, in seconds: as long as an
 # in-sync replica is waited for by default.
@@ -113,10 +113,13 @@ class Pacing:
         if what is Asked.LOG and not size:
             copier.credit = CREDIT_BYTES_MAX
 
-    def acknowledges(self, route: bytes, identity: str, position: int, now: float) -> None:
-        """It is sent the log as that is shipped, and has it up to the byte ``position``."""
+    def acknowledges(
+        self, route: bytes, identity: str, seq: Seq, position: int, now: float
+    ) -> None:
+        """It is sent the log as that is shipped, and has it up to ``seq``, which ends at the byte
+        ``position`` of all that was shipped.  It may yet fall back to asking for what follows."""
         copier = self._heard(route, identity, now)
-        copier.has = None  # what it may still lack is ready in memory
+        copier.has = seq
         if copier.pushed is not None and position > copier.pushed:
             copier.take(position - copier.pushed)
         copier.pushed = position

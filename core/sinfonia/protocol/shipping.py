@@ -444,7 +444,7 @@ class Shipping:
             return
         missing = sum(len(batch.body) for batch in self._after(peer.acked))
         position = self._shipped_bytes - missing
-        self.pacing.acknowledges(peer.route, peer.identity, position, now)
+        self.pacing.acknowledges(peer.route, peer.identity, peer.acked, position, now)
         if not missing:
             self.pacing.has_all(peer.route)
         if config_epoch != self.entry.config_epoch or not peer.slowness.may_be_counted(now):

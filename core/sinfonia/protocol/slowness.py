@@ -12,9 +12,10 @@ measure of others: the time begins when the primary first looks with the record 
 
 A replica that was dropped for being slow must show that it has become faster: it is sent the log as
 before, though nobody waits for it, and is counted again once its score has fallen to nothing, and
-not before its *time out* has passed.  That doubles each time, up to ``TIME_OUT_MAX``, and is
-forgotten when it was in sync for as long without being dropped; so a replica that is fast enough
-only when nobody writes holds up writers for an ever smaller part of the time.
+not before its *time out* has passed, in which nobody is paced for it either (pacing.py).  If it has
+not made it in about as much time again, it gets another time out.  A time out is twice as long as
+the one before, up to ``TIME_OUT_MAX``; that is forgotten when the replica was in sync for so long.
+So a replica that is fast enough only when nobody writes holds up writers seldom.
 """
 
 from sinfonia.protocol.identifiers import Seq
@@ -106,10 +107,10 @@ class Slowness:
         self._counted = False
         self.dropped += 1
         self.score = self._times.slow_for
-        time_out = self._times.slow_for * 2.0**self.dropped
-        time_out = min(time_out, TIME_OUT_MAX)
+        pardoned_after = self._times.slow_for / PARDON
+        time_out = min(pardoned_after * 2.0 ** (self.dropped - 1), TIME_OUT_MAX)
         self._time_out_until = now + time_out
-        self._tried_until = now + 2 * time_out
+        self._tried_until = self._time_out_until + time_out + pardoned_after
         self.stop_timing()
 
     def is_counted(self, now: float) -> None:
@@ -128,7 +129,7 @@ class Slowness:
         return bool(self.dropped) and now < self._time_out_until
 
     def has_failed_again(self, now: float) -> bool:
-        """Whether it had as much time again after its time out, and is still not fast enough."""
+        """Whether it had its chance after its time out, and is still not fast enough."""
         return bool(self.dropped) and now >= self._tried_until and bool(self.score)
 
     def may_be_counted(self, now: float) -> bool:

@@ -24,7 +24,7 @@ from sinfonia.storage.batches import cut_batch, take_batches
 KEEP_BYTES = 256 * 1024 * 1024
 
 # For who copies at the moment, more is kept: so many times as much, so that a copier that never
-# ends fills neither disk nor memory.  Writers wait for who copies (pacing.py), so it is seldom needed.
+# ends fills neither disk nor memory.  Writers wait for who copies (pacing.py): it is seldom needed.
 KEEP_FOR_COPIES_FACTOR = 4
 
 # What a batch costs a memory log beside its body: the objects that it consists of.

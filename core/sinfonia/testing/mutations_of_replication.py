@@ -95,8 +95,8 @@ def in_sync_before_it_has_all() -> Iterator[None]:
     """A replica is counted in sync only when it has all that was answered without it."""
     consider = Shipping._consider
 
-    def broken(self: Shipping, peer: Peer, config_epoch: int) -> None:
-        consider(self, peer, config_epoch)
+    def broken(self: Shipping, peer: Peer, config_epoch: int, now: float) -> None:
+        consider(self, peer, config_epoch, now)
         if peer.joining:
             peer.due = 0
 

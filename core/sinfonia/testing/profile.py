@@ -28,6 +28,7 @@ class Profile:
     replicas: int = 0
     lease_s: float = 0.5
     drop_after_s: float = 1.0
+    ack_within_s: float = 0.25
     fail_after_s: float = 1.0
     read_lease_s: float = 0.25
     keep_log_bytes: int = 1024 * 1024

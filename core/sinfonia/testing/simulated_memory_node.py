@@ -78,7 +78,7 @@ class SimulatedMemoryNode(Process):
             read_lease=profile.read_lease_s,
             settle_max=profile.settle_s_max,
             replicas=profile.replicas,
-            times=ReplicationTimes(profile.lease_s, profile.drop_after_s),
+            times=ReplicationTimes(profile.lease_s, profile.drop_after_s, profile.ack_within_s),
         )
         # Wall clocks are wrong by up to seconds, and nobody notices.
         self._wall_offset_us = rng.randint(-5_000_000, 5_000_000)

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 from sinfonia.memnode import checkpointer, copies, leading, replica
-from sinfonia.protocol import kept, sessions, shipping
+from sinfonia.protocol import kept, pacing, sessions, shipping
 from sinfonia.testing.fair_line import FairLine
 from sinfonia.testing.profile import Profile
 
@@ -24,6 +24,8 @@ def small_sizes(profile: Profile) -> Iterator[None]:
             (shipping, "WINDOW_BYTES_MAX", window),
             (shipping, "AHEAD_BYTES_MAX", max(window // 2, 1)),
             (shipping, "JOIN_WITHIN_BYTES", max(window // 2, 1)),
+            (pacing, "CREDIT_BYTES_MAX", max(window // 4, 1)),
+            (pacing, "DEBT_BYTES_MAX", max(window * 4, 1)),
             (kept, "LockWaits", FairLine),
             (sessions, "IDLE_SESSIONS_KEPT", profile.idle_sessions_kept),
         )

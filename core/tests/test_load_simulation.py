@@ -1,0 +1,42 @@
+"""Progress under load, in the simulator: catching up, and doing without a slow disk."""
+
+import pytest
+
+from sinfonia.testing.load_simulation import STORIES, LoadSimulation
+from sinfonia.testing.mutations_of_progress import PROGRESS_MUTATIONS
+from sinfonia.testing.simulator import SimulationFailure
+
+SEEDS = 3
+SEEDS_MAX = 20
+
+
+@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("seed", range(1, SEEDS + 1))
+def test_things_get_better_while_clients_write(story: str, seed: int) -> None:
+    LoadSimulation(seed, story).run()
+
+
+def test_a_story_replays() -> None:
+    first, second = (LoadSimulation(7, "return under load") for _ in range(2))
+    assert first.run() == second.run()
+    assert first.told == second.told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROGRESS_MUTATIONS)
+def test_a_broken_rule_of_progress_is_noticed(name: str) -> None:
+    mutation = PROGRESS_MUTATIONS[name]
+    with mutation.broken():
+        failing = _first_failing_seed(mutation.story)
+    assert failing is not None, f"{SEEDS_MAX} runs did not notice {name}"
+    for seed in range(1, failing + 1):
+        LoadSimulation(seed, mutation.story).run()
+
+
+def _first_failing_seed(story: str) -> int | None:
+    for seed in range(1, SEEDS_MAX + 1):
+        try:
+            LoadSimulation(seed, story).run()
+        except SimulationFailure:
+            return seed
+    return None
