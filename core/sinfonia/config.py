@@ -94,6 +94,7 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
 
     lease: how long a replica promises not to become primary.  fail_after: a primary silent for so
     long is replaced.  drop_after: a replica silent for so long is no longer waited for.
+    ack_within: nor is one, until it is faster, whose acknowledgements take longer for some seconds.
     """
 
     in_doubt_timeout: float = 2.0
@@ -104,6 +105,7 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     lease: float = 0.5
     fail_after: float = 1.0
     drop_after: float = 1.0
+    ack_within: float = 0.025
 
 
 class Etcd(msgspec.Struct, frozen=True, kw_only=True):

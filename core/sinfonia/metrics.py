@@ -272,6 +272,31 @@ MEMORY_NODE: tuple[Metric, ...] = (
         Figure("replies_waiting"),
     ),
     Metric(
+        "sinfonia_ack_seconds",
+        GAUGE,
+        "How long a replica of this primary took lately to acknowledge, on average.",
+        Figures("ack_seconds_"),
+        ("replica",),
+    ),
+    Metric(
+        "sinfonia_replicas_dropped_slow_total",
+        COUNTER,
+        "Replicas that this primary gave up for being slow, each time.",
+        Figure("replicas_dropped_slow"),
+    ),
+    Metric(
+        "sinfonia_paced_seconds_total",
+        COUNTER,
+        "For how long this primary held back answers to writers, so that a replica catches up.",
+        Figure("paced_seconds"),
+    ),
+    Metric(
+        "sinfonia_copies_begun_total",
+        COUNTER,
+        "How often this replica began to copy the image of its primary.",
+        Figure("copies_begun"),
+    ),
+    Metric(
         "sinfonia_copied_out_bytes_total",
         COUNTER,
         "Bytes sent to replicas and backups that copy.",

@@ -97,6 +97,14 @@ plain_option = click.option(
     metavar="SECONDS",
     help="The same for all members, and less than the managers' fail_after.",
 )
+@click.option(
+    "--ack-within",
+    type=click.FloatRange(0, min_open=True),
+    default=Times().ack_within,
+    show_default=True,
+    metavar="SECONDS",
+    help="A replica that takes longer, for some seconds, is done without until it is faster.",
+)
 @metrics_option
 @keys_option
 @plain_option
@@ -116,6 +124,7 @@ def memnode(
     mode: str,
     replicas: int,
     lease: float,
+    ack_within: float,
     metrics: str | None,
     keys: Path | None,
     plain: bool,
@@ -154,7 +163,7 @@ def memnode(
                 capacity=capacity,
                 mode=mode,
                 replicas=replicas,
-                times=ReplicationTimes(lease=lease),
+                times=ReplicationTimes(lease=lease, ack_within=ack_within),
             ),
             data_directory=data_directory or Path(),
             managers=[normalise_endpoint(manager) for manager in managers],
@@ -318,7 +327,9 @@ def _configured_member(config: ClusterConfig, node: int, replica: int) -> Memory
         checkpoint_log_bytes=int(entry.checkpoint_log),
         keep_log_bytes=int(entry.keep_log),
         replicas=len(entry.replica),
-        times=ReplicationTimes(lease=times.lease, drop_after=times.drop_after),
+        times=ReplicationTimes(
+            lease=times.lease, drop_after=times.drop_after, ack_within=times.ack_within
+        ),
     )
     return _member(
         settings,
