@@ -16,10 +16,14 @@ from sinfonia.protocol import (
     load_counters,
     lock_waits,
     messages,
+    pacing,
     sessions,
+    slowness,
     watches,
     watching,
 )
+from sinfonia.protocol.replication import ReplicationTimes
+from sinfonia.storage.journal import KEEP_FOR_COPIES_FACTOR
 from sinfonia.storage.redo_log import SEGMENT_BYTES
 from sinfonia.structures import hash_map_layout, hash_map_scan, lease, lease_layout
 from sinfonia.transport import codec, door, gate, zeromq
@@ -41,6 +45,8 @@ MIB = 1 << 20
 # What a document says, as the constants that it speaks of would have it.
 LIMITS = {
     "core/README.md": (
+        f"longer than `ack_within` ({Times().ack_within * 1e3:g} ms)",
+        f"by at most {pacing.PACE_MAX:g} s a write",
         f"{minitransaction.ITEMS_MAX} items and {minitransaction.BYTES_MAX // MIB} MiB",
         f"{minitransaction.UPDATES_MAX} adds and appends",
         f"{zeromq.UNREAD_QUEUE_MAX} messages may wait unread",
@@ -71,6 +77,15 @@ LIMITS = {
         f"the key has {gate.CLIENTS_PER_KEY_MAX // 1024} Ki of them",
         f"unanswered after `RESEND_AFTER` ({coordinator.RESEND_AFTER:g} s)",
         f"Segments are {SEGMENT_BYTES // MIB} MiB",
+        f"It is at most {pacing.CREDIT_BYTES_MAX // MIB} MiB",
+        f"or for {pacing.PACE_MAX:g} s (`PACE_MAX`)",
+        f"silent for {pacing.PACE_SILENT_MAX:g} s, or during",
+        f"no more than {KEEP_FOR_COPIES_FACTOR} times `keep_log`",
+        f"asked nothing for {pacing.COPIER_SILENT_MAX:g} s",
+        f"`ack_within` ({Times().ack_within * 1e3:g} ms)",
+        f"twice `drop_after` ({ReplicationTimes().slow_for:g} s)",
+        f"{ReplicationTimes().slow_for / slowness.PARDON:g} s the first time",
+        f"up to {slowness.TIME_OUT_MAX:g} s",
         "two or more epochs behind" if sessions.EPOCHS_STALE == 2 else "more epochs behind",
     ),
     "core/STRUCTURES.md": (
