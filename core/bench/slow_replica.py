@@ -82,16 +82,16 @@ def _measure(cluster: LocalCluster, delay_ms: float, limit: float) -> SlowReplic
         replica_with_slow_disk(cluster, replica) as slow,
         connect_blocking(cluster.endpoint) as connection,
     ):
-        _wait(cluster, limit, in_sync=True)
+        _wait(cluster, replica, limit, in_sync=True)
         writers = Writers(connection)
         try:
             before = writers.per_s(MEASURE_S)
             slow(delay_ms / 1e3)
             slow_per_s = writers.per_s(1.0)
-            dropped = _wait(cluster, limit, in_sync=False)
+            dropped = _wait(cluster, replica, limit, in_sync=False)
             without = writers.per_s(MEASURE_S)
             slow(0.0)
-            again = _wait(cluster, limit, in_sync=True)
+            again = _wait(cluster, replica, limit, in_sync=True)
             return SlowReplica(
                 delay_ms=delay_ms,
                 before_per_s=before,
@@ -107,12 +107,14 @@ def _measure(cluster: LocalCluster, delay_ms: float, limit: float) -> SlowReplic
                 thread.join()
 
 
-def _wait(cluster: LocalCluster, limit: float, *, in_sync: bool) -> float | None:
-    """Seconds until the replica is in sync, or is not; None: not by ``limit``."""
+def _wait(cluster: LocalCluster, replica: str, limit: float, *, in_sync: bool) -> float | None:
+    """Seconds until the replica follows in sync, or is not in sync; None: not by ``limit``."""
     began = time.monotonic()
     while time.monotonic() < began + limit:
-        entry, _ = look(cluster)
-        if bool(entry.in_sync) == in_sync:
+        entry, statuses = look(cluster)
+        figures = statuses[replica].figures if replica in statuses else {}
+        follows = figures.get("phase") == "following" and figures.get("catching_up") == 0
+        if (bool(entry.in_sync) and follows) if in_sync else not entry.in_sync:
             return time.monotonic() - began
         time.sleep(LOOK_EVERY)
     return None

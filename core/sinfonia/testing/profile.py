@@ -28,7 +28,7 @@ class Profile:
     replicas: int = 0
     lease_s: float = 0.5
     drop_after_s: float = 1.0
-    ack_within_s: float = 0.25
+    ack_within_s: float = 10.0  # so long: whose time out lasts, would not be in sync at rest
     fail_after_s: float = 1.0
     read_lease_s: float = 0.25
     keep_log_bytes: int = 1024 * 1024
