@@ -192,7 +192,7 @@ class Allocator:
             change.write(node, address, new * count)
         result = await self._cluster.execute(change)
         if any(failed.index == fence for failed in result.failed_compares):
-            raise SessionLost("this mount was taken for dead: unmount it and mount again")
+            raise SessionLost("this mount was taken for dead")
         return result.committed
 
     def _map_address(self, kind: Kind, first: int) -> Address:

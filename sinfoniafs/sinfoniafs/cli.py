@@ -27,6 +27,8 @@ from sinfoniafs.cli_volume import fsck, info, mkfs
 from sinfoniafs.errors import FileSystemError, FormatError
 from sinfoniafs.mount import LOG_FORMAT, MountRequest, in_background, serve
 from sinfoniafs.mounts import MountError
+from sinfoniafs.patience import TIMEOUT_S
+from sinfoniafs.session import SESSION_TIMES, SessionTimes
 from sinfoniafs.volume import DEFAULT_NAME
 
 LOG_FILE_DEFAULT = Path("/var/log/sinfoniafs.log")
@@ -88,6 +90,18 @@ main.add_command(fsck)
 @click.option("-f", "--foreground", is_flag=True, help="Do not go into the background.")
 @click.option("--name", help=f"The volume to mount (default: {DEFAULT_NAME}).")
 @click.option("--read-only", is_flag=True, help="The same as -o ro.")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    help="How long a call may wait for memory nodes that do not answer; the same as"
+    f" -o timeout=SECONDS (default: {TIMEOUT_S:.0f}).",
+)
+@click.option(
+    "--session",
+    metavar="SECONDS",
+    help="After how much silence other mounts are taken for dead, the same for all mounts; the same"
+    f" as -o session=SECONDS (default: {SESSION_TIMES.silence:.0f}).",
+)
 @click.option("--log-file", type=click.Path(path_type=Path), help=f"(default: {LOG_FILE_DEFAULT})")
 def mount(
     cluster: Source,
@@ -98,6 +112,8 @@ def mount(
     *,
     foreground: bool,
     read_only: bool,
+    timeout: str | None,
+    session: str | None,
 ) -> None:
     """Mount a volume at the directory MOUNTPOINT.
 
@@ -109,7 +125,9 @@ def mount(
     with this machine.  Exceptions are files changed through a shared writable mmap, which the
     kernel writes back when msync or close asks for it.
     """
-    parsed = parse_mount_options(options)
+    given = [f"timeout={timeout}"] if timeout else []
+    given += [f"session={session}"] if session else []
+    parsed = parse_mount_options(",".join([options, *given]))
     parsed.volume = name or parsed.volume
     parsed.log_file = log_file or parsed.log_file
     if read_only:
@@ -128,6 +146,8 @@ def _mount(source: Source, mountpoint: Path, options: MountOptions, *, foregroun
         volume=options.volume or source.volume or DEFAULT_NAME,
         mountpoint=mountpoint.resolve(),
         options=frozenset(kernel),
+        timeout=options.timeout,
+        times=SessionTimes(options.session),
     )
 
     # Read here: in the background there is nobody to be told that it cannot be read.

@@ -8,6 +8,7 @@ and by a name of its own, ``default`` unless said otherwise::
     /var/lib/sinfonia               the volume "default" of the cluster described there
 """
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ import click
 from sinfonia.cluster_keys import resolve_keys
 from sinfonia.config import resolve_endpoint
 from sinfonia.transport.keys import Keys
+from sinfoniafs.patience import TIMEOUT_S
+from sinfoniafs.session import SESSION_TIMES
 
 # Passed on to the kernel as they are.
 KERNEL_OPTION = re.compile(r"r[ow]|(no)?(suid|dev|exec)|(dir)?sync|allow_(other|root)|max_read=\d+")
@@ -26,6 +29,23 @@ OPTION_WITHOUT_EFFECT = re.compile(
     r"defaults|(no)?auto|(no)?user|users|owner|group|_netdev|nofail|async"
     r"|(no)?(dir|rel)?atime|x-.*|comment=.*|uhelper=.*"
 )
+
+
+# Shorter than this, a busy memory node would be taken for one that is down.
+TIMEOUT_MIN_S = 0.5
+# Shorter than this, a mount on a loaded host would be taken for dead all the time.
+SESSION_MIN_S = 1.0
+
+
+def seconds(text: str, *, at_least: float) -> float:
+    """A number of seconds.  Raises click.BadParameter."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not at_least <= value < math.inf:
+        raise click.BadParameter(f"{text!r} is no number of seconds of at least {at_least}")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +91,8 @@ class MountOptions:
     log_file: Path | None = None
     keys: Path | None = None
     nonempty: bool = False
+    timeout: float = TIMEOUT_S
+    session: float = SESSION_TIMES.silence
 
 
 def parse_mount_options(text: str) -> MountOptions:
@@ -86,11 +108,16 @@ def parse_mount_options(text: str) -> MountOptions:
             options.log_file = Path(value)
         elif key == "keys" and value:
             options.keys = Path(value)
+        elif key == "timeout":
+            options.timeout = seconds(value, at_least=TIMEOUT_MIN_S)
+        elif key == "session":
+            options.session = seconds(value, at_least=SESSION_MIN_S)
         elif option == "nonempty":
             options.nonempty = True
         elif not OPTION_WITHOUT_EFFECT.fullmatch(option):
             raise click.BadParameter(
                 f"unknown mount option {option!r}; there are volume=NAME, log_file=FILE, keys=FILE,"
-                " nonempty, ro, suid, dev, noexec, sync, allow_other, allow_root and max_read=BYTES"
+                " timeout=SECONDS, session=SECONDS, nonempty, ro, suid, dev,"
+                " noexec, sync, allow_other, allow_root and max_read=BYTES"
             )
     return options

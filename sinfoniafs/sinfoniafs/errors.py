@@ -94,7 +94,10 @@ class Busy(FileSystemError):
 
 
 class SessionLost(FileSystemError):
-    """This mount was taken for dead and its reservations were given back; mount again."""
+    """This session was taken for dead and what it held was given back; nothing was changed.
+
+    A volume goes on with a new session, so that its callers do not see this.
+    """
 
     errno = errno.EIO
 

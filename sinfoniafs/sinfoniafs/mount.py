@@ -11,12 +11,14 @@ comes to that, the parent says why, as if it had failed itself.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import pyfuse3
@@ -25,9 +27,12 @@ import trio
 from sinfonia.client.api import ClusterApi
 from sinfonia.errors import SinfoniaError
 from sinfoniafs import mounts
-from sinfoniafs.errors import FileSystemError, SessionLost
+from sinfoniafs.errors import FileSystemError
+from sinfoniafs.libfuse import Libfuse, reach_libfuse
 from sinfoniafs.mounts import MountError
 from sinfoniafs.operations import VolumeOperations
+from sinfoniafs.patience import TIMEOUT_S
+from sinfoniafs.session import SESSION_TIMES, SessionTimes
 from sinfoniafs.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -43,6 +48,14 @@ CLOSE_SECONDS_MAX = 10.0
 # node for each, 1 MiB (the most that FUSE asks for at once) is 2.5 times as fast.
 READ_AHEAD_KIB = 1024
 
+# What is done in the background is tried again after so long when it failed.
+PAUSE_AFTER_FAILURE_SECONDS = 1.0
+
+# The kernel's limit to the pages of a request (since Linux 6.13), 256 unless raised.  1 MiB that
+# begins in the middle of a page touches 257.
+PAGES_LIMIT = Path("/proc/sys/fs/fuse/max_pages_limit")
+PAGES_NEEDED = 257
+
 LOG_FORMAT = "%(asctime)s %(levelname)s pid=%(process)d %(name)s %(message)s"
 
 
@@ -50,13 +63,16 @@ LOG_FORMAT = "%(asctime)s %(levelname)s pid=%(process)d %(name)s %(message)s"
 class MountRequest:
     """What to mount, and where; ``options`` are for the kernel, as in ``mount -o``.
 
-    ``mountpoint`` is resolved: absolute and without symbolic links.
+    ``mountpoint`` is resolved: absolute and without symbolic links.  ``timeout`` (seconds) is how
+    long a request may wait for the cluster; ``times`` are those of the session.
     """
 
     source: str
     volume: str
     mountpoint: Path
     options: frozenset[str] = frozenset()
+    timeout: float = TIMEOUT_S
+    times: SessionTimes = SESSION_TIMES
 
 
 async def serve(
@@ -67,7 +83,13 @@ async def serve(
     Raises MountError if the kernel refuses the mount, and FormatError if there is no such volume.
     """
     mountpoint = str(request.mountpoint)
-    volume = await Volume.open(cluster, name=request.volume, mountpoint=mountpoint)
+    volume = await Volume.open(
+        cluster,
+        name=request.volume,
+        mountpoint=mountpoint,
+        timeout=request.timeout,
+        times=request.times,
+    )
     # Signals are caught until all is given back: a second one must not cut off the closing.
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         try:
@@ -88,18 +110,37 @@ async def _serve_volume(
     on_serving: Callable[[], None],
 ) -> None:
     contact = trio.Event()
-    operations = VolumeOperations(volume, on_contact=contact.set)
+    operations = VolumeOperations(
+        volume, on_contact=contact.set, timeout=request.timeout, libfuse=_libfuse()
+    )
     with (
         mounts.recorded(request.mountpoint, request.source, request.volume),
         _mounted(operations, request),
     ):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_announce, contact, request, on_serving)
-            nursery.start_soon(_end_on_signal, signals, nursery.cancel_scope)
-            nursery.start_soon(_tell_on_signal, cluster)
-            nursery.start_soon(_keep_session, volume)
+            nursery.start_soon(_end_on_signal, signals, operations)
+            nursery.start_soon(_for_good, partial(_tell_on_signal, cluster))
+            nursery.start_soon(_for_good, volume.keep_alive)
+            nursery.start_soon(_for_good, operations.interrupts.watch)
             await pyfuse3.main()
             nursery.cancel_scope.cancel()
+
+
+async def _for_good(work: Callable[[], Awaitable[None]]) -> None:
+    """Do ``work`` until cancelled, again and again if it fails.
+
+    A bug in what goes on in the background must not end the mount: programs would go on in the
+    directory below it.
+    """
+    while True:
+        try:
+            await work()
+        except (SinfoniaError, FileSystemError) as error:
+            log.warning("background work failed=%s: %s", type(error).__name__, error)
+        except Exception:  # the door of a task: see above
+            log.exception("background work failed unexpectedly; it is begun again")
+        await trio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
 
 
 async def _announce(
@@ -125,23 +166,28 @@ async def _tell_on_signal(cluster: ClusterApi) -> None:
             log.info("statistics %s", " ".join(f"{key}={figures[key]}" for key in figures))
 
 
-async def _keep_session(volume: Volume) -> None:
+async def _end_on_signal(signals: AsyncIterator[int], operations: VolumeOperations) -> None:
+    number = await anext(signals)
+    log.info("ending on %s", signal.Signals(number).name)
+    pyfuse3.terminate()
     while True:
-        try:
-            await volume.keep_alive()
-        except SessionLost:
-            log.exception("ending: every request would fail from now on")
-            pyfuse3.terminate()
-            return
-        except (SinfoniaError, FileSystemError) as error:
-            log.warning("heartbeat failed=%s: %s", type(error).__name__, error)
+        await trio.sleep(REQUESTS_GRACE_SECONDS)
+        operations.abandon_all()
 
 
-async def _end_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    async for number in signals:
-        log.info("ending on %s", signal.Signals(number).name)
-        pyfuse3.terminate()
-        scope.deadline = min(scope.deadline, trio.current_time() + REQUESTS_GRACE_SECONDS)
+@functools.cache
+def _libfuse() -> Libfuse | None:
+    """Reached once in the life of the process, before the first mount."""
+    return reach_libfuse(Path(pyfuse3.__file__))
+
+
+def _allow_whole_writes() -> None:
+    """Let a write of 1 MiB that is not aligned to pages, and touches 257, be one request."""
+    try:
+        if int(PAGES_LIMIT.read_text(encoding="ascii")) < PAGES_NEEDED:
+            PAGES_LIMIT.write_text(str(PAGES_NEEDED), encoding="ascii")
+    except OSError as error:  # older than Linux 6.13, or not root on the host
+        log.warning("writes that touch more than 256 pages are not atomic: %s", error)
 
 
 @contextlib.contextmanager
@@ -151,6 +197,7 @@ def _mounted(operations: VolumeOperations, request: MountRequest) -> Iterator[No
         "subtype=sinfoniafs",
         f"fsname={request.source}",
     }
+    _allow_whole_writes()
     with _captured_stderr() as complaint:
         try:
             pyfuse3.init(operations, str(request.mountpoint), options)
@@ -161,8 +208,13 @@ def _mounted(operations: VolumeOperations, request: MountRequest) -> Iterator[No
             ) from error
     try:
         yield
-    finally:
-        pyfuse3.close(unmount=True)
+    except BaseException:
+        # Programs must not find the directory below: they get ENOTCONN instead, as if this process
+        # had been killed, until somebody unmounts it.
+        log.exception("the mount at %s answers no more: unmount it", request.mountpoint)
+        pyfuse3.close(unmount=False)
+        raise
+    pyfuse3.close(unmount=True)
 
 
 @contextlib.contextmanager

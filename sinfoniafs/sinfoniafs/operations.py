@@ -29,8 +29,11 @@ import os
 import stat
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
@@ -38,8 +41,13 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, Statvf
 
 from sinfonia.errors import Contended, OutcomeUnknown, SinfoniaError, TimedOut, Unreachable
 from sinfoniafs.attributes import Attributes, Changes, InodeNumber, Owner, VolumeStatistics
-from sinfoniafs.errors import EntryExists, FileSystemError
+from sinfoniafs.errors import EntryExists, FileSystemError, StaleHandle
+from sinfoniafs.interrupts import Interrupts
+from sinfoniafs.libfuse import Caller, Libfuse
+from sinfoniafs.patience import TIMEOUT_S, Patience, limited
+from sinfoniafs.privileges import may_keep_set_id
 from sinfoniafs.volume import Volume
+from sinfoniafs.volume_data import Privileged, always
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +85,13 @@ def errno_of(error: SinfoniaError) -> int:
 
 
 def answering(handler: Handler[P, T]) -> AnsweringHandler[P, T]:
-    """Make ``handler`` raise nothing but ``FUSEError``, the only exception a mount survives."""
+    """Make ``handler`` end in time, and raise nothing but what a mount survives: ``FUSEError``."""
 
     @functools.wraps(handler)
     async def answer(self: "VolumeOperations", /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await handler(self, *args, **kwargs)
+            with self.under_way():
+                return await handler(self, *args, **kwargs)
         except FileSystemError as error:
             raise FUSEError(error.errno) from error
         except SinfoniaError as error:
@@ -93,16 +102,19 @@ def answering(handler: Handler[P, T]) -> AnsweringHandler[P, T]:
         except Exception as error:  # the door of the process: one request fails, not the mount
             log.exception("operation=%s failed unexpectedly", handler.__name__)
             raise FUSEError(errno.EIO) from error
+        raise FUSEError(errno.EINTR)  # it was given up: see ``under_way``
 
     return answer
 
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """What a file handle stands for."""
+    """What a file handle stands for: one life of an inode, opened by a thread of that pid."""
 
     inode: InodeNumber
+    life: int | None
     append: bool
+    pid: int
 
 
 class VolumeOperations(pyfuse3.Operations):
@@ -119,8 +131,14 @@ class VolumeOperations(pyfuse3.Operations):
         *,
         on_contact: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
+        timeout: float = TIMEOUT_S,
+        libfuse: Libfuse | None = None,
     ) -> None:
         super().__init__()
+        self.timeout = timeout
+        self.interrupts = Interrupts(libfuse)
+        self._caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
+        self._under_way: set[Patience] = set()
         self.clock = clock
         self._counted: tuple[float, VolumeStatistics] | None = None
         self.volume = volume
@@ -140,6 +158,25 @@ class VolumeOperations(pyfuse3.Operations):
         assert all(0 < handle <= self._handles_given for handle in self.open_files)
         assert all(0 < handle <= self._handles_given for handle in self.open_directories)
         assert all(count > 0 for count in self.lookups.values())
+
+    # Requests.
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """A request; its body is left early if it is given up."""
+        with limited(self.timeout) as patience, self.interrupts.heeded(patience) as caller:
+            self._under_way.add(patience)
+            token = self._caller.set(caller)
+            try:
+                yield
+            finally:
+                self._caller.reset(token)
+                self._under_way.remove(patience)
+
+    def abandon_all(self) -> None:
+        """Answer all requests now, whatever comes of them."""
+        for patience in self._under_way:
+            patience.abandon()
 
     # Names.
 
@@ -230,7 +267,12 @@ class VolumeOperations(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
             ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
         )
-        return self._entry(await self.volume.setattr(self._inode(inode), changes))
+        privileged: Privileged = partial(may_keep_set_id, ctx.pid)
+        if fields.update_mode:
+            privileged = always  # the kernel has worked out what is left of the mode
+        return self._entry(
+            await self.volume.setattr(self._inode(inode), changes, privileged=privileged)
+        )
 
     @answering
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -255,8 +297,12 @@ class VolumeOperations(pyfuse3.Operations):
     @answering
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         number = self._inode(inode)
-        await self.volume.open_file(number, truncate=bool(flags & os.O_TRUNC))
-        return self._file_info(number, flags)
+        await self.volume.open_file(
+            number,
+            truncate=bool(flags & os.O_TRUNC),
+            privileged=partial(may_keep_set_id, ctx.pid),
+        )
+        return self._file_info(number, flags, ctx)
 
     @answering
     async def create(
@@ -276,19 +322,22 @@ class VolumeOperations(pyfuse3.Operations):
             # The kernel has just found the name missing, so another mount was faster.  ESTALE
             # makes it look again and open what is there, with all its checks of permission.
             raise FUSEError(errno.ESTALE) from error
-        return self._file_info(attributes.inode, flags), self._given(attributes)
+        return self._file_info(attributes.inode, flags, ctx), self._given(attributes)
 
     @answering
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        return await self.volume.read(self.open_files[fh].inode, off, size)
+        return await self.volume.read(self._open_file(fh).inode, off, size)
 
     @answering
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        file = self.open_files[fh]
+        file = self._open_file(fh)
+        caller = self._caller.get()
+        # Without a way to ask who writes, the one who opened the file stands for him.
+        privileged = partial(may_keep_set_id, caller.pid if caller else file.pid)
         if file.append:
-            await self.volume.append(file.inode, buf)
+            await self.volume.append(file.inode, buf, privileged=privileged)
             return len(buf)
-        return await self.volume.write(file.inode, off, buf)
+        return await self.volume.write(file.inode, off, buf, privileged=privileged)
 
     @answering
     async def fsync(self, fh: int, datasync: bool) -> None:
@@ -401,8 +450,19 @@ class VolumeOperations(pyfuse3.Operations):
         self._handles_given += 1
         return self._handles_given
 
-    def _file_info(self, inode: InodeNumber, flags: int) -> FileInfo:
+    def _open_file(self, fh: int) -> OpenFile:
+        """What the handle stands for.  Raises StaleHandle if that inode is gone.
+
+        The number may lead a new life since, if it was freed while this mount had lost its session.
+        """
+        file = self.open_files[fh]
+        if file.life != self.volume.life_of(file.inode):
+            raise StaleHandle("the file was removed while this mount was away")
+        return file
+
+    def _file_info(self, inode: InodeNumber, flags: int, ctx: RequestContext) -> FileInfo:
         handle = self._next_handle()
         append = bool(flags & os.O_APPEND)
-        self.open_files[handle] = OpenFile(inode, append)
+        life = self.volume.life_of(inode)
+        self.open_files[handle] = OpenFile(inode, life, append, ctx.pid)
         return FileInfo(fh=handle, keep_cache=False, direct_io=append)

@@ -7,8 +7,9 @@ the thing itself is, so that it can be found and given back when the session die
 
 A session is taken for dead when its heartbeat stands still, never by a clock on another host.
 That may be wrong of a mount that was only paused; so reclaiming begins by setting the *fenced* bit
-in the identity on every memory node, and every minitransaction that uses a reservation compares
-the identity.  Whoever wakes up after that is told that he is dead, and harms nobody.
+in the identity on every memory node, and every minitransaction that uses a reservation, or relies
+on a mark of the session or removes it, compares the identity.  A mount that wakes up after that is
+told so, harms nothing, and goes on with a new session.
 """
 
 import random
@@ -30,6 +31,28 @@ _HEARTBEAT_OFFSET: Final = 8
 _NO_SESSION: Final = IDENTITY.pack(0)
 # How often to try another slot when rivals register at the same time.
 _REGISTER_ATTEMPTS: Final = 64
+
+
+# Heartbeats that fit into the silence after which a session is taken for dead: with room for a
+# pause that a loaded host may make.
+_HEARTBEATS: Final = 15
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTimes:
+    """After how many seconds of silence a session is taken for dead, and how often it must beat.
+
+    All mounts of a volume should agree: who is less patient than others beat takes them for dead.
+    """
+
+    silence: float = 30.0
+
+    @property
+    def heartbeat(self) -> float:
+        return self.silence / _HEARTBEATS
+
+
+SESSION_TIMES: Final = SessionTimes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +140,19 @@ class Session:
                 return cls(cluster, superblock, record)
         raise FormatError("other mounts kept taking the session slots: try again")
 
+    async def renew(self, *, rng: random.Random, started_ns: int) -> "Session":
+        """A new session for the mount whose session this was."""
+        record = self.record
+        return await Session.register(
+            self._cluster,
+            self._superblock,
+            rng=rng,
+            started_ns=started_ns,
+            pid=record.pid,
+            host=record.host,
+            mountpoint=record.mountpoint,
+        )
+
     @property
     def slot(self) -> int:
         return self.record.slot
@@ -135,7 +171,7 @@ class Session:
             self._superblock.home, address + _HEARTBEAT_OFFSET, IDENTITY.pack(self._heartbeat)
         )
         if not (await self._cluster.execute(beat)).committed:
-            raise SessionLost("this mount was taken for dead: unmount it and mount again")
+            raise SessionLost("this mount was taken for dead")
 
     async def leave(self) -> None:
         """Free the slot; the session must hold nothing any more."""

@@ -10,6 +10,9 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from sinfonia.errors import TimedOut
+from sinfoniafs.patience import time_left
+
 
 class Turns:
     """A lock for each key, that exists only while somebody wants it."""
@@ -35,7 +38,10 @@ class Turns:
         return key in self._waiting
 
     async def acquire(self, key: Hashable) -> None:
-        """Wait for the turn of ``key``; first come, first served."""
+        """Wait for the turn of ``key``; first come, first served.
+
+        Raises TimedOut when the time of the request is up.
+        """
         queue = self._waiting.get(key)
         if queue is None:
             self._waiting[key] = deque()
@@ -43,13 +49,16 @@ class Turns:
         turn = anyio.Event()
         queue.append(turn)
         try:
-            await turn.wait()
-        except BaseException:
+            with anyio.fail_after(time_left()):
+                await turn.wait()
+        except BaseException as reason:
             # Cancelled: leave the queue, or pass on the turn that came at the same moment.
             if turn.is_set():
                 self.release(key)
             else:
                 queue.remove(turn)
+            if isinstance(reason, TimeoutError):
+                raise TimedOut("requests before this one took all of its time") from reason
             raise
 
     def release(self, key: Hashable) -> None:

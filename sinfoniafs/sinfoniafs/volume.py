@@ -6,6 +6,7 @@ mount was told is done, every other mount sees.  Errors are those of ``errors`` 
 after any of the former, nothing has changed.
 """
 
+import contextlib
 import os
 import random
 import socket
@@ -28,26 +29,29 @@ from sinfoniafs.attributes import (
     VolumeStatistics,
 )
 from sinfoniafs.directory import NAME_MAX
-from sinfoniafs.errors import StaleHandle
+from sinfoniafs.errors import SessionLost, StaleHandle
 from sinfoniafs.inode import Inode
 from sinfoniafs.layout import BLOCK_SIZE
-from sinfoniafs.session import Session
+from sinfoniafs.patience import TIMEOUT_S
+from sinfoniafs.patient_cluster import PatientCluster
+from sinfoniafs.session import SESSION_TIMES, Session, SessionTimes
 from sinfoniafs.statistics import count_free
 from sinfoniafs.superblock import Superblock
+from sinfoniafs.volume_data import Privileged, always
 from sinfoniafs.volume_opening import read_superblocks
 from sinfoniafs.volume_reclaim import SessionWatch, reap_orphans, unregister_from_all
 from sinfoniafs.volume_rename import rename
 from sinfoniafs.volume_state import VolumeState
 
 DEFAULT_NAME: Final = "default"
-HEARTBEAT_INTERVAL_S: Final = 2.0
 
 
 class Volume:
     """An open volume; ``open`` makes one, ``aclose`` gives back what it holds."""
 
-    def __init__(self, state: VolumeState) -> None:
+    def __init__(self, state: VolumeState, times: SessionTimes) -> None:
         self._state = state
+        self._times = times
         self.root = state.superblock.root
 
     @classmethod
@@ -59,12 +63,17 @@ class Volume:
         clock: Callable[[], int] = time.time_ns,
         rng: random.Random | None = None,
         mountpoint: str = "",
+        timeout: float = TIMEOUT_S,
+        times: SessionTimes = SESSION_TIMES,
     ) -> "Volume":
         """Open the volume of that name and register a session on it.
+
+        ``timeout`` (seconds) is for each minitransaction that no request's patience bounds.
 
         Raises FormatError where there is no such volume or this version cannot read it.
         """
         rng = rng or random.Random()
+        cluster = PatientCluster(cluster, timeout)
         superblock, layout = await read_superblocks(cluster, name)
         session = await Session.register(
             cluster,
@@ -75,7 +84,7 @@ class Volume:
             host=socket.gethostname(),
             mountpoint=mountpoint,
         )
-        return cls(VolumeState(cluster, superblock, layout, session, clock=clock, rng=rng))
+        return cls(VolumeState(cluster, superblock, layout, session, clock=clock, rng=rng), times)
 
     @property
     def superblock(self) -> Superblock:
@@ -84,19 +93,37 @@ class Volume:
     async def keep_alive(self) -> None:
         """Show others that this mount lives, and reclaim what the dead left; until cancelled.
 
-        Raises SessionLost if others have taken this mount for dead, and what the cluster raises;
-        after that it may be called again.
+        If others have taken this mount for dead, it goes on with a new session.  Raises what the
+        cluster raises; after that it may be called again.
         """
-        watch = SessionWatch(self._state)
+        state = self._state
+        watch = SessionWatch(state, self._times.silence)
         await self.reap_orphans()
         while True:
-            await anyio.sleep(HEARTBEAT_INTERVAL_S)
-            await self._state.session.beat()
-            await self.flush()
-            await watch.look()
+            await volume_lifetime.register_open(state)
+            with anyio.move_on_after(self._times.heartbeat):
+                await state.rejoined.wait()
+            session = state.session
+            try:
+                await session.beat()
+                await self.flush()
+                await watch.look()
+            except SessionLost:
+                await state.rejoin(session)
+
+    def life_of(self, inode: InodeNumber) -> int | None:
+        """Which life of the inode its number stands for with the caller, as far as is known."""
+        return self._state.known.get(inode)
 
     async def aclose(self) -> None:
-        """Close all that is open, give back all reserved space, end the session."""
+        """Close all that is open, give back all reserved space, end the session.
+
+        Of a session that was taken for dead, others have given all that back.
+        """
+        with contextlib.suppress(SessionLost):
+            await self._leave()
+
+    async def _leave(self) -> None:
         async with AsyncExitStack() as stack:
             # In reverse: each step is tried even if the one before it failed.
             stack.push_async_callback(self._state.session.leave)
@@ -105,7 +132,8 @@ class Volume:
             await self.flush()
             if self._state.in_doubt:
                 state = self._state
-                await unregister_from_all(state.cluster, state.layout, state.session.slot)
+                session = state.session
+                await unregister_from_all(state.cluster, state.layout, session.slot, living=session)
                 await self.reap_orphans()
 
     # -- names
@@ -186,9 +214,14 @@ class Volume:
         self._check_life(loaded)
         return loaded.attributes
 
-    async def setattr(self, inode: InodeNumber, changes: Changes) -> Attributes:
-        """Change attributes, the size included, and return them all."""
-        return await volume_data.set_attributes(self._state, inode, changes)
+    async def setattr(
+        self, inode: InodeNumber, changes: Changes, *, privileged: Privileged = always
+    ) -> Attributes:
+        """Change attributes, the size included, and return them all.
+
+        Who changes a file's contents or size, and is not ``privileged``, clears set-user-ID.
+        """
+        return await volume_data.set_attributes(self._state, inode, changes, privileged)
 
     async def readlink(self, inode: InodeNumber) -> bytes:
         """The target of a symbolic link."""
@@ -211,12 +244,14 @@ class Volume:
 
     # -- contents
 
-    async def open_file(self, inode: InodeNumber, *, truncate: bool = False) -> None:
+    async def open_file(
+        self, inode: InodeNumber, *, truncate: bool = False, privileged: Privileged = always
+    ) -> None:
         """Keep an inode, a directory too, alive until ``close_file``; calls are counted."""
         await volume_lifetime.open_file(self._state, inode)
         if truncate:
             try:
-                await volume_data.set_attributes(self._state, inode, Changes(size=0))
+                await volume_data.set_attributes(self._state, inode, Changes(size=0), privileged)
             except BaseException:
                 await self.close_file(inode)
                 raise
@@ -229,13 +264,17 @@ class Volume:
         """Up to ``length`` bytes at ``offset``; fewer only at the end of the file."""
         return await volume_data.read(self._state, inode, offset, length)
 
-    async def write(self, inode: InodeNumber, offset: int, data: bytes) -> int:
+    async def write(
+        self, inode: InodeNumber, offset: int, data: bytes, *, privileged: Privileged = always
+    ) -> int:
         """Put ``data`` at ``offset``, extending the file; returns the number of bytes."""
-        return await volume_data.write(self._state, inode, offset, data)
+        return await volume_data.write(self._state, inode, offset, data, privileged)
 
-    async def append(self, inode: InodeNumber, data: bytes) -> int:
+    async def append(
+        self, inode: InodeNumber, data: bytes, *, privileged: Privileged = always
+    ) -> int:
         """Put ``data`` at the end of the file, atomically; returns the offset it got."""
-        return await volume_data.append(self._state, inode, data)
+        return await volume_data.append(self._state, inode, data, privileged)
 
     async def fsync(self, inode: InodeNumber) -> None:
         """Wait until what was written is as safe as the memory nodes' mode makes it.

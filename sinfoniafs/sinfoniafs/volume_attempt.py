@@ -64,6 +64,9 @@ class Attempt:
 
     def __init__(self, state: "VolumeState") -> None:
         self._state = state
+        # The mount may begin a new session at any time; an attempt is made in one.
+        self.session = state.session
+        self._allocator = state.allocator
         self.now = state.clock()
         self.minitransaction = state.cluster.minitransaction()
         # What to drop from the cache when the compare item of that index fails.
@@ -113,8 +116,12 @@ class Attempt:
         return found
 
     def rely_on_openers(self, inode: Inode) -> None:
-        """Commit only if the same sessions have the inode open as when it was read."""
+        """Commit only if the same sessions have the inode open as when it was read.
+
+        This one must still be itself: its place among the openers may be another's by now.
+        """
         node, address = self._state.layout.inode_slot(inode.number)
+        self._fence(node)
         openers = inode.openers.to_bytes(OPENERS_SIZE, "little")
         index = self.minitransaction.compare(node, address + OPENERS_OFFSET, openers)
         self._relied_inodes[index] = inode.number
@@ -202,7 +209,7 @@ class Attempt:
 
     def set_opener(self, inode: Inode, *, present: bool) -> None:
         """Register this session as one that may have the inode open, or unregister it."""
-        slot = self._state.session.slot
+        slot = self.session.slot
         bit = opener_bit(slot)
         node, address = self._state.layout.inode_slot(inode.number)
         changed = inode.openers | bit if present else inode.openers & ~bit
@@ -210,8 +217,7 @@ class Attempt:
         old, new = (bytes([each >> shift & 0xFF]) for each in (inode.openers, changed))
         self._relied_inodes[self.minitransaction.compare(node, place, old)] = inode.number
         self.minitransaction.write(node, place, new)
-        if present:
-            self._fence(node)
+        self._fence(node)
         self._inodes[inode.number] = inode._replace(openers=changed)
 
     def write_area(self, inode: Inode, offset: int, data: bytes) -> None:
@@ -251,7 +257,7 @@ class Attempt:
         """Have ``count`` inodes or blocks at hand for ``take``.  Raises NoSpace."""
         missing = count - len(self._purse[kind])
         if missing > 0:
-            self._purse[kind] += await self._state.allocator.take(kind, near, missing)
+            self._purse[kind] += await self._allocator.take(kind, near, missing)
 
     def take(self, kind: Kind) -> int:
         """One of those at hand, to be linked by this attempt."""
@@ -300,8 +306,9 @@ class Attempt:
         """Settle what becomes of the numbers taken, and pass on the turns held."""
         for key in self._lives:
             self._state.turns.release(key)
-        allocator = self._state.allocator
-        self._state.in_doubt |= self._in_doubt
+        allocator = self._allocator
+        if self.session is self._state.session:
+            self._state.in_doubt |= self._in_doubt
         for kind in Kind:
             if self._purse[kind]:
                 allocator.give_back(kind, self._purse[kind])
@@ -364,7 +371,7 @@ class Attempt:
             of = state.layout.inode_map if kind is Kind.INODE else state.layout.block_map
             for first, count in runs(linked):
                 node, address = of(first)
-                self.minitransaction.compare(node, address, state.session.reserved * count)
+                self.minitransaction.compare(node, address, self.session.reserved * count)
                 self.minitransaction.write(node, address, USED * count)
                 self._fence(node)
         for first, count in runs(self._freed):
@@ -373,13 +380,13 @@ class Attempt:
     def _fence(self, node: MemoryNodeId) -> None:
         """Commit only if nobody has taken this session for dead."""
         if node not in self._fences.values():
-            self._fences[self._state.session.fence(self.minitransaction, node)] = node
+            self._fences[self.session.fence(self.minitransaction, node)] = node
 
     def _drop(self, result: Result) -> None:
         cache = self._state.cache
         failed = {each.index for each in result.failed_compares}
         if failed & self._fences.keys():
-            raise SessionLost("this mount was taken for dead: unmount it and mount again")
+            raise SessionLost("this mount was taken for dead")
         for index in failed:
             if index in self._relied_inodes:
                 cache.drop_inode(self._relied_inodes[index])

@@ -5,6 +5,7 @@ every write changes it; so a read sees each write whole or not at all, from whic
 """
 
 import stat
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -14,6 +15,7 @@ from sinfoniafs.block_map import BlockMapEditor
 from sinfoniafs.errors import FileTooBig, InvalidArgument, IsADirectory
 from sinfoniafs.inode import AREA_SIZE, INLINE, INODE_AREA_EMPTY, SIZE_MAX, Inode
 from sinfoniafs.layout import BLOCK_SIZE, INODE_SIZE, node_of, whole_blocks
+from sinfoniafs.privileges import without_set_id
 from sinfoniafs.volume_attempt import Attempt
 from sinfoniafs.volume_state import VolumeState
 
@@ -23,6 +25,15 @@ PIECE_MAX: Final = 8 * 1024 * 1024
 FREED_MAX: Final = 2048
 # What chmod can change.
 PERMISSIONS: Final = 0o7777
+SET_ID: Final = stat.S_ISUID | stat.S_ISGID
+
+# Whether the program that changes a file may leave its set-user-ID bits; asked if there are any.
+Privileged = Callable[[], bool]
+
+
+def always() -> bool:
+    """The privilege of this library's own callers."""
+    return True
 
 
 async def read(state: VolumeState, number: InodeNumber, offset: int, length: int) -> bytes:
@@ -42,24 +53,33 @@ async def read(state: VolumeState, number: InodeNumber, offset: int, length: int
     return b"".join(pieces)
 
 
-async def write(state: VolumeState, number: InodeNumber, offset: int, data: bytes) -> int:
+async def write(
+    state: VolumeState,
+    number: InodeNumber,
+    offset: int,
+    data: bytes,
+    privileged: Privileged = always,
+) -> int:
     """Put ``data`` at ``offset``, extending the file; returns how many bytes were written."""
     if offset < 0:
         raise InvalidArgument("the offset of a write cannot be negative")
-    if len(data) <= PIECE_MAX:
-        await state.run(lambda attempt: _write(attempt, number, offset, data), number)
-        return len(data)
-    for start in range(0, len(data), PIECE_MAX):
-        piece = data[start : start + PIECE_MAX]
-        await state.run(partial(_write, number=number, offset=offset + start, data=piece), number)
+    for start in range(0, len(data), PIECE_MAX) or [0]:
+        piece = data if len(data) <= PIECE_MAX else data[start : start + PIECE_MAX]
+        body = partial(
+            _write, number=number, offset=offset + start, data=piece, privileged=privileged
+        )
+        await state.run(body, number)
     return len(data)
 
 
-async def append(state: VolumeState, number: InodeNumber, data: bytes) -> int:
+async def append(
+    state: VolumeState, number: InodeNumber, data: bytes, privileged: Privileged = always
+) -> int:
     """Put ``data`` at the end of the file, wherever that is; returns the offset it got."""
     if len(data) > PIECE_MAX:
         raise InvalidArgument(f"at most {PIECE_MAX} bytes can be appended at once")
-    return await state.run(lambda attempt: _write(attempt, number, None, data), number)
+    body = partial(_write, number=number, offset=None, data=data, privileged=privileged)
+    return await state.run(body, number)
 
 
 async def readlink(state: VolumeState, number: InodeNumber) -> bytes:
@@ -74,13 +94,18 @@ async def readlink(state: VolumeState, number: InodeNumber) -> bytes:
     return await state.run(body)
 
 
-async def set_attributes(state: VolumeState, number: InodeNumber, changes: Changes) -> Attributes:
+async def set_attributes(
+    state: VolumeState,
+    number: InodeNumber,
+    changes: Changes,
+    privileged: Privileged = always,
+) -> Attributes:
     """Change attributes; those that are None stay as they are."""
     if changes.size is not None and not 0 <= changes.size <= SIZE_MAX:
         raise FileTooBig(f"a file has 0 to {SIZE_MAX} bytes")
     while True:
         inode = await state.run(
-            lambda attempt: _set_attributes_once(attempt, number, changes), number
+            lambda attempt: _set_attributes_once(attempt, number, changes, privileged), number
         )
         # A file in too many pieces to be cut at once grows shorter in several steps.
         if changes.size is None or inode.size == changes.size:
@@ -146,7 +171,13 @@ async def _fetch(attempt: Attempt, inode: Inode, offset: int, length: int) -> by
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def _write(attempt: Attempt, number: InodeNumber, offset: int | None, data: bytes) -> int:
+async def _write(
+    attempt: Attempt,
+    number: InodeNumber,
+    offset: int | None,
+    data: bytes,
+    privileged: Privileged,
+) -> int:
     inode = await attempt.handle(number)
     if inode.is_directory:
         raise IsADirectory("a directory cannot be written like a file")
@@ -155,16 +186,18 @@ async def _write(attempt: Attempt, number: InodeNumber, offset: int | None, data
     if offset is None:
         offset = inode.size
     if data:
-        inode = await put(attempt, inode, offset, data)
+        inode = _changed_by(await put(attempt, inode, offset, data), privileged)
         attempt.change(inode._replace(mtime=attempt.now, ctime=attempt.now))
     await attempt.commit()
     return offset
 
 
-async def _set_attributes_once(attempt: Attempt, number: InodeNumber, changes: Changes) -> Inode:
+async def _set_attributes_once(
+    attempt: Attempt, number: InodeNumber, changes: Changes, privileged: Privileged
+) -> Inode:
     inode = await attempt.handle(number)
     if changes.size is not None:
-        inode = await _resize(attempt, inode, changes.size)
+        inode = _changed_by(await _resize(attempt, inode, changes.size), privileged)
     inode = inode._replace(
         permissions=_chosen(changes.mode, inode.permissions) & PERMISSIONS,
         uid=_chosen(changes.uid, inode.uid),
@@ -196,6 +229,13 @@ async def _resize(attempt: Attempt, inode: Inode, size: int) -> Inode:
     elif size > inode.size:
         inode = await put(attempt, inode, size, b"")
     return inode._replace(mtime=attempt.now)
+
+
+def _changed_by(inode: Inode, privileged: Privileged) -> Inode:
+    """The inode whose contents a program has changed: set-user-ID may no longer hold."""
+    if not inode.permissions & SET_ID or privileged():
+        return inode
+    return inode._replace(permissions=without_set_id(inode.permissions))
 
 
 def _chosen(wanted: int | None, present: int) -> int:

@@ -11,13 +11,19 @@ shrink step by step.  Whatever crash comes in between leaves an orphan, which ``
 finds by its byte in the inode map.
 """
 
+import contextlib
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
+import anyio
+
+from sinfonia.addresses import MemoryNodeId
 from sinfoniafs.attributes import InodeNumber
 from sinfoniafs.block_map import BlockMapEditor
-from sinfoniafs.errors import NoSuchEntry, StaleHandle
+from sinfoniafs.errors import NoSuchEntry, SessionLost, StaleHandle
 from sinfoniafs.inode import NLINK, NLINK_OFFSET, OPENERS_OFFSET, Inode, opener_bit
+from sinfoniafs.session import Session
 from sinfoniafs.volume_attempt import Attempt, life_turn
 from sinfoniafs.volume_data import FREED_MAX, cut
 from sinfoniafs.volume_state import VolumeState
@@ -42,10 +48,11 @@ async def open_file(state: VolumeState, number: InodeNumber) -> None:
         raise
 
 
-def opened(state: VolumeState, inode: Inode) -> None:
-    """Count an inode that was registered in the minitransaction that made it."""
+def opened(state: VolumeState, inode: Inode, session: Session) -> None:
+    """Count an inode that was registered for ``session`` in the minitransaction that made it."""
     state.open_counts[inode.number] += 1
-    state.registered.add(inode.number)
+    if session is state.session:
+        state.registered.add(inode.number)
 
 
 async def close_file(state: VolumeState, number: InodeNumber) -> None:
@@ -63,7 +70,12 @@ async def flush_closing(state: VolumeState) -> None:
     while numbers := sorted(state.closing)[:CLOSING_MAX]:
         async with state.turns.hold(*map(life_turn, numbers)):
             still = [number for number in numbers if number in state.closing]
-            flushed = await _unregister_together(state, still)
+            session = state.session
+            try:
+                flushed = await _unregister_together(state, still)
+            except SessionLost:
+                await state.rejoin(session)  # nothing is registered in the new one
+                return
         if not flushed:
             for number in still:
                 await _unregister(state, number)
@@ -73,7 +85,7 @@ async def lose_last_name(state: VolumeState, attempt: Attempt, inode: Inode) -> 
     """Free the inode in this attempt, or make it an orphan; True if ``reap`` must follow."""
     await attempt.hold_life(inode.number)
     attempt.rely_on_openers(inode)
-    others = inode.openers & ~opener_bit(state.session.slot)
+    others = inode.openers & ~opener_bit(attempt.session.slot)
     if others or state.open_counts[inode.number]:
         attempt.make_orphan(inode)
         return False
@@ -96,13 +108,36 @@ def forget_open(state: VolumeState, number: InodeNumber) -> None:
     state.closing.pop(number, None)
 
 
+async def register_open(state: VolumeState) -> None:
+    """Register again in all that was open when a session was lost.
+
+    Until then it is as if nothing were open: what loses its last name meanwhile is freed, and is
+    stale for those who have it open.
+    """
+    state.rejoined = anyio.Event()
+    for number in sorted(state.open_counts.keys() - state.registered):
+        async with state.turns.hold(life_turn(number)):
+            if number in state.open_counts and number not in state.registered:
+                with contextlib.suppress(StaleHandle):
+                    await state.run(partial(_register_again, state, number=number))
+
+
+async def _register_again(state: VolumeState, attempt: Attempt, number: InodeNumber) -> None:
+    await _set_registered(state, attempt, await attempt.handle(number))
+
+
 async def _register(state: VolumeState, attempt: Attempt, number: InodeNumber) -> None:
     inode = await attempt.handle(number)
     if not inode.nlink:
         raise NoSuchEntry("the file was removed")
+    await _set_registered(state, attempt, inode)
+
+
+async def _set_registered(state: VolumeState, attempt: Attempt, inode: Inode) -> None:
     attempt.set_opener(inode, present=True)
     await attempt.commit()
-    state.registered.add(number)
+    if attempt.session is state.session:
+        state.registered.add(inode.number)
 
 
 def _uncount(state: VolumeState, number: InodeNumber) -> None:
@@ -116,22 +151,29 @@ def _uncount(state: VolumeState, number: InodeNumber) -> None:
 async def _unregister_together(state: VolumeState, numbers: Iterable[InodeNumber]) -> bool:
     """Unregister from inodes that still have a name, all in one minitransaction."""
     cache = state.cache
-    slot = state.session.slot
+    session = state.session
     farewell = state.cluster.minitransaction()
+    fences: dict[MemoryNodeId, int] = {}
     changed: list[Inode] = []
     for number in numbers:
         inode = cache.inodes.get(number)
         if inode is None or not inode.nlink:
             return False
+        slot = session.slot
         rest = inode._replace(openers=inode.openers & ~opener_bit(slot))
         node, address = state.layout.inode_slot(number)
+        if node not in fences:
+            fences[node] = session.fence(farewell, node)
         place = address + OPENERS_OFFSET + slot // 8
         old, new = (bytes([each.openers >> slot // 8 * 8 & 0xFF]) for each in (inode, rest))
         farewell.compare(node, address + NLINK_OFFSET, NLINK.pack(inode.nlink))
         farewell.compare(node, place, old)
         farewell.write(node, place, new)
         changed.append(rest)
-    if not (await state.cluster.execute(farewell)).committed:
+    result = await state.cluster.execute(farewell)
+    if any(each.index in fences.values() for each in result.failed_compares):
+        raise SessionLost("this mount was taken for dead")
+    if not result.committed or session is not state.session:
         return False
     for inode in changed:
         state.registered.discard(inode.number)
@@ -154,8 +196,9 @@ async def _unregister(state: VolumeState, number: InodeNumber) -> None:
             return True
         attempt.set_opener(inode, present=False)
         await attempt.commit()
-        state.registered.discard(number)
-        state.closing.pop(number)
+        if attempt.session is state.session:
+            state.registered.discard(number)
+            state.closing.pop(number, None)
         return False
 
     state.cache.inodes.drop(number)
@@ -175,7 +218,7 @@ async def _reap_step(state: VolumeState, attempt: Attempt, number: InodeNumber) 
     if inode.nlink:
         await attempt.commit()  # believed only if compared
         return False  # the number has a new life already
-    if inode.openers & ~opener_bit(state.session.slot):
+    if inode.openers & ~opener_bit(attempt.session.slot):
         attempt.set_opener(inode, present=False)
         attempt.rely_on_openers(inode)
         await attempt.commit()

@@ -32,6 +32,7 @@ from sinfoniafs.inode import (
     opener_bit,
 )
 from sinfoniafs.layout import INODE_SIZE, node_of
+from sinfoniafs.session import Session
 from sinfoniafs.volume_attempt import Attempt
 from sinfoniafs.volume_data import PERMISSIONS, put
 from sinfoniafs.volume_lifetime import forget_open, lose_last_name, opened, reap
@@ -86,22 +87,22 @@ async def create(
     if len(target) > TARGET_MAX:
         raise NameTooLong(f"the target of a symbolic link has at most {TARGET_MAX} bytes")
 
-    async def body(attempt: Attempt) -> Inode:
+    async def body(attempt: Attempt) -> tuple[Inode, Session]:
         await _vacant(state, attempt, parent, name)
         inode = await _new_inode(attempt, parent, kind, node_of(parent), mode=mode, owner=owner)
         inode = inode._replace(rdev=rdev, flags=INLINE)
         if register:
-            inode = inode._replace(openers=opener_bit(state.session.slot))
+            inode = inode._replace(openers=opener_bit(attempt.session.slot))
         attempt.create(await put(attempt, inode, 0, target) if target else inode)
         await Tree(attempt, parent, state.superblock.hash_key).insert(name, inode)
         attempt.touch_directory(await attempt.inode(parent))
         await attempt.commit()
-        return await attempt.inode(inode.number)
+        return await attempt.inode(inode.number), attempt.session
 
-    made = await state.run(body, parent)
+    made, session = await state.run(body, parent)
     state.give_out(made)
     if register:
-        opened(state, made)
+        opened(state, made, session)
     return made.attributes
 
 

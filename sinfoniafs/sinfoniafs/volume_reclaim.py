@@ -18,7 +18,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClusterApi
 from sinfonia.minitransaction import ITEMS_MAX
 from sinfoniafs.attributes import InodeNumber
-from sinfoniafs.errors import StaleHandle
+from sinfoniafs.errors import SessionLost, StaleHandle
 from sinfoniafs.inode import OPENERS_OFFSET, opener_bit
 from sinfoniafs.layout import (
     FREE,
@@ -29,15 +29,13 @@ from sinfoniafs.layout import (
     Layout,
     number,
 )
-from sinfoniafs.session import SessionRecord, fence_session, free_slot, read_sessions
+from sinfoniafs.session import Session, SessionRecord, fence_session, free_slot, read_sessions
 from sinfoniafs.superblock import Superblock
 from sinfoniafs.volume_lifetime import reap
 from sinfoniafs.volume_state import VolumeState
 
 T = TypeVar("T")
 
-# Fifteen heartbeats missed, with room for a pause that a loaded host may make.
-SILENCE_MAX_S: Final = 30.0
 # A part of a map is read at a time.
 PART_SIZE: Final = 256 * 1024
 # One minitransaction compares and writes this many places.
@@ -65,8 +63,9 @@ class Reclaimed:
 class SessionWatch:
     """Looks whether other sessions' heartbeats go on, and reclaims what those that died held."""
 
-    def __init__(self, state: VolumeState) -> None:
+    def __init__(self, state: VolumeState, silence: float) -> None:
         self._state = state
+        self._silence = silence
         self._seen: dict[tuple[int, int, int], float] = {}
 
     async def look(self) -> None:
@@ -78,7 +77,7 @@ class SessionWatch:
         keys = [(record.slot, record.identity, record.heartbeat) for record in others]
         self._seen = {key: self._seen.get(key, now) for key in keys}
         for record, key in zip(others, keys, strict=True):
-            if now - self._seen[key] > SILENCE_MAX_S:
+            if now - self._seen[key] > self._silence:
                 await reclaim_session(state.cluster, state.superblock, state.layout, record)
                 await reap_orphans(state)
 
@@ -141,8 +140,13 @@ async def _free_marked(
     return freed
 
 
-async def unregister_from_all(cluster: ClusterApi, layout: Layout, slot: int) -> None:
-    """Remove a session from the openers of all inodes."""
+async def unregister_from_all(
+    cluster: ClusterApi, layout: Layout, slot: int, *, living: Session | None = None
+) -> None:
+    """Remove the session in ``slot`` from the openers of all inodes.
+
+    ``living``: it is this one, and not fenced.  Raises SessionLost if it is fenced after all.
+    """
     places = [
         (node, address + OPENERS_OFFSET + slot // 8)
         for node, address in map(
@@ -161,8 +165,12 @@ async def unregister_from_all(cluster: ClusterApi, layout: Layout, slot: int) ->
                 if found & bit:
                     change.compare(node, address, bytes([found]))
                     change.write(node, address, bytes([found & ~bit]))
+            fences = [living.fence(change, node) for node in {n for n, _ in batch} if living]
+            result = await cluster.execute(change)
+            if any(each.index in fences for each in result.failed_compares):
+                raise SessionLost("this mount was taken for dead")
             # A live session that shares the byte may have come in between: look again.
-            if (await cluster.execute(change)).committed:
+            if result.committed:
                 break
 
 

@@ -6,6 +6,7 @@ operation starts again.  An error that was concluded from cached bytes is believ
 same comparisons have been made.
 """
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -18,18 +19,19 @@ from sinfonia.client.api import ClusterApi
 from sinfoniafs.allocator import Allocator
 from sinfoniafs.attributes import InodeNumber
 from sinfoniafs.cache import Cache
-from sinfoniafs.errors import Busy, FileSystemError
+from sinfoniafs.errors import Busy, FileSystemError, SessionLost
 from sinfoniafs.inode import Inode
 from sinfoniafs.layout import INODE_SIZE, Layout
+from sinfoniafs.patience import TIMEOUT_S, time_left
 from sinfoniafs.session import Session
 from sinfoniafs.superblock import Superblock
 from sinfoniafs.turns import Turns
 from sinfoniafs.volume_attempt import Attempt, Conflict
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
-# A program that waits on a file system has patience, but not for ever.
-OPERATION_TIMEOUT_S: Final = 30.0
 # The first retries come at once, for a stale cache is cured by reading; then rivals are likely.
 RETRIES_AT_ONCE: Final = 2
 BACKOFF_FIRST_S: Final = 0.001
@@ -70,6 +72,28 @@ class VolumeState:
         self.closing: dict[InodeNumber, None] = {}
         # Whether some outcome was never learnt, so that more may be registered than is known.
         self.in_doubt = False
+        self._joining = anyio.Lock()
+        # Set when a new session has begun, in which nothing is registered yet.
+        self.rejoined = anyio.Event()
+
+    async def rejoin(self, lost: Session) -> None:
+        """Go on with a new session, unless that has happened since ``lost`` was found to be lost.
+
+        What the lost one held in reserve is left to those who took it for dead.  What is open is
+        to be registered again by ``volume_lifetime.register_open``.
+        """
+        async with self._joining:
+            if self.session is not lost:
+                return
+            session = await lost.renew(rng=self.rng, started_ns=self.clock())
+            # No await below: no operation may see half of the old session and half of the new one.
+            log.warning("session lost slot=%d; new slot=%d", lost.slot, session.slot)
+            self.session = session
+            self.allocator = Allocator(self.cluster, self.layout, session, self.rng)
+            self.registered.clear()
+            self.closing.clear()
+            self.in_doubt = False
+            self.rejoined.set()
 
     async def run(self, body: Callable[[Attempt], Awaitable[T]], *turns: InodeNumber) -> T:
         """Run ``body`` until its minitransaction commits, holding the local turns named.
@@ -82,19 +106,29 @@ class VolumeState:
             return await self._run(body)
 
     async def _run(self, body: Callable[[Attempt], Awaitable[T]]) -> T:
-        deadline = anyio.current_time() + OPERATION_TIMEOUT_S
+        deadline = anyio.current_time() + time_left(otherwise=TIMEOUT_S)
         retries = 0
         while True:
             attempt = Attempt(self)
+            lost = None
             try:
                 return await body(attempt)
             except Conflict:
                 pass
+            except SessionLost:
+                lost = attempt.session
             except FileSystemError:
-                if await attempt.confirm():
-                    raise
+                try:
+                    confirmed = await attempt.confirm()
+                except SessionLost:
+                    lost = attempt.session
+                else:
+                    if confirmed:
+                        raise
             finally:
                 attempt.finish()
+            if lost is not None:
+                await self.rejoin(lost)
             if anyio.current_time() > deadline:
                 raise Busy("other mounts kept changing the same files")
             await self._back_off(retries)

@@ -13,6 +13,7 @@ from sinfonia.client.load import NodeLoad
 from sinfonia.client.steps import Steps
 from sinfonia.client.watch import Watch
 from sinfonia.minitransaction import Minitransaction, Result
+from sinfonia.protocol.identifiers import Tid
 
 T = TypeVar("T")
 
@@ -126,6 +127,13 @@ class ClusterApi(Protocol):
 
         Raises OutOfRange if there is no such memory node, and Unreachable if one does not answer
         within ``timeout`` seconds; both are definite.
+        """
+
+    async def outcome(self, tid: Tid, *, timeout: float | None = None) -> bool:
+        """Whether the minitransaction of an OutcomeUnknown happened; if not, it never will.
+
+        Raises OutcomeUnknown if that cannot be found out within ``timeout`` seconds, or is too
+        long ago.
         """
 
     def watch(self, node: int, address: int, length: int) -> Watch:

@@ -7,6 +7,7 @@ on Sinfonia run their unit tests on it, and the real cluster is compared with it
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -20,7 +21,7 @@ from sinfonia.client.load import NodeLoad
 from sinfonia.client.running import run
 from sinfonia.client.steps import Steps
 from sinfonia.client.watch import Watch
-from sinfonia.errors import OutOfRange
+from sinfonia.errors import OutcomeUnknown, OutOfRange
 from sinfonia.minitransaction import (
     AddItem,
     FailedCompare,
@@ -31,6 +32,7 @@ from sinfonia.minitransaction import (
     Result,
     UpdateItem,
 )
+from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.messages import WatchRange
 from sinfonia.protocol.watching import Watched
 from sinfonia.rings import HEADER_BYTES, SLOT_HEADER_BYTES, RingHeader, encode_slot
@@ -44,7 +46,8 @@ class ModelCluster:
 
     ``before_execute``, if set, is called with each minitransaction just before it is executed:
     tests use it to count, to interleave a rival, or to raise.  ``after_execute`` is called with it
-    and its result: to raise there is to execute it and leave its client in the dark.
+    and its result: to raise there is to execute it and leave its client in the dark, and where
+    OutcomeUnknown is raised with a tid, ``outcome`` settles it.
 
     What a minitransaction over several memory nodes reads on failure is not of one moment, as on a
     real cluster: memory nodes at which a compare failed show what is there when it is executed, and
@@ -56,6 +59,7 @@ class ModelCluster:
         self.memory = {MemoryNodeId(i): bytearray(capacity) for i in range(memory_nodes)}
         self.statistics = ClientStatistics()
         self.watches: dict[int, Watched] = {}
+        self._outcomes: dict[Tid, bool] = {}
         self._watch_count = 0
         self._load = ModelLoad(self.memory)
         self.before_execute: Callable[[Minitransaction[Any]], None] | None = None
@@ -80,7 +84,8 @@ class ModelCluster:
         # A checkpoint before the atomic step: rivals interleave here as they do on a network.
         await anyio.lowlevel.checkpoint()
         if self.before_execute is not None:
-            self.before_execute(minitransaction)
+            with self._settled_as(committed=False):
+                self.before_execute(minitransaction)
         self._check_ranges(minitransaction)
         self.statistics.executed += 1
         result = apply_minitransaction(self.memory, minitransaction)
@@ -92,8 +97,24 @@ class ModelCluster:
             for node, address, length in written:
                 self.touch(node, address, length)
         if self.after_execute is not None:
-            self.after_execute(minitransaction, result)
+            with self._settled_as(committed=result.committed):
+                self.after_execute(minitransaction, result)
         return result
+
+    @contextmanager
+    def _settled_as(self, *, committed: bool) -> Iterator[None]:
+        try:
+            yield
+        except OutcomeUnknown as error:
+            if error.tid is not None:
+                self._outcomes[error.tid] = committed
+            raise
+
+    async def outcome(self, tid: Tid, *, timeout: float | None = None) -> bool:
+        await anyio.lowlevel.checkpoint()
+        if tid not in self._outcomes:
+            raise OutcomeUnknown(f"the outcome of {tid} cannot be found out", tid)
+        return self._outcomes[tid]
 
     async def execute_many(
         self,

@@ -1,0 +1,57 @@
+"""Who may change a file and leave its set-user-ID bits alone: a process with CAP_FSETID.
+
+The kernel clears these bits itself before a cached write and with a truncation, but leaves it to us
+for ``open(O_TRUNC)`` and for writes that bypass the page cache.  What cannot be found out about a
+process counts against it.
+"""
+
+import stat
+from pathlib import Path
+from typing import Final
+
+CAP_FSETID: Final = 4
+# Of signals, the bit that a process has pending in each of its threads once it is to end.
+_KILLED: Final = 1 << 8
+
+
+def may_keep_set_id(pid: int) -> bool:
+    """Whether the thread has CAP_FSETID, in the user namespace of this process."""
+    if pid <= 0:
+        return False
+    process = Path("/proc", str(pid))
+    try:
+        same_users = (process / "ns/user").readlink() == Path("/proc/self/ns/user").readlink()
+        return same_users and bool(_status(pid)["CapEff"] >> CAP_FSETID & 1)
+    except (OSError, KeyError):
+        return False
+
+
+def without_set_id(permissions: int) -> int:
+    """What is left of the mode of a file that another than a privileged process changes.
+
+    Set-group-ID of a file that its group may not execute means mandatory locking, and stays.
+    """
+    kept = permissions & ~stat.S_ISUID
+    return kept & ~stat.S_ISGID if kept & stat.S_IXGRP else kept
+
+
+def is_being_killed(pid: int) -> bool:
+    """Whether the thread is to end as soon as the kernel lets it, or is gone."""
+    try:
+        status = _status(pid)
+        return bool((status["SigPnd"] | status["ShdPnd"]) & _KILLED)
+    except FileNotFoundError:
+        return True
+    except (OSError, KeyError):
+        return False
+
+
+def _status(pid: int) -> dict[str, int]:
+    """The masks in the thread's status."""
+    lines = Path("/proc", str(pid), "status").read_text(encoding="utf-8").splitlines()
+    fields = (line.split(":\t", 1) for line in lines)
+    return {
+        key: int(value, 16)
+        for key, value in fields
+        if key.startswith(("Cap", "Sig", "Shd")) and key != "SigQ"
+    }
