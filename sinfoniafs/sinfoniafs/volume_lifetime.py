@@ -61,6 +61,10 @@ async def close_file(state: VolumeState, number: InodeNumber) -> None:
     cached = state.cache.inodes.get(number)
     if number in state.closing and (cached is None or not cached.nlink):
         await _unregister(state, number)
+    elif not (number in state.registered or number in state.open_counts):
+        # It was open when the session was lost, and may have lost its last name since.
+        with contextlib.suppress(StaleHandle):
+            await reap(state, number)
     elif len(state.closing) > CLOSING_MAX:
         await flush_closing(state)
 

@@ -147,6 +147,8 @@ class VolumeState:
 
     def close_all(self) -> None:
         """Nothing is open any more."""
+        # What was open when a session was lost may have been orphaned before it was registered.
+        self.in_doubt |= not self.open_counts.keys() <= self.registered
         self.open_counts.clear()
         self.closing = dict.fromkeys(self.registered)
 
