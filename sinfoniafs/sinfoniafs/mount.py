@@ -111,7 +111,11 @@ async def _serve_volume(
 ) -> None:
     contact = trio.Event()
     operations = VolumeOperations(
-        volume, on_contact=contact.set, timeout=request.timeout, libfuse=_libfuse()
+        volume,
+        on_contact=contact.set,
+        timeout=request.timeout,
+        libfuse=_libfuse(),
+        mountpoint=request.mountpoint,
     )
     with (
         mounts.recorded(request.mountpoint, request.source, request.volume),
@@ -123,6 +127,7 @@ async def _serve_volume(
             nursery.start_soon(_for_good, partial(_tell_on_signal, cluster))
             nursery.start_soon(_for_good, volume.keep_alive)
             nursery.start_soon(_for_good, operations.interrupts.watch)
+            nursery.start_soon(_for_good, operations.places.look_up)
             await pyfuse3.main()
             nursery.cancel_scope.cancel()
 

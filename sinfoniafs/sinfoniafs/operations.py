@@ -34,17 +34,26 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext, StatvfsData
 
 from sinfonia.errors import Contended, OutcomeUnknown, SinfoniaError, TimedOut, Unreachable
-from sinfoniafs.attributes import Attributes, Changes, InodeNumber, Owner, VolumeStatistics
+from sinfoniafs.attributes import (
+    RENAME_EXCHANGE,
+    Attributes,
+    Changes,
+    InodeNumber,
+    Owner,
+    VolumeStatistics,
+)
 from sinfoniafs.errors import EntryExists, FileSystemError, StaleHandle
 from sinfoniafs.interrupts import Interrupts
 from sinfoniafs.libfuse import Caller, Libfuse
 from sinfoniafs.patience import TIMEOUT_S, Patience, limited
+from sinfoniafs.places import Place, Places
 from sinfoniafs.privileges import may_keep_set_id
 from sinfoniafs.volume import Volume
 from sinfoniafs.volume_data import Privileged, always
@@ -62,6 +71,10 @@ DIRECTORY_ENTRIES_PER_READ = 64
 # How old an answer to statfs may be, in seconds.  Counting reads the maps of all memory nodes, and
 # programs that watch free space ask all the time; it is old anyway by the time they look at it.
 STATFS_AGE_MAX = 1.0
+
+# The kernel looks a name up twice for one call if it knew the name and the first lookup fails; the
+# second comes within so many seconds.
+SAME_CALL_SECONDS = 0.5
 
 # Cookies of "." and "..", which the volume does not list; its own are larger.
 COOKIE_SELF = 1
@@ -133,8 +146,11 @@ class VolumeOperations(pyfuse3.Operations):
         clock: Callable[[], float] = time.monotonic,
         timeout: float = TIMEOUT_S,
         libfuse: Libfuse | None = None,
+        mountpoint: Path | None = None,
     ) -> None:
         super().__init__()
+        self.places = Places(mountpoint, volume.root)
+        self._given_up_last: tuple[Place | None, float] = (None, 0.0)
         self.timeout = timeout
         self.interrupts = Interrupts(libfuse)
         self._caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
@@ -182,7 +198,23 @@ class VolumeOperations(pyfuse3.Operations):
 
     @answering
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        return self._given(await self.volume.lookup(self._inode(parent_inode), name))
+        place = self._inode(parent_inode), name
+        await self.places.settled(place, ctx.pid)
+        self._check_not_given_up(place)
+        try:
+            attributes = await self.volume.lookup(*place)
+        except (TimedOut, Unreachable):
+            self._given_up_last = place, self.clock()
+            raise
+        self.places.found(attributes, place, ctx.pid)
+        return self._given(attributes)
+
+    def _check_not_given_up(self, place: Place) -> None:
+        """Refuse at once what has just timed out: the kernel asks again, for the same caller."""
+        given_up, when = self._given_up_last
+        if place == given_up and self.clock() - when < SAME_CALL_SECONDS:
+            self._given_up_last = None, 0.0
+            raise TimedOut("it was waited for already")
 
     @answering
     async def mknod(
@@ -200,6 +232,7 @@ class VolumeOperations(pyfuse3.Operations):
         attributes = await self.volume.mkdir(
             self._inode(parent_inode), name, mode=mode, owner=Owner(ctx.uid, ctx.gid)
         )
+        self.places.found(attributes, (self._inode(parent_inode), name))
         return self._given(attributes)
 
     @answering
@@ -238,6 +271,8 @@ class VolumeOperations(pyfuse3.Operations):
     ) -> None:
         old_parent, new_parent = self._inode(parent_inode_old), self._inode(parent_inode_new)
         await self.volume.rename(old_parent, name_old, new_parent, name_new, flags=flags)
+        exchanged = bool(flags & RENAME_EXCHANGE)
+        self.places.moved((old_parent, name_old), (new_parent, name_new), exchanged=exchanged)
 
     @answering
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
@@ -391,6 +426,7 @@ class VolumeOperations(pyfuse3.Operations):
                 if not pyfuse3.readdir_reply(token, each.name, entry, each.cookie):
                     return
                 self.lookups[each.inode] += 1
+                self.places.found(each.attributes, (directory, each.name))
                 cookie = each.cookie
             if len(entries) < DIRECTORY_ENTRIES_PER_READ:
                 return
@@ -409,6 +445,7 @@ class VolumeOperations(pyfuse3.Operations):
             self.lookups[inode] -= count
             if self.lookups[inode] <= 0:
                 del self.lookups[inode]
+                self.places.forget(inode)
                 self.volume.forget(inode)
 
     # Translation.
