@@ -9,7 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from sinfoniafs.mount import MountRequest, serve
 
 # Beyond any time that a loaded machine needs; a test that hangs is ended by it.
 DEADLINE_SECONDS = 30.0
+
+LOOK_EVERY_SECONDS = 0.05
 
 SERVING = "serving"
 CLEAN = "clean"
@@ -65,13 +68,21 @@ def sinfoniafs(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def until(true: Callable[[], bool]) -> None:
+    """Wait for what must become true; a test that hangs is ended by its own deadline."""
+    while not true():
+        time.sleep(LOOK_EVERY_SECONDS)
+
+
 @contextmanager
-def mounted(cluster: LocalCluster, mountpoint: Path) -> Iterator[Path]:
+def mounted(cluster: LocalCluster, mountpoint: Path, options: str = "") -> Iterator[Path]:
     """The cluster's volume mounted at ``mountpoint`` by the real command, in the background."""
     mountpoint.mkdir()
     log_file = cluster.directory / "log" / f"mount-{mountpoint.name}.log"
     try:
-        done = sinfoniafs("mount", cluster.directory, mountpoint, "--log-file", log_file)
+        done = sinfoniafs(
+            "mount", cluster.directory, mountpoint, "--log-file", log_file, "-o", options
+        )
         assert done.returncode == 0, done.stderr
         yield mountpoint
     finally:

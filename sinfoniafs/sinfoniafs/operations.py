@@ -13,7 +13,9 @@ What is written through one mount must be seen through every other at once, so
   (``FUSE_AUTO_INVAL_DATA``, which libfuse asks for).  So the page cache can serve ``mmap``, shared
   ones too, which it could not for files opened with ``direct_io``;
 * files opened with ``O_APPEND`` bypass the page cache (``direct_io``): the place of an append is
-  found by the volume, in the minitransaction that writes, and the kernel's idea of it is ignored.
+  found by the volume, in the minitransaction that writes, and the kernel's idea of it is ignored;
+* so do files opened with ``O_WRONLY``, which cannot be mapped: through the page cache, the kernel
+  cuts a write in two after its first page if it knows only part of that page.
 
 ``flush`` and ``access`` are missing on purpose.  A write has reached the memory nodes before
 ``write`` returns, so that a close has nothing to add; and the kernel checks permissions itself
@@ -502,4 +504,5 @@ class VolumeOperations(pyfuse3.Operations):
         append = bool(flags & os.O_APPEND)
         life = self.volume.life_of(inode)
         self.open_files[handle] = OpenFile(inode, life, append, ctx.pid)
-        return FileInfo(fh=handle, keep_cache=False, direct_io=append)
+        direct = append or flags & os.O_ACCMODE == os.O_WRONLY
+        return FileInfo(fh=handle, keep_cache=False, direct_io=direct)

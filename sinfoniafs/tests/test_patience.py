@@ -1,0 +1,179 @@
+"""A request ends in time, and what it changed is known before it is reported."""
+
+import stat
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+import trio
+
+from sinfonia.errors import NotExecuted, OutcomeUnknown, TimedOut
+from sinfonia.minitransaction import Minitransaction, Result
+from sinfonia.protocol.identifiers import Tid
+from sinfoniafs.attributes import Changes
+from sinfoniafs.patience import changing, limited, time_left
+from sinfoniafs.patient_cluster import PatientCluster
+from sinfoniafs.privileges import without_set_id
+from sinfoniafs.testing import SOMEBODY, Site, on_volume
+from sinfoniafs.turns import Turns
+from sinfoniafs.volume import Volume
+
+
+def tid(number: int) -> Tid:
+    """Of the model, a tid is whatever names a minitransaction."""
+    return cast("Tid", ("tid", number))
+
+
+class LostReplies:
+    """Loses the reply to each minitransaction that writes; it is executed, or it is not."""
+
+    def __init__(self, site: Site, *, executed: bool) -> None:
+        self.lost = 0
+        if executed:
+            site.cluster.after_execute = lambda each, _: self._lose(each)
+        else:
+            site.cluster.before_execute = self._lose
+
+    def _lose(self, minitransaction: Minitransaction[Any]) -> None:
+        if not minitransaction.read_only:
+            self.lost += 1
+            raise OutcomeUnknown("the reply was lost", tid(self.lost))
+
+
+CHANGES: dict[str, Callable[[Site, int], Any]] = {
+    "write": lambda site, file: site.volume.write(file, 5, b"changed"),
+    "append": lambda site, file: site.volume.append(file, b"changed"),
+    "truncate": lambda site, file: site.volume.setattr(file, Changes(size=1)),
+    "create": lambda site, _: site.volume.create(site.root, b"new", mode=0o644, owner=SOMEBODY),
+    "rename": lambda site, _: site.volume.rename(site.root, b"file", site.root, b"renamed"),
+    "unlink": lambda site, _: site.volume.unlink(site.root, b"file"),
+    "chmod": lambda site, _: site.volume.setattr(site.root, Changes(mode=0o700)),
+}
+
+
+async def look(site: Site) -> tuple[Any, ...]:
+    """All that a change can change."""
+    names = await site.names()
+    found = [await site.volume.lookup(site.root, name) for name in sorted(names)]
+    contents = [await site.volume.read(each.inode, 0, 100) for each in found]
+    return names, contents, (await site.volume.getattr(site.root)).mode
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_what_happened_unseen_is_reported_as_done(change: Callable[[Site, int], Any]) -> None:
+    async def body(site: Site) -> None:
+        file = await site.file(b"file", b"0123456789")
+        before = await look(site)
+        replies = LostReplies(site, executed=True)
+        await change(site, file)
+        site.cluster.after_execute = None
+        assert replies.lost >= 1
+        assert await look(site) != before
+
+    on_volume(body)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_what_never_happened_is_reported_as_such(change: Callable[[Site, int], Any]) -> None:
+    async def body(site: Site) -> None:
+        file = await site.file(b"file", b"0123456789")
+        before = await look(site)
+        replies = LostReplies(site, executed=False)
+        with pytest.raises(NotExecuted):
+            await change(site, file)
+        site.cluster.before_execute = None
+        assert replies.lost == 1
+        assert await look(site) == before
+
+    on_volume(body)
+
+
+def test_attributes_read_along_with_a_lost_reply_are_those_of_the_directory() -> None:
+    async def body(site: Site) -> None:
+        await site.volume.setattr(site.root, Changes(mtime_ns=77))
+        LostReplies(site, executed=True)
+        changed = await site.volume.setattr(site.root, Changes(mode=0o711))
+        site.cluster.after_execute = None
+        assert (stat.S_IMODE(changed.mode), changed.mtime_ns) == (0o711, 77)
+
+    on_volume(body)
+
+
+def test_every_minitransaction_of_a_request_gets_what_is_left_of_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body(site: Site) -> None:
+        timeouts: list[float | None] = []
+        execute = site.cluster.execute
+
+        async def slow(each: Minitransaction[Any], *, timeout: float | None = None) -> Result:
+            timeouts.append(timeout)
+            await trio.sleep(4)
+            return await execute(each, timeout=timeout)
+
+        volume = await Volume.open(site.cluster, clock=site.clock, timeout=7.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(site.cluster, "execute", slow)
+            with limited(10.0), pytest.raises(TimedOut):
+                while True:
+                    await volume.getattr(site.root)
+                    await volume.setattr(site.root, Changes(mode=0o700))
+            await volume.setattr(site.root, Changes(mode=0o755))
+        # The model's own reads have no limit; the third change is not even tried.
+        assert [each for each in timeouts if each is not None] == [6.0, 7.0]
+        await volume.aclose()
+
+    on_volume(body, virtual_time=True)
+
+
+def test_who_waits_for_a_turn_does_so_in_its_own_time() -> None:
+    async def main() -> None:
+        turns = Turns()
+        await turns.acquire("key")
+        with limited(3.0), pytest.raises(TimedOut):
+            await turns.acquire("key")
+        turns.release("key")
+        assert not turns.is_held("key")
+        assert time_left(otherwise=5.0) == 5.0
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_an_interrupt_waits_for_a_change_and_a_kill_does_not() -> None:
+    async def main() -> None:
+        for kill in (False, True):
+            done = False
+            with limited(30.0) as patience:
+                with changing():
+                    (patience.abandon if kill else patience.interrupt)()
+                    await trio.sleep(1)
+                    done = True
+                await trio.sleep(1)
+                pytest.fail("it was not given up")
+            assert patience.scope.cancelled_caught
+            assert done == (not kill)
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_an_outcome_that_cannot_be_found_out_stays_unknown() -> None:
+    async def body(site: Site) -> None:
+        def lose(each: Minitransaction[Any], _: Result) -> None:
+            if not each.read_only:
+                raise OutcomeUnknown("the reply was lost", None)
+
+        cluster = PatientCluster(site.cluster, 5.0)
+        site.cluster.after_execute = lose
+        with pytest.raises(OutcomeUnknown):
+            await cluster.write(0, 8 * 1024 * 1024, b"")
+        site.cluster.after_execute = None
+
+    on_volume(body)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(0o6777, 0o777), (0o2644, 0o2644), (0o2654, 0o654), (0o4755, 0o755), (0o1777, 0o1777)],
+)
+def test_set_id_bits_go_as_on_linux(before: int, after: int) -> None:
+    assert without_set_id(before) == after
