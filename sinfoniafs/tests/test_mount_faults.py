@@ -186,9 +186,9 @@ def test_calls_fail_when_the_time_of_the_mount_option_is_up(
     (a / "file").stat()
     with paused(memory_nodes(cluster)):
         for work in (
-            lambda: (a / "file").stat(),
+            (a / "file").stat,
             lambda: (a / "file").write_bytes(b"y"),
-            lambda: (a / "new").mkdir(),
+            (a / "new").mkdir,
         ):
             with fails_with(errno.ETIMEDOUT):
                 work()
@@ -282,7 +282,7 @@ def test_a_mount_that_cannot_go_on_never_bares_the_directory_below(tmp_path: Pat
         server.stdin.close()
         assert server.wait(timeout=30) != 0
         works: list[Callable[[], object]] = [
-            lambda: (tmp_path / "a/file").read_bytes(),
+            (tmp_path / "a/file").read_bytes,
             lambda: (tmp_path / "a/other").write_bytes(b"x"),
         ]
         for work in works:
