@@ -12,7 +12,10 @@ The search of Wing and Gong with Lowe's memory of what has been tried, for minit
 * A step that sets nothing is placed as soon as it may come next and finds what it needs: whatever
   order comes after, moving it to here changes nothing for anybody else.
 * A token that a definite step still needs may be overwritten only if someone can set it again.
-* A set of placed steps and the state it led to is never explored twice.
+* A set of placed steps and the state it led to is never explored twice, nor is the same set with
+  more possible steps that led to the same state.
+* Orders with few possible steps are looked for first: with none, with one, and so on.  Most of what
+  has an order has one of these, and is lost among all the others that can be thought of.
 
 A definite step must be placed; a possible one (unknown outcome) may be, and only where it makes a
 difference: before the next definite step something must *meet* it, in a cell that one of the two
@@ -26,6 +29,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 INFINITY = 2**62
+
+# Of the steps of a search, those that look for an order with few possible steps.
+FEW_SHARE = 0.5
 
 Pairs = tuple[tuple[int, int], ...]  # of a cell and a token
 
@@ -115,6 +121,12 @@ class Search:
     reads: list[tuple[int, ...]] = field(default_factory=list)  # by step
     changes: list[tuple[int, ...]] = field(default_factory=list)  # by step
     effects: dict[tuple[int, ...], Pairs | None] = field(default_factory=dict)
+    tried: int = 0
+    limited: bool = False  # whether more possible steps might have been placed
+    # By definite steps placed and state: the possible steps placed, unmet and unread.
+    reached: dict[tuple[int, tuple[int, ...]], list[tuple[int, int, int]]] = field(
+        default_factory=dict
+    )
     best: list[int] = field(default_factory=list)
 
     def run(self) -> bool | None:
@@ -122,10 +134,23 @@ class Search:
         self._count_uses()
         self._find_meetings()
         self.setters = [-1] * len(self.state)
-        seen: set[tuple[int, int, int, tuple[int, ...]]] = set()
+        possible = len(self.steps) - self.definite
+        for most in range(possible):
+            found = self._run_with(most, round(self.steps_max * FEW_SHARE))
+            if found is None:
+                break
+            if found or not self.limited:
+                return found
+        return self._run_with(possible, self.steps_max)
+
+    def _run_with(self, most: int, steps_max: int) -> bool | None:
+        """Whether there is an order with at most so many possible steps; None as ``run`` says it,
+        ``steps_max`` being for all that was tried so far."""
+        self._undo(0)
+        self.reached.clear()
+        self.limited = False
         self._place_readers()
         frames = [_Frame(0, iter(self.choices()))]
-        tried = 0
         while frames:
             if self._complete():
                 return True
@@ -133,18 +158,37 @@ class Search:
             if choice is None:
                 self._undo(frames.pop().placed)
                 continue
-            tried += 1
-            if tried > self.steps_max:
+            if choice >= self.definite and self._possible_placed().bit_count() >= most:
+                self.limited = True
+                continue
+            self.tried += 1
+            if self.tried > steps_max:
                 return None
             before = len(self.trail)
-            if self._place(choice) and self._place_readers():
-                key = (self.mask, self.unmet, self.unread, tuple(self.state))
-                if key not in seen:
-                    seen.add(key)
-                    frames.append(_Frame(before, iter(self.choices())))
-                    continue
-            self._undo(before)
+            if self._place(choice) and self._place_readers() and self._is_new():
+                frames.append(_Frame(before, iter(self.choices())))
+            else:
+                self._undo(before)
         return False
+
+    def _possible_placed(self) -> int:
+        """The possible steps that are placed, as bits."""
+        return self.mask >> self.definite
+
+    def _is_new(self) -> bool:
+        """Whether this point was not reached before, nor with some of its possible steps less.
+
+        What leads from here to an order leads from there to one with fewer of them.
+        """
+        key = (self.mask & ((1 << self.definite) - 1), tuple(self.state))
+        possible = self._possible_placed()
+        this = (possible, self.unmet, self.unread)
+        before = self.reached.setdefault(key, [])
+        for there in before:
+            if there == this or (there[0] != possible and there[0] & possible == there[0]):
+                return False
+        before.append(this)
+        return True
 
     def eligible(self) -> list[int]:
         """The steps not yet placed that real time allows to come next, by their returns."""
