@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.testing.history import (
+    Added,
     Extent,
     Found,
     HistoryRecorder,
@@ -375,3 +376,35 @@ def test_a_recorder_keeps_what_never_returned_as_unknown() -> None:
     assert recorder.operations[lost].outcome is Outcome.UNKNOWN
     assert recorder.operations[lost].returned_at is None
     assert recorder.operations[done].invoked_at < (recorder.operations[done].returned_at or 0)
+
+
+def test_outcomes_that_nobody_knows_are_no_reason_to_give_up() -> None:
+    """Each of them may have happened, and what was seen needs none: all their orders are too many
+    to try."""
+    rng = random.Random(1)
+    unknown = [
+        Operation(
+            number,
+            "lost",
+            number,
+            None,
+            Outcome.UNKNOWN,
+            updates=tuple(
+                Added(MemoryNodeId(node), 0, 1, rng.randint(1, 255)) for node in range(2)
+            ),
+        )
+        for number in range(1, 15)
+    ]
+    # Which of two writes was the last shows at the very end; that it was not overtaken by one that
+    # would have found something else there, too.
+    seen = [
+        operation((15, 18), write={"z": b"\1"}),
+        operation((16, 17), write={"z": b"\2"}),
+        operation((19, 100), compare={"z": b"\7"}, write={"z": b"\2"}, outcome=Outcome.UNKNOWN),
+        operation((200, 201), read={"z": b"\2"}),
+    ]
+    for moment in range(20, 100, 4):
+        value = bytes([rng.randint(1, 255)])
+        seen.append(operation((moment, moment + 1), write={"x": value, "y": value}))
+        seen.append(operation((moment + 2, moment + 3), read={"x": value, "y": value}))
+    assert check([*unknown, *seen], steps_max=1000).result is OK
