@@ -8,7 +8,7 @@ import pytest
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import Minitransaction
 from sinfonia.testing.asked_and_told import write_items
-from sinfonia.testing.clock import RATE_ERROR_MAX, Clock
+from sinfonia.testing.clock import RATE_ERROR_MAX, RATES_DIFFER_BY, SteadyClock, uneven_clock
 from sinfonia.testing.model import ModelCluster, apply_minitransaction
 from sinfonia.testing.network import Network, Weather
 from sinfonia.testing.profile import random_profile
@@ -96,6 +96,27 @@ def test_a_cut_link_delivers_nothing_one_way_until_it_heals() -> None:
     assert link.heard == [8]
 
 
+def test_a_clogged_link_holds_up_what_it_delivers_when_it_is_unclogged() -> None:
+    link = _Link(Weather())
+    link.network.clog([("a", "b")])
+    assert link.send(3) == []
+    assert link.network.traffic.lost == 0
+    link.network.unclog(("a", "b"))
+    link.scheduler.run(until=200.0, stop=lambda: False)
+    assert sorted(link.heard) == [0, 1, 2]
+    assert link.network.clogged == []
+
+
+def test_a_slow_link_delivers_everything_so_much_later() -> None:
+    link = _Link(Weather(delay_mean=1e-6))
+    link.network.slow["a", "b"] = 0.5
+    link.network.send("a", "b", 1)
+    link.scheduler.run(until=0.4999, stop=lambda: False)
+    assert link.heard == []
+    link.scheduler.run(until=0.6, stop=lambda: False)
+    assert link.heard == [1]
+
+
 def test_a_message_finds_the_next_life_of_a_process_but_not_a_dead_one() -> None:
     link = _Link(Weather())
     link.network.detach("b")
@@ -115,10 +136,28 @@ def test_the_same_seed_makes_the_same_network() -> None:
 
 def test_clocks_only_go_forward_and_drift_within_the_bound() -> None:
     for seed in range(20):
-        clock = Clock.random(random.Random(seed))
+        clock = SteadyClock.random(random.Random(seed))
         shown = [clock.read(second) for second in range(100)]
         for one, next_one in pairwise(shown):
             assert abs(next_one - one - 1.0) < RATE_ERROR_MAX + 1e-6
+
+
+def test_uneven_clocks_differ_by_what_the_protocol_allows_and_no_more() -> None:
+    rates: list[float] = []
+    for seed in range(40):
+        clock = uneven_clock(random.Random(seed))
+        shown = [clock.read(tenth / 10) for tenth in range(400)]
+        rates += [(later - sooner) * 10 for sooner, later in pairwise(shown)]
+    assert max(rates) / min(rates) == pytest.approx(1 + RATES_DIFFER_BY, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_process_wakes_when_its_clock_says_so_however_its_rate_changes(seed: int) -> None:
+    chance, clock = random.Random(seed), uneven_clock(random.Random(seed))
+    for _ in range(50):
+        now, seconds = chance.uniform(0.0, 60.0), chance.uniform(0.0, 20.0)
+        shown = clock.read(now + clock.true_seconds(now, seconds))
+        assert shown == pytest.approx(clock.read(now) + seconds, abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -117,6 +117,7 @@ class VirtualFile:
         self._disk.operate()
         if self._needs_no_sync:
             return
+        self._disk.take_time()
         if self._disk.fail_sync:
             self._disk.fail_sync = False
             self._inode.crash(self._disk.rng)
@@ -200,6 +201,8 @@ class VirtualDisk:
         self.full = False
         self.lose_power_at: int | None = None
         self.operations = 0
+        self.sync_s = 0.0  # how long a sync takes
+        self.stalled_s = 0.0  # how long syncs took since somebody last took note of it
         self._names: dict[str, _Inode] = {}
         self._stable_names: dict[str, _Inode] = {}
         # Each an atomic change: what each name means afterwards, None for nothing.
@@ -234,6 +237,10 @@ class VirtualDisk:
             raise PowerLost
         self.operations += 1
 
+    def take_time(self) -> None:
+        """A sync takes as long as it does; who asked for it has to stand still for that."""
+        self.stalled_s += self.sync_s
+
     def open(self, name: str, *, create: bool = False) -> VirtualFile:
         inode = self._names.get(name)
         if inode is None:
@@ -267,6 +274,7 @@ class VirtualDisk:
 
     def sync_directory(self) -> None:
         self.operate()
+        self.take_time()
         self._stable_names = dict(self._names)
         self._pending_names.clear()
 

@@ -7,6 +7,7 @@ others at the same moments.
 import random
 from collections.abc import Callable, Sequence
 
+from sinfonia.testing.foul_weather import FoulWeather
 from sinfonia.testing.process import Process, Surroundings
 from sinfonia.testing.simulated_manager import SimulatedManager
 from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
@@ -32,7 +33,7 @@ class Faults:
         self,
         surroundings: Surroundings,
         *,
-        seed: int,
+        seed: int | str,
         nodes: Sequence[SimulatedMemoryNode],
         managers: Sequence[SimulatedManager],
         clients: Sequence[Process],
@@ -62,7 +63,10 @@ class Faults:
             (profile.strand_rate, self._strand_primary),
             (profile.last_words_rate, self._kill_after_last_words),
         ]
-        for rate, strike in kinds:
+        self._weather = FoulWeather(
+            surroundings, nodes=nodes, others=(managers, clients), disturb=self._disturb
+        )
+        for rate, strike in (*kinds, *self._weather.kinds):
             if rate:
                 self._plan(random.Random(f"{seed} {strike.__name__}"), rate, strike)
 
@@ -70,6 +74,7 @@ class Faults:
         """Strike no more, and mend what is broken."""
         self._active = False
         self._surroundings.network.heal()
+        self._weather.stop()
         for process in (*self._nodes, *self._managers, *self._clients):
             process.resume()
         if self._store is not None:

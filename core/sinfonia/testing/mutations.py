@@ -7,6 +7,7 @@ the simulator that needs mending.
 
 from sinfonia.testing import (
     mutations_of_agreement,
+    mutations_of_clocks,
     mutations_of_copies,
     mutations_of_durability,
     mutations_of_items,
@@ -22,6 +23,7 @@ MUTATIONS: dict[str, Mutation] = {
         mutations_of_replication,
         mutations_of_copies,
         mutations_of_items,
+        mutations_of_clocks,
     )
     for each in vars(module).values()
     if isinstance(each, Mutation)

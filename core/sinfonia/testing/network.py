@@ -13,6 +13,8 @@ from sinfonia.testing.scheduler import Scheduler
 
 MessageT = TypeVar("MessageT")
 
+Link = tuple[str, str]  # source, destination
+
 # Old messages that a replay chooses from.
 REPLAY_MEMORY = 64
 
@@ -52,7 +54,9 @@ class Network(Generic[MessageT]):
     wire: Callable[[MessageT], MessageT] = lambda message: message
     traffic: Traffic = field(default_factory=Traffic)
     _receivers: dict[str, Callable[[str, MessageT], None]] = field(default_factory=dict)
-    _cut: set[tuple[str, str]] = field(default_factory=set)
+    slow: dict[Link, float] = field(default_factory=dict)  # seconds that a message takes longer
+    _cut: set[Link] = field(default_factory=set)
+    _clogged: dict[Link, list[MessageT]] = field(default_factory=dict)  # what is held up there
     _old: list[tuple[str, str, MessageT]] = field(default_factory=list)
 
     def attach(self, name: str, receive: Callable[[str, MessageT], None]) -> None:
@@ -80,13 +84,33 @@ class Network(Generic[MessageT]):
         else:
             self._dispatch(source, destination, message)
 
-    def cut(self, links: Iterable[tuple[str, str]]) -> None:
-        """Lose what arrives over these (source, destination) links until ``heal``."""
+    def cut(self, links: Iterable[Link]) -> None:
+        """Lose what arrives over these links until ``heal``."""
         self._cut.update(links)
 
     def heal(self) -> None:
         """Undo all cuts."""
         self._cut.clear()
+
+    @property
+    def troubled(self) -> bool:
+        """Whether some link is cut, clogged or slow."""
+        return bool(self._cut or self._clogged or self.slow)
+
+    def clog(self, links: Iterable[Link]) -> None:
+        """Hold up what would arrive over these links until they are unclogged."""
+        for link in links:
+            self._clogged.setdefault(link, [])
+
+    @property
+    def clogged(self) -> list[Link]:
+        """The links over which nothing arrives now, and nothing is lost."""
+        return list(self._clogged)
+
+    def unclog(self, link: Link) -> None:
+        """What was held up there arrives soon, and what is sent from now on as well."""
+        for message in self._clogged.pop(link):
+            self._dispatch(*link, message)
 
     def _remember(self, source: str, destination: str, message: MessageT) -> None:
         if len(self._old) < REPLAY_MEMORY:
@@ -99,9 +123,14 @@ class Network(Generic[MessageT]):
         delay = self.rng.expovariate(1.0 / self.weather.delay_mean)
         if self.weather.late and self.rng.random() < self.weather.late:
             delay += self.rng.uniform(0.0, self.weather.late_max)
+        if self.slow:
+            delay += self.slow.get((source, destination), 0.0)
         self.scheduler.after(delay, self._arrive, source, destination, message)
 
     def _arrive(self, source: str, destination: str, message: MessageT) -> None:
+        if self._clogged and (source, destination) in self._clogged:
+            self._clogged[source, destination].append(message)
+            return
         receive = self._receivers.get(destination)
         if receive is None or (self._cut and (source, destination) in self._cut):
             self._lose(source, destination, message)

@@ -9,12 +9,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sinfonia.testing.clock import Clock
+from sinfonia.testing.clock import Clock, SteadyClock, uneven_clock
 from sinfonia.testing.disk import PowerLost
+from sinfonia.testing.marks import Seen
 from sinfonia.testing.network import Network
 from sinfonia.testing.profile import Profile
 from sinfonia.testing.scheduler import Scheduler
 from sinfonia.testing.wire import Message
+
+# Added to a wake-up, so that rounding lets none come just before its time.
+CLOCK_GRAIN_S = 1e-6
 
 
 class Killed(BaseException):
@@ -28,8 +32,13 @@ class Surroundings:
     scheduler: Scheduler
     network: Network[Message]
     profile: Profile
+    seed: int = 0
     managers: list[str] = field(default_factory=lambda: ["manager"])
     events: Counter[str] = field(default_factory=Counter)
+    seen: Seen = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.seen = Seen(self.events)
 
 
 class Process:
@@ -39,7 +48,9 @@ class Process:
         self.surroundings = surroundings
         self.name = name
         self.rng = rng
-        self.clock = Clock.random(rng)
+        self.clock: Clock = SteadyClock.random(rng)
+        if surroundings.profile.uneven_clocks:
+            self.clock = uneven_clock(random.Random(f"{surroundings.seed} clock of {name}"))
         self.life = 0
         self.alive = False
         self.paused = False
@@ -88,6 +99,14 @@ class Process:
     def later(self, delay: float, callback: Callable[..., None], *arguments: object) -> None:
         """Call ``callback`` in ``delay`` seconds, if this life lasts that long."""
         self.surroundings.scheduler.after(delay, self._step, self.life, callback, arguments)
+
+    def at(self, shown: float, callback: Callable[..., None], *arguments: object) -> None:
+        """Call ``callback`` when its clock shows ``shown``, if this life lasts that long."""
+        self.later(self.real_seconds(shown - self.now) + CLOCK_GRAIN_S, callback, *arguments)
+
+    def real_seconds(self, seconds: float) -> float:
+        """How long ``seconds`` of its clock really take from now on."""
+        return self.clock.true_seconds(self.surroundings.scheduler.now, seconds)
 
     def send(self, destination: str, message: Message) -> None:
         """Put a message on the network."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sinfonia.testing.aimed_profiles import COMING_AND_GOING, REPLICATED, TARGETED
+from sinfonia.testing.aimed_weather import FOUL, FOUL_REPLICATED
 from sinfonia.testing.network import Weather
 
 CLEAR = Weather()
@@ -72,6 +73,12 @@ class Profile:
     in_doubt_timeout_s: float = 0.8
     wire: bool = False  # pass every message through the codec
     clock_step_rate: float = 0.0  # of the wall clocks of memory nodes
+    slow_disk_rate: float = 0.0  # of members whose syncs take longer for a while
+    slow_link_rate: float = 0.0  # of processes to whom, or from whom, messages take longer
+    slow_link_s_max: float = 1.0
+    swizzle_rate: float = 0.0  # of links clogged one by one, and released in another order
+    bouts: int = 0  # of faults; after each, progress is demanded while clients go on
+    uneven_clocks: bool = False  # whether rates differ by as much as the protocol allows
 
     @property
     def logged(self) -> bool:
@@ -82,7 +89,12 @@ class Profile:
 # Names for a profile that is drawn at random, all of it: without replicas, and with.
 WITHOUT_REPLICAS = "without-replicas"
 WITH_REPLICAS = "with-replicas"
-PROFILES = (WITHOUT_REPLICAS, WITH_REPLICAS, *TARGETED, *REPLICATED, *COMING_AND_GOING)
+AIMED = (*TARGETED, *REPLICATED, *COMING_AND_GOING, *FOUL, *FOUL_REPLICATED)
+PROFILES = (WITHOUT_REPLICAS, WITH_REPLICAS, *AIMED)
+
+# Of the profiles that are drawn: those with each kind of foul weather.
+FOUL_SHARE = 0.15
+UNEVEN_CLOCKS_SHARE = 0.25
 
 REPLICATED_SHARE = 0.6  # of the profiles of which nothing is said
 REPLICATED_MODES = ("LOG-REPL", "LOG-REPL", "LOG-REPL", "NVRAM-REPL", "RAM-REPL")
@@ -94,19 +106,39 @@ def targeted_profile(name: str, rng: random.Random) -> Profile:
         return _without_replicas(rng)
     if name == WITH_REPLICAS:
         return _with_replicas(rng)
-    if name in REPLICATED:
-        chosen: dict[str, Any] = {"mode": "LOG-REPL", **REPLICATED[name]}
+    replicated = REPLICATED | FOUL_REPLICATED
+    if name in replicated:
+        chosen: dict[str, Any] = {"mode": "LOG-REPL", **replicated[name]}
         return replace(_replicated_sizes(rng), **chosen)
     if name in COMING_AND_GOING:
         chosen = COMING_AND_GOING[name]
         sizes = _replicated_sizes(rng) if "replicas" in chosen else _sizes(rng)
         return replace(sizes, **chosen)
-    return replace(_sizes(rng), **TARGETED[name])
+    return replace(_sizes(rng), **(TARGETED | FOUL)[name])
 
 
 def random_profile(rng: random.Random) -> Profile:
     """A profile drawn for one seed."""
     return _with_replicas(rng) if rng.random() < REPLICATED_SHARE else _without_replicas(rng)
+
+
+def with_foul_weather(profile: Profile, rng: random.Random) -> Profile:
+    """``profile``, now and then with weather as well that its name does not promise.
+
+    It is drawn after everything else and by a generator of its own, so that a seed without it is
+    what it always was.
+    """
+
+    def perhaps(most: float) -> float:
+        return rng.uniform(0.0, most) if rng.random() < FOUL_SHARE else 0.0
+
+    return replace(
+        profile,
+        uneven_clocks=rng.random() < UNEVEN_CLOCKS_SHARE,
+        slow_disk_rate=perhaps(1.0),
+        slow_link_rate=perhaps(1.0),
+        swizzle_rate=perhaps(0.5),
+    )
 
 
 def _without_replicas(rng: random.Random) -> Profile:

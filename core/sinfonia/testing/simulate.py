@@ -1,7 +1,8 @@
 # ruff: noqa: T201 - a command
 """``python -m sinfonia.testing.simulate``: many simulated runs, until one goes wrong.
 
-The last line sums up.  Exit code 1: a run failed, and what is printed says how to replay it.
+First come the marks, and how often each was reached; the last line sums up.  Exit code 1: a run
+failed, and what is printed says how to replay it.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 from sinfonia.testing.history import Outcome
+from sinfonia.testing.marks import MARKS
 from sinfonia.testing.mutations import MUTATIONS
 from sinfonia.testing.profile import PROFILES
 from sinfonia.testing.simulator import Simulation, SimulationFailure
@@ -40,6 +42,8 @@ def main() -> int:
         events += report.events
         events["messages lost"] += report.traffic.lost
     elapsed = time.perf_counter() - started
+    for mark in MARKS:
+        print(f"{events.pop(mark, 0):8} {mark}")
     done = ", ".join(f"{outcomes[outcome.value]} {outcome.value}" for outcome in Outcome)
     struck = ", ".join(f"{number} {event}" for event, number in sorted(events.items()))
     print(

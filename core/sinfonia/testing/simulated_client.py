@@ -259,7 +259,7 @@ class SimulatedClient(Process):
         if wakeup is None or self.now < self._wakeup_at <= wakeup:
             return
         self._wakeup_at = max(wakeup, self.now)
-        self.later((self._wakeup_at - self.now) / self.clock.rate + 1e-6, self._wake_up)
+        self.at(self._wakeup_at, self._wake_up)
 
     def _wake_up(self) -> None:
         self._carry_out(self.coordinator.on_tick(self.now))

@@ -21,6 +21,7 @@ from sinfonia.protocol.messages import (
     Requests,
 )
 from sinfonia.testing.disk import VirtualDisk
+from sinfonia.testing.marks import ManagerMarks
 from sinfonia.testing.process import Process, Surroundings
 from sinfonia.testing.simulated_store import SimulatedStore, StoreClient
 from sinfonia.testing.wire import Message
@@ -71,6 +72,7 @@ class SimulatedManager(Process):
             managers=self._managers,
             leading=store.leading,
         )
+        self._marks = ManagerMarks(self.surroundings.seen, f"{self.name}/{self.life}")
         self._driver = ManagerDriver(self.manager, store, reply=self._reply)
         self._wakeup_at = self.now
         self.later(0.0, self._wake_up)
@@ -95,6 +97,8 @@ class SimulatedManager(Process):
             if before is not None and after is not None:
                 # An answer leads to a new primary only if an operator wants that.
                 self._count("hand-overs", after.incarnation - before.incarnation)
+                if self.surroundings.network.troubled:
+                    self._count("a hand-over under faults", after.incarnation - before.incarnation)
         self._send_batches()
 
     def on_killed(self) -> None:
@@ -130,6 +134,8 @@ class SimulatedManager(Process):
         assert self._driver is not None
         for _, endpoint, batch in self._driver.take_batches():
             self.send(endpoint, batch)
+        if self.manager is not None:
+            self._marks.look(self.manager)
         self._plan_wakeup()
 
     def _plan_wakeup(self) -> None:
@@ -138,7 +144,7 @@ class SimulatedManager(Process):
         if self.now < self._wakeup_at <= wakeup:
             return
         self._wakeup_at = max(wakeup, self.now)
-        self.later((self._wakeup_at - self.now) / self.clock.rate + 1e-6, self._wake_up)
+        self.at(self._wakeup_at, self._wake_up)
 
     def _wake_up(self) -> None:
         assert self.manager is not None

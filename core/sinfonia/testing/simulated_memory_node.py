@@ -5,7 +5,7 @@ Messages that come close together share a flush, as they share a wake-up of the 
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import CorruptLog, StorageError
@@ -24,6 +24,7 @@ from sinfonia.protocol.messages import (
 )
 from sinfonia.protocol.replication import ReplicationTimes
 from sinfonia.testing.disk import VirtualDisk
+from sinfonia.testing.marks import MemberMarks
 from sinfonia.testing.process import Killed, Process, Surroundings
 from sinfonia.testing.wire import Message
 from sinfonia.testing.workload import CAPACITY
@@ -87,6 +88,7 @@ class SimulatedMemoryNode(Process):
         self._wakeup_planned = False
         self._wakeups = 0
         self._phase: Phase | None = None
+        self._marks = MemberMarks(surroundings.seen, self.name, self.disk)
         # By route and counter: requests of this life that were not voted on yet.
         self._unanswered: Counter[tuple[bytes, int]] = Counter()
 
@@ -108,6 +110,33 @@ class SimulatedMemoryNode(Process):
     def leads(self) -> bool:
         """Whether it is, as far as it knows, the primary."""
         return self.node is not None and self.node.leading is not None
+
+    # --- a slow disk ---------------------------------------------------------------------------
+
+    def send(self, destination: str, message: Message) -> None:
+        """What is said after a sync leaves when that is over."""
+        if self.disk.stalled_s:
+            leave = self.surroundings.scheduler.after
+            leave(self.disk.stalled_s, self._send_if_alive, self.life, destination, message)
+        else:
+            super().send(destination, message)
+
+    def _send_if_alive(self, life: int, destination: str, message: Message) -> None:
+        if self.alive and life == self.life:
+            super().send(destination, message)
+
+    def _step(
+        self, life: int, callback: Callable[..., None], arguments: tuple[object, ...]
+    ) -> None:
+        super()._step(life, callback, arguments)
+        stalled, self.disk.stalled_s = self.disk.stalled_s, 0.0
+        if stalled and self.alive:
+            self.pause()
+            self.surroundings.scheduler.after(stalled, self._after_sync, self.life)
+
+    def _after_sync(self, life: int) -> None:
+        if life == self.life:
+            self.resume()
 
     # --- faults --------------------------------------------------------------------------------
 
@@ -147,6 +176,7 @@ class SimulatedMemoryNode(Process):
         if self.leads:
             self.surroundings.events["primaries killed"] += 1
         if self.node is not None:
+            self._marks.on_killed(self.node)
             self.node.close()
             self.node = None
         lost_power = self.disk.lose_power_at == self.disk.operations
@@ -183,6 +213,7 @@ class SimulatedMemoryNode(Process):
 
     def _begin_node(self) -> None:
         self._unanswered.clear()
+        self._marks.on_start()
         try:
             self.node = MemoryNode(
                 self._settings,
@@ -236,6 +267,7 @@ class SimulatedMemoryNode(Process):
             if not node.over and self._wakeups % CHECK_EVERY == 0:
                 node.check_invariants()
             self._note_copies(node)
+            self._marks.look(node, self.now)
             said = node.to_managers(self.now)
             for manager in self.surroundings.managers if said else ():
                 self.send(manager, Requests(PROTOCOL_VERSION, 0, 0, 0, said))
@@ -286,6 +318,8 @@ class SimulatedMemoryNode(Process):
 
     def _send(self, route: bytes, replies: Replies) -> None:
         self._note_answered(route, replies.replies)
+        if self.node is not None:
+            self._marks.on_said(self.node, route, replies)
         self._perhaps_die()
         self.send(route.decode(), replies)
 

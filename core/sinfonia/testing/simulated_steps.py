@@ -86,7 +86,7 @@ class StepsClient(SimulatedClient):
             self.later(0.0, self._begin_next)
         elif isinstance(drive.step, Pause):
             # The program's clock may be slow; the pause is as long as that clock says.
-            self.later(drive.step.seconds / self.clock.rate, self._after_pause, number)
+            self.later(self.real_seconds(drive.step.seconds), self._after_pause, number)
         else:
             self._execute_step(number, drive.step)
 

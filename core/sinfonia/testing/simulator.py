@@ -23,7 +23,14 @@ from sinfonia.testing.history import HistoryRecorder, Outcome
 from sinfonia.testing.invariants import check_bounds, unrest
 from sinfonia.testing.network import Network, Traffic, Weather
 from sinfonia.testing.process import Surroundings
-from sinfonia.testing.profile import Profile, random_profile, targeted_profile
+from sinfonia.testing.profile import (
+    AIMED,
+    Profile,
+    random_profile,
+    targeted_profile,
+    with_foul_weather,
+)
+from sinfonia.testing.progress import BOUT_S, Progress, progress_within
 from sinfonia.testing.scheduler import Scheduler
 from sinfonia.testing.serializability import Serializability, check
 from sinfonia.testing.simulated_client import SimulatedClient
@@ -58,6 +65,9 @@ LOOPS_MAX = 3
 CLIENT_DEATHS_MAX = 8
 TRACE_EVENTS = 60
 
+# Work that does not come to an end as long as faults come in bouts.
+ENDLESS = 10**9
+
 
 class SimulationFailure(Exception):
     """A rule was broken; the message says which, and what happened before."""
@@ -90,7 +100,7 @@ class Simulation:
         )
         if self.profile.wire:
             network.wire = through_the_wire
-        self.surroundings = Surroundings(self.scheduler, network, self.profile)
+        self.surroundings = Surroundings(self.scheduler, network, self.profile, seed)
         ids = [MemoryNodeId(number) for number in range(self.profile.memory_nodes)]
         self.workload = Workload(
             self._chance("workload"),
@@ -172,21 +182,53 @@ class Simulation:
             node.start()
         for _ in range(self.profile.clients):
             self._add_client()
-        faults = Faults(
+        if self.profile.bouts:
+            self._work_in_bouts()
+        faults = self._begin_faults(str(self.seed))
+        until = self.scheduler.now + WORK_S_MAX
+        done = self.scheduler.run(until=until, stop=self._nothing_left_to_do)
+        self._end_faults(faults)
+        if self.operator is not None:
+            self.operator.stop()
+        assert done, f"the work was not done in {WORK_S_MAX} s"
+
+    def _begin_faults(self, seed: str) -> Faults:
+        self.surroundings.network.weather = self.profile.weather
+        for client in self.clients:
+            client.mortal = self._clients_may_die
+        return Faults(
             self.surroundings,
-            seed=self.seed,
+            seed=seed,
             nodes=self.nodes,
             managers=self.managers,
             clients=self.clients,
         )
-        done = self.scheduler.run(until=WORK_S_MAX, stop=self._nothing_left_to_do)
+
+    def _end_faults(self, faults: Faults) -> None:
+        """Nothing goes wrong from now on."""
         for client in self.clients:
             client.mortal = False
         faults.stop()
-        if self.operator is not None:
-            self.operator.stop()
         self.surroundings.network.weather = Weather()
-        assert done, f"the work was not done in {WORK_S_MAX} s"
+
+    def _work_in_bouts(self) -> None:
+        """After each bout of faults clients get on, though they never stop."""
+        progress = Progress(self.recorder, self.workload.words)
+        within = progress_within(self.profile)
+        left, self._left_to_do = self._left_to_do, ENDLESS
+        for bout in range(self.profile.bouts):
+            faults = self._begin_faults(f"{self.seed}/{bout}")
+            self.scheduler.run(until=self.scheduler.now + BOUT_S, stop=_never)
+            self._end_faults(faults)
+            progress.begin()
+            over = self.scheduler.now
+            written = self.scheduler.run(until=over + within, stop=progress.everywhere)
+            assert written, f"nobody wrote {progress.missing} within {within:.1f} s after a bout"
+        self._left_to_do = left
+
+    @property
+    def _clients_may_die(self) -> bool:
+        return self.surroundings.events["clients killed"] < CLIENT_DEATHS_MAX
 
     def _nothing_left_to_do(self) -> bool:
         return self._left_to_do <= 0 and not any(
@@ -211,7 +253,7 @@ class Simulation:
             on_death=self._on_client_death,
             on_leave=self._on_client_leave,
         )
-        client.mortal = self.surroundings.events["clients killed"] < CLIENT_DEATHS_MAX
+        client.mortal = self._clients_may_die
         # The list is shared with the faults, which also strike who comes later.
         self.clients.append(client)
         client.start(client.rng.randint(1, LOOPS_MAX))
@@ -227,7 +269,7 @@ class Simulation:
     def _on_client_death(self) -> None:
         if self._left_to_do > 0:
             self.scheduler.after(0.0, self._replace_client)
-        if self.surroundings.events["clients killed"] >= CLIENT_DEATHS_MAX:
+        if not self._clients_may_die:
             for client in self.clients:
                 client.mortal = False
 
@@ -297,7 +339,10 @@ class Simulation:
 
     def _draw_profile(self) -> Profile:
         name, chance = self._profile_name, self._chance("profile")
-        return targeted_profile(name, chance) if name else random_profile(chance)
+        profile = targeted_profile(name, chance) if name else random_profile(chance)
+        if name in AIMED:
+            return profile
+        return with_foul_weather(profile, self._chance("foul weather"))
 
     def _chance(self, concern: str) -> random.Random:
         """A generator for each concern, so that one more draw here moves nothing there."""

@@ -1,0 +1,27 @@
+"""Broken on purpose: durations, and the room that they leave for clocks of which one runs faster.
+
+A lease has this room twice, at who counts on it and at who grants it; each alone would do for
+clocks whose rates differ by a tenth, so that both are taken away together.
+"""
+
+from collections.abc import Iterator
+from unittest.mock import patch
+
+from sinfonia.protocol import replication
+from sinfonia.protocol.management import ManagerSettings
+from sinfonia.testing.mutation import mutation
+
+
+@mutation(profile="replicas-uneven-clocks")
+def lease_without_a_margin() -> Iterator[None]:
+    """A lease ends earlier for who counts on it than for who grants it, whatever their clocks."""
+    with patch.object(replication, "CLOCK_DRIFT_MARGIN", 0.0):
+        yield
+
+
+@mutation(profile="bouts")
+def recovery_comes_late() -> Iterator[None]:
+    """Locks of a dead client stand in the way of others for a bounded time, and no longer."""
+    late = property(lambda self: 20 * self.in_doubt_timeout)
+    with patch.object(ManagerSettings, "in_doubt_age", late):
+        yield
