@@ -8,7 +8,7 @@ import pytest
 
 from sinfonia.testing.history import Outcome
 from sinfonia.testing.marks import MARKS
-from sinfonia.testing.profile import AIMED, WITH_REPLICAS, WITHOUT_REPLICAS
+from sinfonia.testing.profile import AIMED, LONG, WITH_REPLICAS, WITHOUT_REPLICAS
 from sinfonia.testing.simulator import Report, Simulation, SimulationFailure
 
 SEEDS = 320
@@ -19,6 +19,10 @@ SEEDS_AIMED = 5
 
 # Of so many runs, one may have left too many outcomes unknown to be judged.
 RUNS_FOR_ONE_UNDECIDED = 1000
+
+# What a long run must have done.
+LONG_COMMITTED_MIN = 1500
+LARGE_VALUE_BYTES = 200_000
 
 # The least that a run is asked to do, besides the two reads of everything at its end.
 MINITRANSACTIONS_MIN = 50
@@ -192,6 +196,22 @@ def test_a_failure_says_what_happened_and_how_to_replay_it(
 
 def _object() -> None:
     raise AssertionError("I object")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", LONG)
+def test_thousands_of_minitransactions_and_large_values_can_be_judged(profile: str) -> None:
+    simulation = Simulation(1, profile)
+    report = simulation.run()
+    assert not report.events["undecided"]
+    assert report.events["memory nodes killed"] > len(simulation.nodes), "only the last power cut"
+    committed = [
+        each for each in simulation.recorder.operations if each.outcome is Outcome.COMMITTED
+    ]
+    assert len(committed) > LONG_COMMITTED_MIN
+    sizes = [len(value) for each in committed for value in each.values]
+    sizes += [len(item.data) for each in committed for item in each.writes]
+    assert sum(size > LARGE_VALUE_BYTES for size in sizes) > 10
 
 
 @functools.cache

@@ -112,3 +112,28 @@ FOUL_REPLICATED: dict[str, dict[str, Any]] = {
         "in_doubt_timeout_s": 0.8,
     },
 }
+
+
+# Work that is as much as runs of a few seconds allow: thousands of minitransactions, some of them
+# with hundreds of KiB.  Every client does a bit of everything, and outcomes are seldom unknown.
+_MUCH: dict[str, Any] = {
+    "kinds": (
+        *("swap", "swap", "blind_write", "blind_write", "transfer", "compare_and_swap"),
+        *("guarded_write", "read_many", "validate", "add", "add_apart", "append", "trim"),
+        "large_swap",
+    ),
+    "clients": 6,
+    "minitransactions": 2500,
+    "words_per_node": 3,
+    "think_s_mean": 0.02,
+    "timeout_s_min": 4.0,
+    "timeout_s_max": 10.0,
+    "node_kill_rate": 0.1,
+    "down_s_max": 0.3,
+    "checkpoint_log_bytes": 1024 * 1024,
+    "weather": Weather(duplication=0.01, late=0.01, late_max=0.2),
+}
+MUCH: dict[str, dict[str, Any]] = {"much": _MUCH}
+MUCH_REPLICATED: dict[str, dict[str, Any]] = {
+    "replicas-much": _MUCH | {"replicas": 1, "node_kill_rate": 0.04, "keep_log_bytes": 1024 * 1024},
+}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sinfonia.testing.aimed_profiles import COMING_AND_GOING, REPLICATED, TARGETED
-from sinfonia.testing.aimed_weather import FOUL, FOUL_REPLICATED
+from sinfonia.testing.aimed_weather import FOUL, FOUL_REPLICATED, MUCH, MUCH_REPLICATED
 from sinfonia.testing.network import Weather
 
 CLEAR = Weather()
@@ -90,7 +90,8 @@ class Profile:
 WITHOUT_REPLICAS = "without-replicas"
 WITH_REPLICAS = "with-replicas"
 AIMED = (*TARGETED, *REPLICATED, *COMING_AND_GOING, *FOUL, *FOUL_REPLICATED)
-PROFILES = (WITHOUT_REPLICAS, WITH_REPLICAS, *AIMED)
+LONG = (*MUCH, *MUCH_REPLICATED)  # runs that take many times as long as others
+PROFILES = (WITHOUT_REPLICAS, WITH_REPLICAS, *AIMED, *LONG)
 
 # Of the profiles that are drawn: those with each kind of foul weather.
 FOUL_SHARE = 0.15
@@ -106,7 +107,7 @@ def targeted_profile(name: str, rng: random.Random) -> Profile:
         return _without_replicas(rng)
     if name == WITH_REPLICAS:
         return _with_replicas(rng)
-    replicated = REPLICATED | FOUL_REPLICATED
+    replicated = REPLICATED | FOUL_REPLICATED | MUCH_REPLICATED
     if name in replicated:
         chosen: dict[str, Any] = {"mode": "LOG-REPL", **replicated[name]}
         return replace(_replicated_sizes(rng), **chosen)
@@ -114,7 +115,7 @@ def targeted_profile(name: str, rng: random.Random) -> Profile:
         chosen = COMING_AND_GOING[name]
         sizes = _replicated_sizes(rng) if "replicas" in chosen else _sizes(rng)
         return replace(sizes, **chosen)
-    return replace(_sizes(rng), **(TARGETED | FOUL)[name])
+    return replace(_sizes(rng), **(TARGETED | FOUL | MUCH)[name])
 
 
 def random_profile(rng: random.Random) -> Profile:

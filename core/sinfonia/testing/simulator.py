@@ -25,6 +25,7 @@ from sinfonia.testing.network import Network, Traffic, Weather
 from sinfonia.testing.process import Surroundings
 from sinfonia.testing.profile import (
     AIMED,
+    LONG,
     Profile,
     random_profile,
     targeted_profile,
@@ -45,6 +46,8 @@ from sinfonia.testing.workload import (
     CAPACITY,
     HOT_BYTES,
     HOT_START,
+    LARGE_BYTES,
+    LARGE_START,
     RING_BYTES,
     RING_START,
     WIDE_BYTES,
@@ -328,6 +331,8 @@ class Simulation:
             minitransaction.read(node.node_id, HOT_START, HOT_BYTES)
             minitransaction.read(node.node_id, WIDE_START, WIDE_BYTES)
             minitransaction.read(node.node_id, RING_START, RING_BYTES)
+            if self.workload.large:
+                minitransaction.read(node.node_id, LARGE_START, LARGE_BYTES)
 
     def _judge(self) -> None:
         verdict = check(self.recorder.operations)
@@ -340,7 +345,7 @@ class Simulation:
     def _draw_profile(self) -> Profile:
         name, chance = self._profile_name, self._chance("profile")
         profile = targeted_profile(name, chance) if name else random_profile(chance)
-        if name in AIMED:
+        if name in (*AIMED, *LONG):
             return profile
         return with_foul_weather(profile, self._chance("foul weather"))
 

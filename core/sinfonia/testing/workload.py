@@ -41,11 +41,20 @@ RING_START = 512
 RING_BYTES = RING.byte_count
 COUNT_BYTES = 8
 
+# In some runs only: a place of hundreds of KiB, read and written in pieces of a few sizes.
+LARGE_START = CHUNK_BYTES + 4096
+LARGE_PIECE_BYTES = 48 * 1024
+LARGE_PIECES = 5
+LARGE_BYTES = LARGE_PIECES * LARGE_PIECE_BYTES
+
 # Places that clients have beliefs about: where they begin, and how long they are.
 BELIEVED = ((HOT_START, HOT_BYTES), (RING_START, HEADER_BYTES))
 
 # Where only some kinds of minitransactions are chosen from: how often one of RICH is taken instead.
 RICH_SHARE = 0.15
+# Chosen only where it is named.
+LARGE_KIND = "large_swap"
+
 RICH = ("add", "add_apart", "conditional", "append", "append_apart", "trim", "read_slot")
 
 
@@ -142,7 +151,9 @@ class Workload:
             "trim": self._trim,
             "read_slot": self._read_slot,
         }
-        self._kinds = [every[kind] for kind in kinds or every]
+        self.large = LARGE_KIND in kinds
+        named = every | {LARGE_KIND: self._large_swap}
+        self._kinds = [named[kind] for kind in kinds or every]
         # Nothing is apart where there is only one memory node.
         alone = len(nodes) == 1
         self._rich = [every[kind] for kind in RICH if not (alone and kind.endswith("apart"))]
@@ -218,6 +229,18 @@ class Workload:
         extent = Extent(self._rng.choice(self._nodes), WIDE_START, WIDE_BYTES)
         minitransaction.read(*extent)
         self._write(minitransaction, extent)
+
+    def _large_swap(self, minitransaction: Minitransaction[Any], beliefs: Beliefs) -> None:
+        """Read and write pieces of the large place, at one memory node or at two."""
+        del beliefs
+        for node in self._rng.sample(self._nodes, self._rng.randint(1, min(2, len(self._nodes)))):
+            first = self._rng.randrange(LARGE_PIECES)
+            pieces = self._rng.randint(1, LARGE_PIECES - first)
+            start = LARGE_START + first * LARGE_PIECE_BYTES
+            extent = Extent(node, start, pieces * LARGE_PIECE_BYTES)
+            if self._rng.random() < 0.5:
+                minitransaction.read(*extent)
+            self._write(minitransaction, extent)
 
     def _add(self, minitransaction: Minitransaction[Any], beliefs: Beliefs) -> None:
         """Add to words, some of which are read, compared, written or added to as well."""
