@@ -20,6 +20,7 @@ from sinfonia.cli.load_commands import load
 from sinfonia.cli.log_commands import log
 from sinfonia.cli.minitransaction_commands import execute, get, put
 from sinfonia.cli.process_commands import manager, memnode
+from sinfonia.cli.rebuild_commands import rebuild_manager
 from sinfonia.cli.replica_commands import drain, memory_node, replica
 from sinfonia.cli.top import top
 from sinfonia.cli.unreachable import explained
@@ -93,6 +94,7 @@ COMMANDS: tuple[click.Command, ...] = (
     replica,
     drain,
     recreate,
+    rebuild_manager,
     backup,
     restore,
     log,

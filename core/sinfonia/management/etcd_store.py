@@ -37,6 +37,11 @@ class _Seen(NamedTuple):
     reached_at: float
 
 
+def directory_key(cluster: str) -> str:
+    """Under which key the directory of ``cluster`` is."""
+    return f"/sinfonia/{cluster}/directory"
+
+
 class EtcdStore:
     """The directory of ``cluster`` in etcd, for the manager that others reach at ``candidate``."""
 
@@ -48,7 +53,7 @@ class EtcdStore:
         Raises ConfigError, or StorageError if what etcd holds is of no use.
         """
         self._gateway = EtcdGateway(endpoints, timeout=CALL_TIMEOUT)
-        self._key = f"/sinfonia/{cluster}/directory"
+        self._key = directory_key(cluster)
         self._watcher = _Watcher(
             EtcdGateway(endpoints, timeout=CALL_TIMEOUT),
             key=self._key,

@@ -63,9 +63,7 @@ class SharedDirectory:
         if directory.version != self.directory.version + 1:
             raise StoreConflict("the directory was changed by another manager")
         self._must_read = True
-        revision = self._value.swap(
-            self._revision, msgspec.msgpack.encode(StoredDirectory(_FORMAT_VERSION, directory))
-        )
+        revision = self._value.swap(self._revision, encode_directory(directory))
         if revision is None:
             self.read()
             raise StoreConflict("the directory was changed by another manager")
@@ -82,19 +80,30 @@ class SharedDirectory:
         """What somebody has read at some time, which counts if it is news.  Raises StorageError."""
         if snapshot.revision <= self._revision:
             return
-        try:
-            stored = msgspec.msgpack.decode(snapshot.value, type=StoredDirectory)
-        except msgspec.DecodeError as error:
-            raise StorageError(f"the stored directory cannot be read: {error}") from error
-        if stored.format_version != _FORMAT_VERSION:
+        directory = decode_directory(snapshot.value)
+        if directory.cluster != self.directory.cluster:
             raise StorageError(
-                f"the stored directory has format version {stored.format_version}, this program "
-                f"reads {_FORMAT_VERSION}; use the version of the program that wrote it"
-            )
-        if stored.directory.cluster != self.directory.cluster:
-            raise StorageError(
-                f"the store belongs to cluster {stored.directory.cluster!r}, not "
+                f"the store belongs to cluster {directory.cluster!r}, not "
                 f"{self.directory.cluster!r}"
             )
         self._revision = snapshot.revision
-        self.directory = stored.directory
+        self.directory = directory
+
+
+def encode_directory(directory: Directory) -> bytes:
+    """The value that stands for ``directory``."""
+    return msgspec.msgpack.encode(StoredDirectory(_FORMAT_VERSION, directory))
+
+
+def decode_directory(value: bytes) -> Directory:
+    """What ``value`` stands for.  Raises StorageError."""
+    try:
+        stored = msgspec.msgpack.decode(value, type=StoredDirectory)
+    except msgspec.DecodeError as error:
+        raise StorageError(f"the stored directory cannot be read: {error}") from error
+    if stored.format_version != _FORMAT_VERSION:
+        raise StorageError(
+            f"the stored directory has format version {stored.format_version}, this program "
+            f"reads {_FORMAT_VERSION}; use the version of the program that wrote it"
+        )
+    return stored.directory

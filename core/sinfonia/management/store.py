@@ -79,17 +79,12 @@ class EmbeddedStore:
         """
         self._files = files
         self._lock = lock
-        payload = read_sealed(files, DIRECTORY_FILE, magic=_MAGIC, version=_FORMAT_VERSION)
-        if payload is None:
+        found = read_directory(files)
+        if found is None:
             self.directory = Directory(0, 0, cluster, [])
             self._write()
             return
-        try:
-            self.directory = msgspec.msgpack.decode(payload, type=Directory)
-        except msgspec.DecodeError as error:
-            raise StorageError(
-                f"the manager's file {DIRECTORY_FILE!r} cannot be read: {error}"
-            ) from error
+        self.directory = found
         if self.directory.cluster != cluster:
             raise StorageError(
                 f"the manager's data directory belongs to cluster {self.directory.cluster!r}, not "
@@ -115,16 +110,34 @@ class EmbeddedStore:
             self._lock.release()
 
     def _write(self) -> None:
-        try:
-            write_sealed(
-                self._files,
-                DIRECTORY_FILE,
-                magic=_MAGIC,
-                version=_FORMAT_VERSION,
-                payload=msgspec.msgpack.encode(self.directory),
-            )
-        except OSError as error:
-            raise StorageError(f"cannot store the directory: {error.strerror}") from error
+        write_directory(self._files, self.directory)
+
+
+def read_directory(files: Files) -> Directory | None:
+    """What an embedded store holds; None if nothing.  Raises StorageError."""
+    payload = read_sealed(files, DIRECTORY_FILE, magic=_MAGIC, version=_FORMAT_VERSION)
+    if payload is None:
+        return None
+    try:
+        return msgspec.msgpack.decode(payload, type=Directory)
+    except msgspec.DecodeError as error:
+        raise StorageError(
+            f"the manager's file {DIRECTORY_FILE!r} cannot be read: {error}"
+        ) from error
+
+
+def write_directory(files: Files, directory: Directory) -> None:
+    """Put ``directory`` in place of what an embedded store holds, stably.  Raises StorageError."""
+    try:
+        write_sealed(
+            files,
+            DIRECTORY_FILE,
+            magic=_MAGIC,
+            version=_FORMAT_VERSION,
+            payload=msgspec.msgpack.encode(directory),
+        )
+    except OSError as error:
+        raise StorageError(f"cannot store the directory: {error.strerror}") from error
 
 
 def open_embedded_store(path: Path, *, cluster: str) -> EmbeddedStore:

@@ -160,8 +160,9 @@ def _older_than_its_members(entry: MemoryNodeEntry | None, request: Register) ->
     return Awaiting(
         f"this member of memory node {request.node} has seen config epoch {request.known_epoch}, "
         f"but the manager knows {known}: its store was lost, or put back from an older copy, or "
-        "is another cluster's; rebuild it with `sinfonia rebuild-manager` before anything is "
-        "decided by it"
+        "is another cluster's; stop the manager and rebuild its store from its members, with "
+        "`sinfonia rebuild-manager local DIR` on this machine, or see `sinfonia rebuild-manager "
+        "--help`"
     )
 
 

@@ -11,6 +11,8 @@ capacity in bytes, mode, identity, starts, led.
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -145,3 +147,27 @@ class DirectoryLock:
     def release(self) -> None:
         """Let others have the directory."""
         os.close(self._descriptor)
+
+
+@contextmanager
+def looked_at(path: Path) -> Iterator[bool]:
+    """Whether a process holds the directory ``path``; if none does, none may until the end.
+
+    Nothing is changed.  Raises StorageError.
+    """
+    try:
+        descriptor = os.open(path / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield False  # a copy of a data directory, perhaps
+        return
+    except OSError as error:
+        raise StorageError(f"cannot read {path / LOCK_FILE}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield True
+        else:
+            yield False
+    finally:
+        os.close(descriptor)

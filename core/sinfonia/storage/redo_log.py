@@ -415,6 +415,23 @@ class RedoLog(NumberedLog):
         return SyncFailed(self._failure)
 
 
+def find_end(
+    files: Files, *, identity: str, processed: Lsn, seq: Seq, history: Sequence[Life]
+) -> tuple[Seq, list[Life]]:
+    """The last record of a log that nobody has open, and the lives that wrote it.
+
+    Changes nothing.  Raises as ``RedoLog.open`` does.
+    """
+    found = _Found(segment_starts(files), seq, history)
+    log_id = log_id_of(identity)
+    found.read(files, log_id, processed)
+    if files.exists(MARK_FILE):
+        mark = SyncedMark(files, log_id=log_id)
+        mark.close()
+        found.refuse_loss_before(mark.lsn)
+    return found.stable, found.history
+
+
 @contextmanager
 def _reading() -> Iterator[None]:
     try:
