@@ -14,6 +14,7 @@ from sinfonia.protocol.rebuilding import MemberReport, NodePlan, Plan
 # Of an identity so much tells members apart for people; JSON has all of it.
 IDENTITY_SHOWN = 8
 
+_LONG_COLUMNS = ("MEMBER", "STATE")
 _COLUMNS = ("NODE", "MEMBER", "ENDPOINT", "IDENTITY", "CONFIG", "ROLE IN IT", "LOG", "STATE")
 
 
@@ -21,7 +22,7 @@ def show_plan(reports: Sequence[MemberReport], plan: Plan) -> None:
     """Print all of it."""
     table = Table(box=None, pad_edge=False)
     for column in _COLUMNS:
-        table.add_column(column, no_wrap=column != "STATE", overflow="fold")
+        table.add_column(column, no_wrap=column not in _LONG_COLUMNS, overflow="fold")
     for report in sorted(reports, key=lambda each: (each.node, each.place)):
         table.add_row(*_row(report))
     table_console().print(table)
