@@ -260,6 +260,24 @@ MEMORY_NODE: tuple[Metric, ...] = (
         ("replica",),
     ),
     Metric(
+        "sinfonia_damaged",
+        GAUGE,
+        "1 while a member's data is not to be trusted, so that it is to be filled from a copy.",
+        Figure("damaged"),
+    ),
+    Metric(
+        "sinfonia_repairs_total",
+        COUNTER,
+        "How often damaged data was replaced by a copy of an in-sync member's.",
+        Figure("repairs"),
+    ),
+    Metric(
+        "sinfonia_unproven_replicas",
+        GAUGE,
+        "In-sync replicas that restarted and may not take over before they have joined again.",
+        Figure("unproven_replicas"),
+    ),
+    Metric(
         "sinfonia_catching_up",
         GAUGE,
         "1 for a replica that could not take over.",

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from sinfonia.addresses import MemoryNodeId
+from sinfonia.backup import archive
 from sinfonia.backup.archive import (
     MANIFEST_FILE,
     Backup,
@@ -15,16 +17,22 @@ from sinfonia.backup.archive import (
     writing_increment,
 )
 from sinfonia.backup.moments import format_moment, parse_moment
-from sinfonia.backup.restore import LIVES_SKIPPED, Restoration
+from sinfonia.backup.restore import (
+    LIVES_SKIPPED,
+    Restoration,
+    RestoredMember,
+    restored_directory,
+)
 from sinfonia.errors import BackupError, DamagedBackup
 from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.settings import MemoryNodeSettings
 from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol.effects import Send
+from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import PROTOCOL_VERSION, ExecCommit, Requests, Voted
 from sinfonia.protocol.records import OnePhase, decode_body
 from sinfonia.storage.files import OsFiles
-from sinfonia.testing.backup_world import CAPACITY, BackupWorld
+from sinfonia.testing.backup_world import CAPACITY, NODES, BackupWorld
 from sinfonia.testing.parties import PlainMemory
 
 FLIPS_PER_FILE = 12
@@ -37,6 +45,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     world = BackupWorld(7, tmp_path_factory.mktemp("backup") / "bank")
     world.run(300)
     world.take_full()
+    world.restart(NODES[2])
     world.run(300)
     world.take_increment()
     return world.root
@@ -93,14 +102,22 @@ def remove(path: Path) -> None:
 
 
 def exchange(path: Path) -> None:
-    """The same file of another memory node is whole, too."""
+    """The same file of another memory node, or of another step, is whole, too."""
     other = path.with_name(path.name.replace("node0", "node1"))
+    if other == path:
+        other = path.parent.with_name("full") / path.name
     path.write_bytes(other.read_bytes())
 
 
 @pytest.mark.parametrize("damage", [cut_off, lengthen, remove, exchange])
 @pytest.mark.parametrize(
-    "name", ["full/node0.image", "full/node0.log", f"{INCREMENT_NAME}/node0.log"]
+    "name",
+    [
+        "full/node0.image",
+        "full/node0.log",
+        f"{INCREMENT_NAME}/node0.log",
+        f"{INCREMENT_NAME}/directory",
+    ],
 )
 def test_a_file_that_is_another_is_named(
     root: Path, name: str, damage: Callable[[Path], None]
@@ -129,6 +146,43 @@ def test_a_moment_outside_is_refused_with_what_there_is(root: Path) -> None:
     for moment in (first - 1, last + 1):
         with pytest.raises(BackupError, match=r"reaches from .* to .* is outside"):
             Restoration(Backup(root), moment)
+
+
+# --- the manager's store ------------------------------------------------------------------------
+
+
+def test_each_step_has_what_the_managers_store_held(root: Path) -> None:
+    backup = Backup(root)
+    first, last = (backup.directory(moment) for moment in backup.moments)
+    assert first is not None
+    assert last is not None
+    assert [entry.node for entry in last.nodes] == [origin.node for origin in backup.nodes]
+    assert last.version > first.version, "memory nodes restarted in between"
+
+
+def test_a_backup_of_an_older_version_is_restored_without_the_store(root: Path) -> None:
+    manifest = Backup(root).manifest
+    older = [replace(step, directory=None) for step in manifest.steps]
+    archive._write_manifest(root, replace(manifest, steps=older))
+    for directory in root.glob("*/directory"):
+        directory.unlink()
+    assert Restoration(Backup(root)).directory is None
+    read_everything(root)
+
+
+def test_a_restored_store_names_the_restored_members_and_goes_on_after_the_original() -> None:
+    original = Directory(
+        30, 4, "c", [MemoryNodeEntry(NODES[1], "at-p", 64, "LOG-REPL", "p", 7, 5, 20, wanted=2)]
+    )
+    entry = MemoryNodeEntry(NODES[1], "at-new", 64, "LOG-REPL", "", 0, wanted=1)
+    for lived, incarnation in ((3, 7 + LIVES_SKIPPED), (5000, 5000)):
+        member = RestoredMember("new", 1, lived, epoch=6)
+        after = restored_directory(original, [entry], {NODES[1]: member})
+        assert (after.version, after.epoch, after.cluster) == (30 + LIVES_SKIPPED, 6, "c")
+        [restored] = after.nodes
+        assert (restored.identity, restored.starts, restored.endpoint) == ("new", 1, "at-new")
+        assert restored.incarnation == incarnation
+        assert (restored.config_epoch, restored.wanted) == (20 + LIVES_SKIPPED, 1)
 
 
 # --- writing -------------------------------------------------------------------------------------

@@ -219,9 +219,39 @@ def test_a_restored_cluster_goes_on_where_the_original_was(place: Path) -> None:
         directory = ask_for_directory(connection.nodes[MemoryNodeId(0)].endpoint)
         assert directory.nodes[0].incarnation > known.nodes[0].incarnation + LIVES_SKIPPED
         assert directory.nodes[0].identity != known.nodes[0].identity
+        assert directory.nodes[0].config_epoch > known.nodes[0].config_epoch + LIVES_SKIPPED
+        assert directory.version > known.version + LIVES_SKIPPED
+        assert (directory.cluster, directory.epoch) == (known.cluster, known.epoch)
         take_full(directory.nodes[0].endpoint, place / "again")
     with restored(place / "again") as connection:
         assert connection.read(0, 100, 6) == b"after!"
+
+
+def test_no_empty_member_is_taken_for_a_restored_one(place: Path) -> None:
+    """The restored store names the members that hold the data, whichever comes first."""
+    with real_cluster(memory_nodes=1) as cluster:
+        with connect_blocking(cluster.endpoint) as connection:
+            connection.write(0, 100, b"before")
+        command("backup", cluster.directory, place / "backup")
+    with restored(place / "backup") as connection:
+        endpoint = connection.nodes[MemoryNodeId(0)].endpoint
+        [entry] = ask_for_directory(endpoint).nodes
+        assert (entry.wanted, len(entry.replicas)) == (1, 1)
+        assert entry.incarnation > LIVES_SKIPPED
+        assert connection.read(0, 100, 6) == b"before"
+    directory = place / "members"
+    command("restore", place / "backup", directory, "--port", free_row())
+    (directory / "node0").rename(place / "late")
+    with pytest.raises(StartFailed):
+        LocalCluster(directory).start(["manager", "node0r1"], timeout=2.0)
+    (place / "late").rename(directory / "node0")
+    restored_again = LocalCluster(directory)
+    try:
+        restored_again.start()
+        with connect_blocking(restored_again.endpoint) as connection:
+            assert connection.read(0, 100, 6) == b"before"
+    finally:
+        assert not restored_again.stop()
 
 
 def test_members_for_many_hosts_are_restored_one_by_one(place: Path) -> None:
@@ -247,6 +277,9 @@ def test_a_backup_says_what_it_reaches(place: Path) -> None:
     listed = json.loads(command("backup", "--list", "--json", place / "backup"))
     assert [step["name"] for step in listed["steps"]] == ["full", "increment-0001"]
     assert listed["steps"][0] == said["steps"][0]
+    [node] = listed["manager_store"]["memory_nodes"]
+    assert (node["node"], node["wanted"]) == (0, 0)
+    assert node["config_epoch"] > 0
     first, last = (step["moment"] for step in listed["steps"])
     assert f"from {first}" in command("backup", "--list", place / "backup")
     refused = refusal("restore", place / "backup", place / "x", "--at", "2001-01-01T00:00:00")

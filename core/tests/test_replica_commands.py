@@ -77,6 +77,7 @@ class FakeCluster(threading.Thread):
         self.silent: set[str] = set()
         self.asked: list[Request] = []
         self.last_record: dict[str, int] = {}
+        self.statuses: dict[str, Status] = {}  # what members say instead of the usual
         nodes = [self._entry(node, number, mode) for node, number in enumerate(replicas)]
         self.directory = Directory(1, 0, "fake", nodes, self.managers)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -182,9 +183,12 @@ class FakeCluster(threading.Thread):
         if isinstance(request, Recreate):
             return on_recreate(entry, primary_is_up=False)
         alive = [each.identity for each in entry.replicas if each.endpoint not in self.silent]
-        return on_hand_over(entry, request, alive)
+        up = entry.endpoint not in self.silent
+        return on_hand_over(entry, request, alive, primary_is_up=up)
 
     def _status(self, endpoint: str) -> Status:
+        if endpoint in self.statuses:
+            return self.statuses[endpoint]
         if endpoint in self.managers:
             return Status(MANAGER, "serving", {"leading": int(endpoint == self.leader)})
         for entry in self.directory.nodes:
@@ -291,6 +295,26 @@ def test_status_is_healthy_when_all_serve_and_follow(make: Make) -> None:
     }
 
 
+def test_status_says_what_a_member_waits_for_and_what_is_damaged(make: Make) -> None:
+    cluster = make(2)
+    entry = cluster.entry(0)
+    waiting, damaged = (each.endpoint for each in entry.replicas)
+    cluster.statuses[waiting] = Status(
+        MemoryNodeId(0), "starting", {"waiting_for": "the manager knows nothing of it"}
+    )
+    cluster.statuses[damaged] = Status(
+        MemoryNodeId(0), "catching up", {"damaged": 1, "damage": "a page fails its checksum"}
+    )
+    assert status_of(cluster).problems == [
+        "node0r1 is starting: the manager knows nothing of it",
+        "node0r2 is catching up: its data is damaged: a page fails its checksum",
+    ]
+    assert "REPAIRS" not in invoke("status", cluster.managers[0]).stdout
+    cluster.statuses[damaged] = Status(MemoryNodeId(0), "following", {"repairs": 2})
+    assert "REPAIRS" in invoke("status", cluster.managers[0]).stdout
+    assert [each.repairs for each in status_of(cluster).processes] == [0, 0, 0, 2]
+
+
 @pytest.mark.parametrize("wanted", ["a replica", "a primary", "a leader"])
 def test_status_says_what_is_missing(make: Make, wanted: str) -> None:
     cluster = make(1, managers=2)
@@ -392,6 +416,31 @@ def test_a_promoted_replica_serves_when_the_command_returns(make: Make) -> None:
             promote(operator, 0, first)
         with pytest.raises(ConfigError, match="there is no memory node 1; the cluster has 0"):
             promote(operator, 1, heir)
+
+
+def test_a_replica_that_may_lack_something_is_promoted_by_force_once_that_is_confirmed(
+    make: Make,
+) -> None:
+    cluster = make(1)
+    entry = cluster.entry(0)
+    stale = replace(entry.replicas[0], in_sync=False)
+    cluster.change(replace(entry, replicas=[stale]))
+    command = ("replica", "promote", cluster.managers[0], "0", stale.endpoint)
+    refused = invoke(*command)
+    assert refused.exit_code == 1
+    assert f"sinfonia replica promote --force CLUSTER 0 {stale.endpoint}" in refused.output
+    cluster.asked.clear()
+    asked = CliRunner().invoke(main, [*command, "--force"], input="n\n")
+    assert asked.exit_code == 1
+    assert "lost for good" in asked.output
+    assert cluster.asked == []
+    up = invoke(*command, "--force", "--yes")
+    assert "nothing needs to be given up by force" in up.output
+    cluster.silent.add(entry.endpoint)
+    done = CliRunner().invoke(main, [*command, "--force"], input="y\n")
+    assert done.exit_code == 0, done.output
+    assert cluster.entry(0).endpoint == stale.endpoint
+    assert cluster.entry(0).loss_accepted == cluster.entry(0).incarnation
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,18 @@
     DEST/manifest.json          what the backup is of, its steps, and the digest of every file
     DEST/full/nodeN.image       memory of memory node N, copied while it changed
     DEST/full/nodeN.log         its log, from the begin of that copy up to the cut
+    DEST/full/directory         what the manager's store held then: who was who, modes, epochs
     DEST/increment-0001/nodeN.log    its log from there up to the next cut
+    DEST/increment-0001/directory    what the manager's store held by then
 
 A step is written under another name (``*.partial``), synced, renamed, and then named by the
 manifest, which is replaced whole: whoever reads the backup finds the steps before, or this one too.
 The moments that can be restored reach from the cut of the full step to that of the last one.
 
 An image's first block is an ``ImageHeader``, and each further one a list of (address, bytes).  A
-block of a log is a ``LogBlock``.  Steps follow one another without gaps: records are numbered.
+block of a log is a ``LogBlock``.  The only block of a directory is a ``Directory``, as in the
+store; backups of older versions have none.  Steps follow one another without gaps: records are
+numbered.
 """
 
 import hashlib
@@ -29,6 +33,7 @@ from sinfonia.backup.blocks import BlockWriter, WrittenFile, cannot_write, read_
 from sinfonia.backup.moments import format_moment
 from sinfonia.errors import BackupError, DamagedBackup, DataDirectoryInUse, StorageError
 from sinfonia.protocol.identifiers import Seq
+from sinfonia.protocol.management_messages import Directory
 from sinfonia.protocol.records import Batch, ParticipantState
 from sinfonia.protocol.replication_messages import Life
 from sinfonia.storage.data_directory import LOCK_FILE, DirectoryLock
@@ -41,6 +46,7 @@ FORMAT_VERSION = 1
 
 _IMAGE_MAGIC = b"SNBI"
 _LOG_MAGIC = b"SNBL"
+_DIRECTORY_MAGIC = b"SNBD"
 
 Runs = Sequence[tuple[int, bytes]]
 
@@ -83,11 +89,15 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One run of `sinfonia backup`; ``moment`` is its cut, in microseconds since 1970."""
+    """One run of `sinfonia backup`; ``moment`` is its cut, in microseconds since 1970.
+
+    ``directory``: what the manager's store held; an older version wrote none.
+    """
 
     name: str
     moment: int
     parts: list[Part]
+    directory: WrittenFile | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -150,6 +160,35 @@ class Backup:
         for step in self.manifest.steps:
             lives |= {life.incarnation: life for life in _part(step, node).lives}
         return [lives[incarnation] for incarnation in sorted(lives)]
+
+    def directory(self, until: int) -> Directory | None:
+        """What the manager's store held at the moment ``until`` or a little later, if that is here.
+
+        Raises DamagedBackup.
+        """
+        before: Step | None = None
+        directory: Directory | None = None
+        for step in self.manifest.steps:
+            if before is not None and before.moment >= until:
+                break
+            # Those of earlier steps are read, too: all that is restored from must be undamaged.
+            directory = self._directory(step, before)
+            before = step
+        return directory
+
+    def _directory(self, step: Step, before: Step | None) -> Directory | None:
+        if step.directory is None:
+            return None
+        blocks = read_blocks(self.root, step.directory, _DIRECTORY_MAGIC, remedy=_remedy(before))
+        [payload] = list(blocks)
+        return msgspec.msgpack.decode(payload, type=Directory)
+
+
+def write_directory(root: Path, step: str, directory: Directory) -> WrittenFile:
+    """Add to a step what the manager's store holds, stably.  Raises BackupError."""
+    with BlockWriter(root, f"{step}/directory", _DIRECTORY_MAGIC) as writer:
+        writer.write(msgspec.msgpack.encode(directory))
+        return writer.finish()
 
 
 class PartWriter:

@@ -23,6 +23,7 @@ from sinfonia.backup.archive import (
     Step,
     publish_full,
     publish_increment,
+    write_directory,
     writing_full,
     writing_increment,
 )
@@ -77,14 +78,16 @@ def take_full(
             NodeCopy(entry.node, _writer(opened, partial, FULL_STEP, entry), previous=None)
             for entry in directory.nodes
         ]
-        moment, parts = _copy(_Conversation(cluster, keys, directory, copies), copies, on_progress)
+        conversation = _Conversation(cluster, keys, directory, copies)
+        moment, parts = _copy(conversation, copies, on_progress)
+        stored = write_directory(partial, FULL_STEP, conversation.directory)
         manifest = Manifest(
             directory.cluster,
             [
                 Origin(entry.node, entry.capacity, entry.mode, entry.wanted)
                 for entry in directory.nodes
             ],
-            [Step(FULL_STEP, moment, parts)],
+            [Step(FULL_STEP, moment, parts, stored)],
         )
         publish_full(partial, root, manifest)
     return manifest
@@ -117,8 +120,10 @@ def take_increment(
             )
             for entry in directory.nodes
         ]
-        moment, parts = _copy(_Conversation(cluster, keys, directory, copies), copies, on_progress)
-        publish_increment(partial, backup, Step(name, moment, parts))
+        conversation = _Conversation(cluster, keys, directory, copies)
+        moment, parts = _copy(conversation, copies, on_progress)
+        stored = write_directory(partial, name, conversation.directory)
+        publish_increment(partial, backup, Step(name, moment, parts, stored))
     return Backup(root).manifest
 
 
@@ -185,7 +190,10 @@ def _progress(copies: Sequence[NodeCopy]) -> Progress:
 
 
 class _Conversation:
-    """Connections to the primaries of all memory nodes, whoever they are."""
+    """Connections to the primaries of all memory nodes, whoever they are.
+
+    ``directory``: the latest that was told, what the manager's store holds.
+    """
 
     def __init__(
         self, cluster: str, keys: Keys | None, directory: Directory, copies: Sequence[NodeCopy]
@@ -193,7 +201,7 @@ class _Conversation:
         self._cluster = cluster
         self._keys = keys
         self._copies = copies
-        self._directory = directory
+        self.directory = directory
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._poller = zmq.Poller()
         self._sockets: dict[MemoryNodeId, zmq.Socket[bytes]] = {}
@@ -218,7 +226,7 @@ class _Conversation:
     def look_for_others(self) -> None:
         """Raises BackupError if the cluster has other memory nodes than are copied."""
         self._learn(self._search(PATIENCE))
-        if {entry.node for entry in self._directory.nodes} != {copy.node for copy in self._copies}:
+        if {entry.node for entry in self.directory.nodes} != {copy.node for copy in self._copies}:
             raise BackupError(
                 "a memory node was added to the cluster meanwhile; take a full backup again"
             )
@@ -270,21 +278,21 @@ class _Conversation:
         return search_directory(self._places(), timeout=timeout, usable=False, keys=self._keys)
 
     def _places(self) -> list[str]:
-        members = [entry.endpoint for entry in self._directory.nodes]
-        for entry in self._directory.nodes:
+        members = [entry.endpoint for entry in self.directory.nodes]
+        for entry in self.directory.nodes:
             members += [member.endpoint for member in entry.replicas]
-        known = filter(is_connectable, [*self._directory.managers, *members])
+        known = filter(is_connectable, [*self.directory.managers, *members])
         return list(dict.fromkeys([*endpoints_of(self._cluster), *known]))
 
     def _learn(self, directory: Directory) -> None:
-        if directory.cluster == self._directory.cluster:
-            if directory.version > self._directory.version:
-                self._directory = directory
+        if directory.cluster == self.directory.cluster:
+            if directory.version > self.directory.version:
+                self.directory = directory
             self._connect()
 
     def _connect(self) -> None:
         for copy in self._copies:
-            entry = self._directory.entry(copy.node)
+            entry = self.directory.entry(copy.node)
             if entry is None or entry.endpoint == self._connected.get(copy.node):
                 continue
             if not is_connectable(entry.endpoint):

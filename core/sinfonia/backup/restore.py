@@ -9,14 +9,20 @@ disaster and sends an old tid again is told what the restored memory shows of it
 twice, and what was lost is not taken for done.  Their lives go on LIVES_SKIPPED after the last one
 in the backup: those between may have been lived by the original, so that no two logs give the same
 name to different records, and nothing that was meant for the original is executed here.
+
+The manager's store is made, too, if the backup has the original's: it names the restored members,
+so that no empty one can be taken for them, and all its counts go on after the original's.
 """
 
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.backup.archive import Backup, Origin
@@ -26,6 +32,7 @@ from sinfonia.backup.moments import format_moment
 from sinfonia.errors import BackupError
 from sinfonia.protocol.execution import Memory
 from sinfonia.protocol.identifiers import Seq
+from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import Status
 from sinfonia.protocol.participant import Participant
 from sinfonia.protocol.records import Batch, Decided, ParticipantState, decode_body
@@ -46,6 +53,44 @@ PARTIAL_SUFFIX = ".partial"
 OnRestored = Callable[[MemoryNodeId, int], None]
 
 
+class RestoredMember(NamedTuple):
+    """The first member of a memory node; ``lived``: the last incarnation that its log names.
+
+    ``epoch``: the last that it has logged.
+    """
+
+    identity: str
+    starts: int
+    lived: int
+    epoch: int
+
+
+def restored_directory(
+    original: Directory,
+    entries: Sequence[MemoryNodeEntry],
+    members: Mapping[MemoryNodeId, RestoredMember],
+) -> Directory:
+    """What the store of a restored cluster holds: ``entries``, which name its first members.
+
+    Of these entries, node, endpoint, capacity, mode and wanted count.
+    """
+    nodes = []
+    for entry in entries:
+        member, before = members[entry.node], original.entry(entry.node)
+        assert before is not None, "a backup has the entries of all its memory nodes"
+        nodes.append(
+            replace(
+                entry,
+                identity=member.identity,
+                starts=member.starts,
+                incarnation=max(member.lived, before.incarnation + LIVES_SKIPPED),
+                config_epoch=before.config_epoch + LIVES_SKIPPED,
+            )
+        )
+    epochs = [original.epoch, *(member.epoch for member in members.values())]
+    return Directory(original.version + LIVES_SKIPPED, max(epochs), original.cluster, nodes)
+
+
 class Restoration:
     """What a backup holds of one moment."""
 
@@ -62,6 +107,7 @@ class Restoration:
                 f"{format_moment(last)}; {format_moment(self.moment)} is outside"
             )
         self.backup = backup
+        self.directory = backup.directory(self.moment)
         self._last: dict[MemoryNodeId, Seq] = {}  # the last record at or before the moment
         lists = {origin.node: self._lists(origin) for origin in backup.nodes}
         self.committed = committed(lists)
@@ -77,7 +123,7 @@ class Restoration:
         mode: str,
         log_directory: Path | None = None,
         on_restored: OnRestored = lambda _node, _bytes: None,
-    ) -> None:
+    ) -> RestoredMember:
         """Make ``directory``, which must be new, the data directory of the first member.
 
         Raises BackupError, DamagedBackup or StorageError; then there is nothing at ``directory``.
@@ -87,11 +133,14 @@ class Restoration:
             log = made.enter_context(new_directory(log_directory)) if log_directory else None
             lock = DirectoryLock(data)
             try:
-                self._write(origin, OsFiles(data, log_directory=log), mode, on_restored)
+                files = OsFiles(data, log_directory=log)
+                return self._write(origin, files, mode, on_restored)
             finally:
                 lock.release()
 
-    def _write(self, origin: Origin, files: Files, mode: str, on_restored: OnRestored) -> None:
+    def _write(
+        self, origin: Origin, files: Files, mode: str, on_restored: OnRestored
+    ) -> RestoredMember:
         owner = DataDirectory.create_or_open(
             files,
             node=origin.node,
@@ -115,6 +164,7 @@ class Restoration:
             _save(storage, participant, last + 1, [*lives, Life(lived, last + 1)])
         finally:
             storage.close()
+        return RestoredMember(owner.identity, owner.starts, lived, participant.epoch)
 
     def recovered(
         self,

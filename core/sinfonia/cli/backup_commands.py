@@ -1,7 +1,7 @@
 """Backup and restore: what they print is the moments that can be restored, and what to do next."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,17 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from sinfonia.addresses import MemoryNodeId
 from sinfonia.backup.archive import Backup, Manifest, Origin
 from sinfonia.backup.copier import Progress as CopyProgress
 from sinfonia.backup.copier import take_full, take_increment
 from sinfonia.backup.moments import format_moment, parse_moment
-from sinfonia.backup.restore import Restoration, new_directory
+from sinfonia.backup.restore import (
+    Restoration,
+    RestoredMember,
+    new_directory,
+    restored_directory,
+)
 from sinfonia.cli.arguments import default_cluster, json_option, keys_of, keys_option
 from sinfonia.cli.local_description import new_cluster, ports_needed, write_description
 from sinfonia.client.seed import DEFAULT_PORT
@@ -29,8 +35,11 @@ from sinfonia.config import (
     format_size,
     resolve_endpoint,
 )
-from sinfonia.errors import BackupError
+from sinfonia.errors import BackupError, StorageError
+from sinfonia.management.store import write_directory
 from sinfonia.protocol.configuration import REPLICAS_MAX, keeps_replicas
+from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
+from sinfonia.storage.files import OsFiles
 
 path_type = click.Path(path_type=Path)
 MIB = 1 << 20
@@ -143,7 +152,7 @@ def restore(
         return
     if directory is None or data_directory is not None or log_directory is not None:
         raise click.UsageError("DIR must be given, or --node and --data-directory")
-    config = _describe(opened, directory, as_mode(_mode(opened, mode)), replicas, port)
+    config = _describe(opened, as_mode(_mode(opened, mode)), replicas, port)
     restoration = _restore_cluster(opened, moment, directory, config)
     hint = f"Start it: sinfonia up {directory}"
     _print_restored(restoration, directory, as_json=as_json, hint=hint)
@@ -178,15 +187,40 @@ def _restore_cluster(
         restoration = _restoration(opened, moment)
         with _showing("restoring") as show:
             counted = _counted(show, opened)
-            for described, origin in zip(config.memory_node, opened.nodes, strict=True):
-                restoration.write_member(
+            members = {
+                origin.node: restoration.write_member(
                     origin,
                     partial / described.data_directory,
                     mode=described.mode,
                     on_restored=counted,
                 )
+                for described, origin in zip(config.memory_node, opened.nodes, strict=True)
+            }
+        if restoration.directory is not None:
+            _write_store(partial, config, restoration.directory, members)
         write_description(config, partial)
     return restoration
+
+
+def _write_store(
+    partial: Path,
+    config: ClusterConfig,
+    original: Directory,
+    members: Mapping[MemoryNodeId, RestoredMember],
+) -> None:
+    """Make the store of the restored cluster's manager.  Raises BackupError."""
+    entries = [
+        MemoryNodeEntry(
+            node.node, node.endpoint, int(node.capacity), node.mode, "", 0, wanted=len(node.replica)
+        )
+        for node in config.memory_node
+    ]
+    store = partial / config.manager[0].data_directory
+    try:
+        store.mkdir(mode=0o700)
+        write_directory(OsFiles(store), restored_directory(original, entries, members))
+    except (OSError, StorageError) as error:
+        raise BackupError(f"cannot write {store}: {error}; nothing was restored") from error
 
 
 def _mode(opened: Backup, wanted: str | None) -> str:
@@ -209,20 +243,21 @@ def _origin(opened: Backup, node: int) -> Origin:
     raise BackupError(f"there is no memory node {node} in {opened.root}; it has {known}")
 
 
-def _describe(
-    opened: Backup, directory: Path, mode: Mode, replicas: int | None, port: int | None
-) -> ClusterConfig:
+def _describe(opened: Backup, mode: Mode, replicas: int | None, port: int | None) -> ClusterConfig:
     """The restored cluster, on this machine."""
-    if replicas is None:
-        replicas = max(opened.nodes[0].replicas, 1) if keeps_replicas(mode) else 0
+    wanted = {
+        origin.node: (max(origin.replicas, 1) if replicas is None else replicas)
+        for origin in opened.nodes
+    }
+    most = max(wanted.values()) if keeps_replicas(mode) or replicas else 0
     first = port or DEFAULT_PORT
     config = new_cluster(
-        directory.resolve().name,
+        opened.manifest.cluster,
         memory_nodes=len(opened.nodes),
         mode=mode,
         capacity=opened.nodes[0].capacity,
-        ports=range(first, first + ports_needed(len(opened.nodes), replicas)),
-        replicas=replicas,
+        ports=range(first, first + ports_needed(len(opened.nodes), most)),
+        replicas=most,
     )
     nodes = [
         msgspec.structs.replace(
@@ -232,7 +267,7 @@ def _describe(
             data_directory=f"node{origin.node}",
             replica=[
                 msgspec.structs.replace(replica, data_directory=f"node{origin.node}r{k}")
-                for k, replica in enumerate(described.replica, 1)
+                for k, replica in enumerate(described.replica[: wanted[origin.node]], 1)
             ],
         )
         for described, origin in zip(config.memory_node, opened.nodes, strict=True)
@@ -293,15 +328,18 @@ def _counted(show: Show, opened: Backup) -> Callable[[int, int], None]:
 def _written(manifest: Manifest, step: int) -> int:
     """The bytes of a step's files."""
     files = [file for part in manifest.steps[step].parts for file in (part.image, part.log) if file]
-    return sum(file.bytes for file in files)
+    directory = manifest.steps[step].directory
+    return sum(file.bytes for file in files) + (directory.bytes if directory is not None else 0)
 
 
 def _print_moments(opened: Backup, *, as_json: bool) -> None:
     manifest = opened.manifest
-    if as_json:
-        click.echo(json.dumps(_as_dict(manifest), indent=2))
-        return
     first, last = opened.moments
+    directory = opened.directory(last)
+    if as_json:
+        store = None if directory is None else _directory_as_dict(directory)
+        click.echo(json.dumps({**_as_dict(manifest), "manager_store": store}, indent=2))
+        return
     click.echo(
         f"Backup of cluster {manifest.cluster!r}: "
         f"{count_of(len(manifest.nodes), 'memory node')} of "
@@ -310,6 +348,11 @@ def _print_moments(opened: Backup, *, as_json: bool) -> None:
     for number, step in enumerate(manifest.steps):
         size = f"{_written(manifest, number) / MIB:9.1f} MiB"
         click.echo(f"{step.name:16} {format_moment(step.moment)} {size}")
+    if directory is not None:
+        click.echo(
+            f"\nThe manager's store is in it, as of version {directory.version}, epoch "
+            f"{directory.epoch}."
+        )
     click.echo(
         f"\nAny moment can be restored from {format_moment(first)}\n"
         f"                               to {format_moment(last)}."
@@ -338,6 +381,23 @@ def _print_restored(restoration: Restoration, directory: Path, *, as_json: bool,
         )
     if hint:
         click.echo(hint)
+
+
+def _directory_as_dict(directory: Directory) -> dict[str, Any]:
+    return {
+        "version": directory.version,
+        "epoch": directory.epoch,
+        "memory_nodes": [
+            {
+                "node": entry.node,
+                "incarnation": entry.incarnation,
+                "config_epoch": entry.config_epoch,
+                "wanted": entry.wanted,
+                "replicas": len(entry.replicas),
+            }
+            for entry in directory.nodes
+        ],
+    }
 
 
 def _as_dict(manifest: Manifest) -> dict[str, Any]:

@@ -51,6 +51,17 @@ class ProcessStatus:
         """Whether it does what it is there for."""
         return self.state in (SERVING, FOLLOWING)
 
+    @property
+    def reason(self) -> str:
+        """Why it is not well, as far as it says: what it waits for, or what is damaged."""
+        damage, waiting = (str(self.figures.get(name, "")) for name in ("damage", "waiting_for"))
+        return "; ".join(filter(None, [damage and f"its data is damaged: {damage}", waiting]))
+
+    @property
+    def repairs(self) -> int:
+        """How often its data was damaged and replaced by a copy, in this life."""
+        return _number(self.figures, "repairs") or 0
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
@@ -102,7 +113,11 @@ class ClusterStatus:
     @property
     def problems(self) -> list[str]:
         """What is not as it should be, a sentence each."""
-        found = [f"{p.name} is {p.state}" for p in self.processes if not p.well]
+        found = [
+            f"{p.name} is {p.state}" + (f": {p.reason}" if p.reason else "")
+            for p in self.processes
+            if not p.well
+        ]
         managers = [process for process in self.processes if process.role == MANAGES]
         if len(managers) > 1 and not any(leads(manager) for manager in managers):
             found.append("none of the managers leads")

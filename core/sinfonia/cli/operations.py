@@ -101,13 +101,16 @@ def move_member(operator: Operator, node: int, member: str, to: str | None = Non
     return Done(True, f"Memory node {node} has moved from {source} to {target}. {done.message}")
 
 
-def promote(operator: Operator, node: int, member: str) -> Done:
-    """Make an in-sync replica the primary, and wait until it serves."""
+def promote(operator: Operator, node: int, member: str, *, force: bool = False) -> Done:
+    """Make an in-sync replica the primary, and wait until it serves.
+
+    ``force``: any replica, if the primary is away; what it lacks is lost.
+    """
     endpoint = operator.endpoint(member)
     entry = operator.entry(node)
     changed = entry.endpoint != endpoint
     if changed:
-        operator.request(HandOver(entry.node, endpoint))
+        operator.request(HandOver(entry.node, endpoint, force))
 
     def serves(sight: Sight) -> bool:
         status = sight.statuses.get(endpoint)

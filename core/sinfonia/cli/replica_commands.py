@@ -123,14 +123,32 @@ def move(
 @cluster_argument
 @node_argument
 @click.argument("endpoint")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Even if it is not in sync: acknowledged writes that it lacks are lost for good.",
+)
+@click.option("--yes", is_flag=True, help="With --force: do not ask again.")
 @json_option
-def promote_replica(cluster: str, node: int, endpoint: str, *, as_json: bool) -> None:
+def promote_replica(
+    cluster: str, node: int, endpoint: str, *, force: bool, yes: bool, as_json: bool
+) -> None:
     """Make the in-sync replica of memory node NODE at ENDPOINT its primary.
 
     Clients notice a pause of about a lease (half a second).
+
+    With --force, for a primary that is lost for good, the replica need not be in sync, or may have
+    restarted since.  What was acknowledged and is not in its log is given up: members that held it
+    are overwritten when they come back.  Refused while the primary is up.
     """
+    if force and not yes:
+        click.confirm(
+            "What was acknowledged and this replica lacks will be lost for good. Go on?",
+            abort=True,
+            err=True,
+        )
     with _operator(cluster, None, node) as operator:
-        _say(promote(operator, node, endpoint), as_json=as_json)
+        _say(promote(operator, node, endpoint, force=force), as_json=as_json)
 
 
 @click.command()

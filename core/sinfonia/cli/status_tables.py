@@ -30,8 +30,9 @@ _OF_A_MEMORY_NODE = (
 
 
 def process_table(status: ClusterStatus) -> Table:
-    """A row for each process."""
-    table = _table(_OF_A_PROCESS)
+    """A row for each process; how often members were repaired is shown if any was."""
+    repaired = any(process.repairs for process in status.processes)
+    table = _table((*_OF_A_PROCESS, "REPAIRS") if repaired else _OF_A_PROCESS)
     for process in status.processes:
         table.add_row(
             process.name,
@@ -40,6 +41,7 @@ def process_table(status: ClusterStatus) -> Table:
             process.endpoint,
             _sync(process, status.memory_nodes),
             bytes_of(process.figures.get("log_bytes")),
+            *([str(process.repairs)] if repaired else []),
         )
     return table
 

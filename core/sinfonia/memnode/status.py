@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from sinfonia.memnode.settings import State
 from sinfonia.protocol.load_windows import Counts
 from sinfonia.protocol.messages import Vote
 
@@ -44,7 +45,7 @@ def status_figures(node: "MemoryNode") -> Figures:
     }
     if holdings.damage:
         figures["damage"] = holdings.damage
-    if node.waiting:
+    if node.waiting and node.state is State.STARTING:
         figures["waiting_for"] = node.waiting
     for vote in Vote:
         figures[f"votes_{vote.name.lower()}"] = participant.votes[vote]
@@ -78,6 +79,8 @@ def _add_role(node: "MemoryNode", figures: Figures) -> None:
         figures["copied_out_bytes"] = leading.copies.bytes_sent
         figures["replicas_known"] = 0 if entry is None else len(entry.replicas)
         figures["in_sync_replicas"] = 0 if entry is None else len(entry.in_sync)
+        replicas = [] if entry is None else entry.replicas
+        figures["unproven_replicas"] = sum(each.in_sync and each.unproven for each in replicas)
         shipping = leading.shipping
         if shipping is not None and entry is not None:
             figures["paced_seconds"] = leading.group.paced_seconds

@@ -343,7 +343,8 @@ def on_hand_over(
         return Refusal(
             f"the replica of memory node {entry.node} at {heir.endpoint} is not in sync; wait "
             "until `sinfonia status` says that it is, or, if the primary is lost for good, accept "
-            "with --force that what this replica lacks is lost"
+            "what this replica lacks with `sinfonia replica promote --force CLUSTER "
+            f"{entry.node} {heir.endpoint}`"
         )
     if heir.identity not in alive:
         return Refusal(

@@ -25,6 +25,7 @@ from sinfonia.backup.archive import (
     Step,
     publish_full,
     publish_increment,
+    write_directory,
     writing_full,
     writing_increment,
 )
@@ -300,7 +301,8 @@ class BackupWorld:
             moment, parts = copy_together(self.copies, self._step_in_time(), lambda: None)
             self.copies.clear()
             origins = [Origin(node, CAPACITY, self.mode, 0) for node in NODES]
-            manifest = Manifest("bank", origins, [Step(FULL_STEP, moment, parts)])
+            stored = write_directory(partial, FULL_STEP, self._directory())
+            manifest = Manifest("bank", origins, [Step(FULL_STEP, moment, parts, stored)])
             publish_full(partial, self.root, manifest)
 
     def take_increment(self) -> None:
@@ -314,7 +316,8 @@ class BackupWorld:
                 self.copies.append(NodeCopy(part.node, writer, previous=part, moment=last.moment))
             moment, parts = copy_together(self.copies, self._step_in_time(), lambda: None)
             self.copies.clear()
-            publish_increment(partial, backup, Step(name, moment, parts))
+            stored = write_directory(partial, name, self._directory())
+            publish_increment(partial, backup, Step(name, moment, parts, stored))
 
     def check(self, moment: int) -> dict[str, int]:
         """Restore to ``moment`` and see that it is a state of the bank; some figures of it."""
