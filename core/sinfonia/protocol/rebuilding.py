@@ -211,7 +211,7 @@ def _plan_node(
         if not reports:
             objections.append(f"memory node {node}: none of its members has reported")
         return NodePlan(node, None, 0, objections, [])
-    newest = max(kept, key=lambda entry: (entry.config_epoch, entry.incarnation))
+    newest = _newest(kept)
     objections += _missing(newest, reports)
     if any(each != newest for each in kept if each.config_epoch == newest.config_epoch):
         objections.append(
@@ -222,6 +222,11 @@ def _plan_node(
     entry = _raised(newest, reports, loss_accepted=accepted)
     losses = _losses(newest, reports)
     return NodePlan(node, entry, newest.config_epoch, objections, losses)
+
+
+def _newest(kept: Sequence[MemoryNodeEntry]) -> MemoryNodeEntry:
+    """What to go on from; of two histories, the one with more lives."""
+    return max(kept, key=lambda entry: (entry.config_epoch, entry.incarnation))
 
 
 def _missing(entry: MemoryNodeEntry, reports: Sequence[MemberReport]) -> list[str]:

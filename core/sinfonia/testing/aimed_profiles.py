@@ -423,3 +423,40 @@ COMING_AND_GOING: dict[str, dict[str, Any]] = {
         "weather": Weather(duplication=0.2, replay=0.3, late=0.1, late_max=0.2),
     },
 }
+
+
+# The manager's store is lost with all that only it knows.  Never drawn: an operator must come.
+LOST_STORES: dict[str, dict[str, Any]] = {
+    "replicas-store-lost": {
+        "replicas": 1,
+        "memory_nodes": 2,
+        "think_s_mean": 0.1,
+        "drop_after_s": 0.3,
+        "fail_after_s": 0.6,
+        "store_loss_rate": 0.3,
+        "node_kill_rate": 0.7,
+        "down_s_max": 2.5,
+        "weather": Weather(late=0.05, late_max=0.3),
+    },
+    "replicas-store-put-back": {
+        "replicas": 1,
+        "memory_nodes": 2,
+        "think_s_mean": 0.1,
+        "drop_after_s": 0.3,
+        "fail_after_s": 0.6,
+        "store_loss_rate": 0.3,
+        "store_put_back_share": 1.0,
+        "node_kill_rate": 0.7,
+        "down_s_max": 2.5,
+        "weather": Weather(late=0.05, late_max=0.3),
+    },
+    "replicas-store-lost-in-memory": {
+        "mode": "RAM-REPL",
+        "replicas": 1,
+        "memory_nodes": 2,
+        "think_s_mean": 0.1,
+        "fail_after_s": 0.6,
+        "store_loss_rate": 0.3,
+        "weather": Weather(late=0.05, late_max=0.3),
+    },
+}

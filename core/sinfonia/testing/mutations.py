@@ -11,6 +11,7 @@ from sinfonia.testing import (
     mutations_of_copies,
     mutations_of_durability,
     mutations_of_items,
+    mutations_of_rebuilding,
     mutations_of_replication,
 )
 from sinfonia.testing.mutation import Mutation
@@ -24,6 +25,7 @@ MUTATIONS: dict[str, Mutation] = {
         mutations_of_copies,
         mutations_of_items,
         mutations_of_clocks,
+        mutations_of_rebuilding,
     )
     for each in vars(module).values()
     if isinstance(each, Mutation)

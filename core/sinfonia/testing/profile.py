@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sinfonia.testing.aimed_profiles import COMING_AND_GOING, REPLICATED, TARGETED
+from sinfonia.testing.aimed_profiles import COMING_AND_GOING, LOST_STORES, REPLICATED, TARGETED
 from sinfonia.testing.aimed_weather import FOUL, FOUL_REPLICATED, MUCH, MUCH_REPLICATED
 from sinfonia.testing.network import Weather
 
@@ -56,6 +56,8 @@ class Profile:
     store_answers_lost: float = 0.0
     operator_rate: float = 0.0  # of hand-overs, and of replicas removed and added
     remove_share: float = 0.3  # of what an operator does
+    store_loss_rate: float = 0.0  # of an only manager's store that is lost, and rebuilt later
+    store_put_back_share: float = 0.0  # of these: an older copy of it is put back
     pause_rate: float = 0.0
     pause_s_max: float = 1.5
     partition_rate: float = 0.0
@@ -91,7 +93,7 @@ WITHOUT_REPLICAS = "without-replicas"
 WITH_REPLICAS = "with-replicas"
 AIMED = (*TARGETED, *REPLICATED, *COMING_AND_GOING, *FOUL, *FOUL_REPLICATED)
 LONG = (*MUCH, *MUCH_REPLICATED)  # runs that take many times as long as others
-PROFILES = (WITHOUT_REPLICAS, WITH_REPLICAS, *AIMED, *LONG)
+PROFILES = (WITHOUT_REPLICAS, WITH_REPLICAS, *AIMED, *LONG, *LOST_STORES)
 
 # Of the profiles that are drawn: those with each kind of foul weather.
 FOUL_SHARE = 0.15
@@ -107,7 +109,7 @@ def targeted_profile(name: str, rng: random.Random) -> Profile:
         return _without_replicas(rng)
     if name == WITH_REPLICAS:
         return _with_replicas(rng)
-    replicated = REPLICATED | FOUL_REPLICATED | MUCH_REPLICATED
+    replicated = REPLICATED | FOUL_REPLICATED | MUCH_REPLICATED | LOST_STORES
     if name in replicated:
         chosen: dict[str, Any] = {"mode": "LOG-REPL", **replicated[name]}
         return replace(_replicated_sizes(rng), **chosen)

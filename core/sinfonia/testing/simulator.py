@@ -40,6 +40,7 @@ from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode, member_n
 from sinfonia.testing.simulated_operator import SimulatedOperator
 from sinfonia.testing.simulated_store import SimulatedStore
 from sinfonia.testing.small_sizes import small_sizes
+from sinfonia.testing.store_losses import StoreLosses
 from sinfonia.testing.transcript import words
 from sinfonia.testing.wire import Message, through_the_wire
 from sinfonia.testing.workload import (
@@ -128,6 +129,7 @@ class Simulation:
             self.operator = SimulatedOperator(
                 self.surroundings, self._chance("operator"), members=self.groups
             )
+        self._losses: StoreLosses | None = None
         self.clients: list[SimulatedClient] = []
         self._clients_made = 0
         self._left_to_do = self.profile.minitransactions
@@ -188,9 +190,12 @@ class Simulation:
         if self.profile.bouts:
             self._work_in_bouts()
         faults = self._begin_faults(str(self.seed))
+        self._losses = self._begin_to_lose_stores()
         until = self.scheduler.now + WORK_S_MAX
         done = self.scheduler.run(until=until, stop=self._nothing_left_to_do)
         self._end_faults(faults)
+        if self._losses is not None:
+            self._losses.stop()
         if self.operator is not None:
             self.operator.stop()
         assert done, f"the work was not done in {WORK_S_MAX} s"
@@ -232,6 +237,14 @@ class Simulation:
     @property
     def _clients_may_die(self) -> bool:
         return self.surroundings.events["clients killed"] < CLIENT_DEATHS_MAX
+
+    def _begin_to_lose_stores(self) -> StoreLosses | None:
+        if not self.profile.store_loss_rate:
+            return None
+        [manager] = self.managers
+        return StoreLosses(
+            self.surroundings, self._chance("store losses"), manager=manager, nodes=self.nodes
+        )
 
     def _nothing_left_to_do(self) -> bool:
         return self._left_to_do <= 0 and not any(
@@ -289,12 +302,17 @@ class Simulation:
     def _come_to_rest(self) -> None:
         """Everything comes back and settles, by itself."""
         until = self.scheduler.now + REST_S_MAX
-        while left := unrest(self.nodes, self.managers, self.clients):
+        while left := self._unrest():
             assert self.scheduler.now < until, f"no rest after {REST_S_MAX} s: {left}"
             self.scheduler.run(until=self.scheduler.now + REST_STEP_S, stop=_never)
         # Each life of the manager is a client, too.
         lives = self.surroundings.events["managers killed"] + len(self.managers)
         check_bounds(self.nodes, clients=self._clients_made + lives)
+
+    def _unrest(self) -> str:
+        if self._losses is not None and self._losses.lost:
+            return "the manager's store is not rebuilt"
+        return unrest(self.nodes, self.managers, self.clients)
 
     def _compare_replicas(self) -> None:
         """At rest all members of a memory node hold the same."""

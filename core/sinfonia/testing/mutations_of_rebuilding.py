@@ -1,0 +1,35 @@
+"""Broken on purpose: what a manager without its store may decide, and what it is rebuilt from."""
+
+from collections.abc import Iterator, Sequence
+from unittest.mock import PropertyMock, patch
+
+from sinfonia.protocol import rebuilding
+from sinfonia.protocol.management_messages import MemoryNodeEntry
+from sinfonia.storage.known_configuration import KnownConfiguration
+from sinfonia.testing.mutation import mutation
+
+
+@mutation(profile="replicas-store-lost")
+def a_served_directory_is_a_first_registration() -> Iterator[None]:
+    """A data directory that has served before is never let in as if nobody had been there."""
+    # Members hold to it, too: they follow no configuration that is older than what they kept.
+    with patch.object(KnownConfiguration, "config_epoch", PropertyMock(return_value=0)):
+        yield
+
+
+@mutation(profile="replicas-store-put-back")
+def a_manager_older_than_its_members_decides() -> Iterator[None]:
+    """A manager that knows less than a member has seen decides nothing about it."""
+    with patch.object(KnownConfiguration, "config_epoch", PropertyMock(return_value=0)):
+        yield
+
+
+@mutation(profile="replicas-store-lost")
+def rebuilt_from_any_configuration() -> Iterator[None]:
+    """What is restored is the newest configuration that any member has kept."""
+
+    def broken(kept: Sequence[MemoryNodeEntry]) -> MemoryNodeEntry:
+        return min(kept, key=lambda entry: entry.config_epoch)
+
+    with patch.object(rebuilding, "_newest", broken):
+        yield
