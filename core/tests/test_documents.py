@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 
 from sinfonia import exposition, minitransaction, notice_board, rings
+from sinfonia.backup.restore import LIVES_SKIPPED
 from sinfonia.client import watch
 from sinfonia.config import Times
 from sinfonia.memnode import in_flight
@@ -17,6 +18,7 @@ from sinfonia.protocol import (
     lock_waits,
     messages,
     pacing,
+    rebuilding,
     sessions,
     slowness,
     watches,
@@ -86,6 +88,9 @@ LIMITS = {
         f"twice `drop_after` ({ReplicationTimes().slow_for:g} s)",
         f"{ReplicationTimes().slow_for / slowness.PARDON:g} s the first time",
         f"up to {slowness.TIME_OUT_MAX:g} s",
+        f"incarnation are raised by 2^{rebuilding.MARGIN.bit_length() - 1}, "
+        f"the epoch by {rebuilding.EPOCHS_SKIPPED}",
+        f"version and config epochs are {LIVES_SKIPPED:,} later",
         "two or more epochs behind" if sessions.EPOCHS_STALE == 2 else "more epochs behind",
     ),
     "core/STRUCTURES.md": (
