@@ -10,7 +10,7 @@ import trio
 from sinfonia.errors import NotExecuted, OutcomeUnknown, TimedOut
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.identifiers import Tid
-from sinfoniafs.attributes import Changes
+from sinfoniafs.attributes import Changes, InodeNumber
 from sinfoniafs.patience import changing, limited, time_left
 from sinfoniafs.patient_cluster import PatientCluster
 from sinfoniafs.privileges import without_set_id
@@ -40,7 +40,7 @@ class LostReplies:
             raise OutcomeUnknown("the reply was lost", tid(self.lost))
 
 
-CHANGES: dict[str, Callable[[Site, int], Any]] = {
+CHANGES: dict[str, Callable[[Site, InodeNumber], Any]] = {
     "write": lambda site, file: site.volume.write(file, 5, b"changed"),
     "append": lambda site, file: site.volume.append(file, b"changed"),
     "truncate": lambda site, file: site.volume.setattr(file, Changes(size=1)),
@@ -60,7 +60,9 @@ async def look(site: Site) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_what_happened_unseen_is_reported_as_done(change: Callable[[Site, int], Any]) -> None:
+def test_what_happened_unseen_is_reported_as_done(
+    change: Callable[[Site, InodeNumber], Any],
+) -> None:
     async def body(site: Site) -> None:
         file = await site.file(b"file", b"0123456789")
         before = await look(site)
@@ -74,7 +76,9 @@ def test_what_happened_unseen_is_reported_as_done(change: Callable[[Site, int], 
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
-def test_what_never_happened_is_reported_as_such(change: Callable[[Site, int], Any]) -> None:
+def test_what_never_happened_is_reported_as_such(
+    change: Callable[[Site, InodeNumber], Any],
+) -> None:
     async def body(site: Site) -> None:
         file = await site.file(b"file", b"0123456789")
         before = await look(site)

@@ -155,9 +155,7 @@ class Shipping:
         self.local_stable = last
         self.committed: Seq = 0
         self.lacking = ""  # what this log has lost, if a replica has shown that
-        self.peers = {
-            member.identity: Peer(member, now, times=times) for member in entry.replicas
-        }
+        self.peers = {member.identity: Peer(member, now, times=times) for member in entry.replicas}
         self._times = times
         self._history = list(history)
         self._life_epoch = entry.config_epoch
