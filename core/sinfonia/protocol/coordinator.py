@@ -332,7 +332,7 @@ class Coordinator:
     def _on_turned_away(
         self, attempt: Attempt, node: MemoryNodeId, now: float, *, admitted: bool
     ) -> list[SendTo]:
-        """A copy was not executed: ask again soon, or at once if only the generation lacked."""
+        """A copy was not executed: ask again soon, or at once if it lacked the generation."""
         attempt.turned_away(node)
         if admitted and attempt.call is not None and attempt.is_untouched(node):
             return self._ask_again(attempt, (node,))
