@@ -363,8 +363,8 @@ class Sessions:
 
     def check_invariants(self) -> None:
         """The totals are those of the sessions, and no client was told a generation yet to come."""
-        assert self.outcomes == sum(len(session.outcomes) for session in self)
-        assert self.outcome_bytes == sum(session.outcome_bytes for session in self)
+        assert self.outcomes == sum(len(session.outcomes) for session in self), "miscounted"
+        assert self.outcome_bytes == sum(session.outcome_bytes for session in self), "miscounted"
         assert all(session.generation <= self.generation for session in self)
 
 

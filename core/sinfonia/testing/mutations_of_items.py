@@ -273,7 +273,9 @@ def waiter_not_looked_at_again() -> Iterator[None]:
 
     def broken(self: Participant, waiter: Waiter, effects: list[Effect]) -> Voted:
         session = self.sessions.of(waiter.client, self.epoch)
-        return self._execute(session, waiter.request, effects)
+        voted = self._execute(session, waiter.request, effects)
+        self.sessions.recount(session)
+        return voted
 
     with patch.object(Participant, "_serve", broken):
         yield
