@@ -69,11 +69,15 @@ def test_a_member_without_its_identity_is_replaced_by_another(
     assert up.exit_code == 1
     assert "node0r1 did not start" in up.stderr
     assert "Running: manager, node0." in up.stderr
-    commands = re.findall(r"`sinfonia (replica (?:add|remove) [^`]*)`", up.stderr)
-    assert [command.split()[1] for command in commands] == ["remove", "add"]
-    for command in commands:
-        done = sinfonia(*command.split())
-        assert done.exit_code == 0, done.output
-    assert look_at(str(cluster.directory)).healthy
-    with connect_blocking(cluster.endpoint) as connection:
-        assert connection.read(0, 0, 8) == b"recorded"
+    try:
+        commands = re.findall(r"`sinfonia (replica (?:add|remove) [^`]*)`", up.stderr)
+        assert [command.split()[1] for command in commands] == ["remove", "add"]
+        for command in commands:
+            done = sinfonia(*command.split())
+            assert done.exit_code == 0, done.output
+        assert look_at(str(cluster.directory)).healthy
+        with connect_blocking(cluster.endpoint) as connection:
+            assert connection.read(0, 0, 8) == b"recorded"
+    finally:
+        # As it is described now: the replica that was added is no process of `cluster`.
+        assert LocalCluster(cluster.directory).stop() == []
