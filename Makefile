@@ -96,7 +96,7 @@ bench-modes: setup
 	$(BIN)/python core/bench/plot_modes.py $(MODES_FIGURE).jsonl $(MODES_FIGURE).png
 
 bench-faults: setup
-	@for script in fail_over catch_up stalls restart; do \
+	@for script in fail_over catch_up catch_up_under_load slow_replica stalls restart; do \
 	    echo $$script; $(BIN)/python core/bench/$$script.py || exit 1; \
 	done
 
