@@ -166,6 +166,12 @@ def test_mount_options_of_fstab_are_understood() -> None:
     assert options.kernel == {"max_read=65536", "suid"}
     assert (options.log_file, options.nonempty) == (Path("/var/log/x"), True)
     assert parse_mount_options("keys=/etc/alice.key").keys == Path("/etc/alice.key")
+    options = parse_mount_options("timeout=2.5,session=60")
+    assert (options.timeout, options.session) == (2.5, 60.0)
+    assert (parse_mount_options("").timeout, parse_mount_options("").session) == (30.0, 30.0)
+    for wrong in ("timeout=", "timeout=soon", "timeout=0", "session=nan", "session=0.5"):
+        with pytest.raises(click.BadParameter, match="seconds"):
+            parse_mount_options(wrong)
     with pytest.raises(click.BadParameter):
         parse_mount_options("volume=")
 

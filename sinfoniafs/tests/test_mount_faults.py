@@ -26,6 +26,7 @@ pytestmark = [
 
 # In seconds: what the mounts of this module allow.
 OPTIONS = "timeout=4,session=2"
+MEMORY_NODES = ("node0", "node1")
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +58,23 @@ def process_of(mountpoint: Path) -> ProcessIdentity:
 
 
 @contextmanager
-def paused(processes: list[ProcessIdentity]) -> Iterator[None]:
-    for each in processes:
-        each.signal(signal.SIGSTOP)
+def paused(process: ProcessIdentity) -> Iterator[None]:
+    process.signal(signal.SIGSTOP)
     try:
         yield
     finally:
-        for each in processes:
-            each.signal(signal.SIGCONT)
+        process.signal(signal.SIGCONT)
 
 
-def memory_nodes(cluster: LocalCluster) -> list[ProcessIdentity]:
-    found = [cluster.process(name) for name in ("node0", "node1")]
-    return [each for each in found if each is not None]
+@contextmanager
+def outage(cluster: LocalCluster) -> Iterator[None]:
+    """All memory nodes are down, and come back with what they had."""
+    for name in MEMORY_NODES:
+        cluster.kill(name)
+    try:
+        yield
+    finally:
+        cluster.start(MEMORY_NODES)
 
 
 def fails_with(number: int) -> Any:  # noqa: ANN401 - pytest's own type is private
@@ -92,7 +97,7 @@ def test_a_mount_that_was_taken_for_dead_is_still_mounted_and_goes_on(
     for each in (kept, gone):
         os.write(each, b"before" * 5000)
     (b / "gone").unlink()
-    with paused([process_of(a)]):
+    with paused(process_of(a)):
         until(lambda: str(a) not in sessions(cluster))
     os.pwrite(kept, b"AFTER!", 6)
     assert (b / "kept").read_bytes() == b"beforeAFTER!" + b"before" * 4998
@@ -155,7 +160,7 @@ def test_a_blocked_caller_that_is_killed_is_gone_before_the_outage_is_over(
 ) -> None:
     with mounted(cluster, tmp_path / "a", "timeout=600") as a:
         (a / "file").write_bytes(b"x")
-        with paused(memory_nodes(cluster)), blocked(work, a / "file") as program:
+        with outage(cluster), blocked(work, a / "file") as program:
             program.kill()
             # Far less than the mount's timeout: only a request that was given up ends.
             assert program.wait(timeout=60) == -signal.SIGKILL
@@ -169,7 +174,7 @@ def test_a_blocked_reader_that_is_interrupted_is_told_so(
     with mounted(cluster, tmp_path / "a", "timeout=600") as a:
         (a / "file").write_bytes(b"x")
         with (
-            paused(memory_nodes(cluster)),
+            outage(cluster),
             blocked("os.stat(sys.argv[1])", a / "file") as program,
         ):
             program.send_signal(signal.SIGINT)
@@ -184,7 +189,7 @@ def test_calls_fail_when_the_time_of_the_mount_option_is_up(
     a, _ = pair
     (a / "file").write_bytes(b"x")
     (a / "file").stat()
-    with paused(memory_nodes(cluster)):
+    with outage(cluster):
         for work in (
             (a / "file").stat,
             lambda: (a / "file").write_bytes(b"y"),
