@@ -52,20 +52,23 @@ class Progress:
     """Looks at what was committed since ``begin``; ``words`` are all that clients write."""
 
     def __init__(self, recorder: HistoryRecorder, words: Sequence[Extent]) -> None:
-        self._operations = recorder.operations
+        self._recorder = recorder
         self._words = words
         self.begin()
 
     def begin(self) -> None:
         """From now on."""
-        self._asked = len(self._operations)
+        self._asked = len(self._recorder.operations)
+        self._looked_at = self._recorder.moment
         self._waiting = set(self._words)
 
     def everywhere(self) -> bool:
         """Whether each word was written by something that was asked for since."""
-        for each in self._operations[self._asked :]:
-            if each.outcome is Outcome.COMMITTED:
-                self._waiting -= _written(each)
+        if self._looked_at < self._recorder.moment:
+            self._looked_at = self._recorder.moment
+            for each in self._recorder.operations[self._asked :]:
+                if each.outcome is Outcome.COMMITTED:
+                    self._waiting -= _written(each)
         return not self._waiting
 
     @property
