@@ -2,7 +2,7 @@
 
 import pytest
 
-from sinfonia.testing.aimed_profiles import REPLICATED
+from sinfonia.testing.aimed_profiles import LOST_STORES, REPLICATED
 from sinfonia.testing.mutations import MUTATIONS
 from sinfonia.testing.profile import PROFILES
 from sinfonia.testing.simulator import Simulation, SimulationFailure
@@ -11,7 +11,7 @@ SEEDS_MAX = 200
 
 
 def test_there_are_enough_mutations_and_each_says_its_rule() -> None:
-    replicated = [each for each in MUTATIONS.values() if each.profile in REPLICATED]
+    replicated = [each for each in MUTATIONS.values() if each.profile in REPLICATED | LOST_STORES]
     assert len(MUTATIONS) - len(replicated) >= 44
     assert len(replicated) >= 18
     assert all(mutation.rule.endswith(".") for mutation in MUTATIONS.values())

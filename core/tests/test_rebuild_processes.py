@@ -96,6 +96,7 @@ def test_a_stale_replica_that_comes_first_does_not_win_over_a_manager_that_lost_
         shutil.rmtree(cluster.directory / "manager")
         with begun(cluster, ["manager", STALE]):
             wait_until_put_off(cluster, STALE, "the manager knows nothing of it")
+            assert "not let in yet node=0 reason=" in cluster.log_file(STALE).read_text("utf-8")
             with begun(cluster, [PRIMARY]):
                 wait_until_put_off(cluster, PRIMARY, "the manager knows nothing of it")
         output = rebuild(cluster)

@@ -187,8 +187,8 @@ class MemoryNodeServer:
             self._board.publish(self._notice(now))
         if node.state is not state:
             log.info("state node=%d state=%s", self._settings.node, node.state.value)
-        if node.waiting != waiting:
-            log.warning("waits node=%d reason=%s", self._settings.node, node.waiting)
+        if node.waiting != waiting and node.waiting:
+            log.warning("not let in yet node=%d reason=%s", self._settings.node, node.waiting)
         if node.over:
             log.warning("life over node=%d reason=%s", self._settings.node, node.over)
             node.close()
