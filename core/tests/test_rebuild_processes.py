@@ -152,6 +152,36 @@ def test_a_store_that_is_put_back_from_an_older_copy_decides_nothing() -> None:
         assert_nothing_is_lost(cluster)
 
 
+def test_if_the_good_copy_is_lost_too_an_operator_accepts_that_twice_and_the_rest_serves() -> None:
+    """The rebuild needs --force, and so does the promotion of what is left."""
+    with real_cluster(memory_nodes=1) as cluster:
+        with connect_blocking(cluster.endpoint) as client:
+            client.write(0, 4096, b"held by both")
+        leave_a_stale_replica(cluster)
+        shutil.rmtree(cluster.directory / "manager")
+        shutil.rmtree(cluster.directory / PRIMARY)
+        directory = str(cluster.directory)
+        refused = CliRunner().invoke(main, ["rebuild-manager", "local", directory])
+        assert refused.exit_code == 1
+        assert f"at {cluster.endpoints[PRIMARY]} has not reported" in refused.output
+        rebuild(cluster, "--force", "--yes")
+        with begun(cluster, ["manager", STALE]):
+            wait_until(
+                cluster,
+                lambda status: any(
+                    each.name == STALE and each.role == "replica" and each.state != "down"
+                    for each in status.processes
+                ),
+                "the replica is let in",
+            )
+            promote = ["replica", "promote", directory, "0", STALE]
+            assert CliRunner().invoke(main, promote).exit_code == 1
+            forced = CliRunner().invoke(main, [*promote, "--force", "--yes"])
+            assert forced.exit_code == 0, forced.output
+            with connect_blocking(cluster.endpoint) as client:
+                assert client.read(0, 4096, 12) == b"held by both"
+
+
 def test_a_rebuild_does_not_disturb_members_that_go_on() -> None:
     """In mode RAM-REPL all would be lost if they had to begin anew."""
     with real_cluster(memory_nodes=1, mode="RAM-REPL") as cluster:
