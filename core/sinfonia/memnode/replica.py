@@ -68,10 +68,12 @@ class Replica:
 
     def flush(self) -> list[Request]:
         """Sync what must be stable; what may be said to the primary then.  Raises StorageError."""
-        journal = self.holdings.journal  # None until a copy replaces what was damaged
+        journal = self.holdings.journal
+        if journal is None:  # its log is damaged, and a copy has not begun yet
+            said, self._ask = self._ask, []
+            return said
         # What is pulled is acknowledged at its end only, but one sync of all would take seconds.
-        dirty = journal is not None and journal.dirty
-        if dirty and (self._answers or self._unsynced_bytes >= UNSYNCED_BYTES_MAX):
+        if journal.dirty and (self._answers or self._unsynced_bytes >= UNSYNCED_BYTES_MAX):
             self._sync()
         said = self._ask + self._answers
         self._ask, self._answers = [], []

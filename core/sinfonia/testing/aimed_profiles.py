@@ -371,6 +371,16 @@ REPLICATED: dict[str, dict[str, Any]] = {
         "checkpoint_log_bytes": 1024,
         "weather": Weather(late=0.4, late_max=0.4),
     },
+    # What was synced rots, is lost or lies elsewhere, at one member after the other.
+    "replicas-rotten-disks": {
+        "replicas": 1,
+        "memory_nodes": 2,
+        "think_s_mean": 0.05,
+        "fail_after_s": 0.6,
+        "node_kill_rate": 0.5,
+        "down_s_max": 0.5,
+        "disk_damage_rate": 2.0,
+    },
 }
 
 

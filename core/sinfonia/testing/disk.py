@@ -4,11 +4,15 @@ What was synced survives a crash.  Of what was written since, each sector surviv
 versions it had, whatever the order of writing; each change of a name happened or not; the size of a
 file may be that of any moment in between.  A sync that fails leaves the worst case that kernels
 have: the writes stay visible, but nothing will ever bring them to the disk.
+
+What a sync has confirmed can be damaged all the same, by ``plant``, ``roll_back`` and
+``spoil_sync``; ``disk_faults`` does so.
 """
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 
 from sinfonia.storage.files import LOG_PREFIX, SECTOR_BYTES, Buffer
@@ -16,6 +20,10 @@ from sinfonia.storage.files import LOG_PREFIX, SECTOR_BYTES, Buffer
 # The granularity in which data_extents tells data from holes, as on real file systems.
 _EXTENT_BYTES = 4096
 _ZEROS = bytes(_EXTENT_BYTES)
+
+
+# A change of a file that was not synced: offset and data, or a size and None.
+Pending = tuple[int, bytes | None]
 
 
 class PowerLost(Exception):
@@ -37,7 +45,7 @@ class _Inode:
         self.allocated = 0
         self.stable = bytearray()
         self.stable_size = 0
-        self.pending: list[tuple[int, bytes | None]] = []
+        self.pending: list[Pending] = []
 
     def sync(self) -> None:
         for offset, data in self.pending:
@@ -81,6 +89,11 @@ class _Inode:
         self.allocated = min(self.allocated, size)
         self.pending.append((size, None))
 
+    def put(self, offset: int, data: bytes) -> None:
+        """On the disk as in the cache there is ``data`` now; the size stays as it was."""
+        for content, size in ((self.content, self.size), (self.stable, self.stable_size)):
+            _put(content, offset, data[: max(size - offset, 0)])
+
     def _write_stable(self, offset: int, data: bytes) -> None:
         _put(self.stable, offset, data)
         self.stable_size = max(self.stable_size, offset + len(data))
@@ -88,6 +101,31 @@ class _Inode:
     def _resize_stable(self, size: int) -> None:
         del self.stable[size:]
         self.stable_size = size
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Bytes of one file that are no longer what was synced."""
+
+    offset: int
+    good: bytes
+    bad: bytes
+    inode: _Inode
+
+    @property
+    def remains(self) -> bool:
+        """Whether nothing has been written there since."""
+        return _cut(self.inode.content, self.offset, len(self.bad)) == self.bad
+
+    def undo(self) -> None:
+        """What was synced is there again."""
+        self.inode.put(self.offset, self.good)
+
+
+SpoilSync = Callable[[str, Sequence[Pending]], Callable[[], None] | None]
+
+# All that a disk held at one moment: the content of each file, and how long it is.
+Snapshot = Mapping[str, tuple[bytes, int]]
 
 
 class VirtualFile:
@@ -122,7 +160,7 @@ class VirtualFile:
             self._disk.fail_sync = False
             self._inode.crash(self._disk.rng)
             raise _os_error(errno.EIO)
-        self._inode.sync()
+        self._disk.sync_inode(self._inode)
 
     def size(self) -> int:
         return self._inode.size
@@ -191,6 +229,10 @@ class VirtualDisk:
     needs more space fail with ENOSPC, ``lose_power_at`` to raise PowerLost instead of carrying out
     the operation of that number (``operations`` counts them).
 
+    Set ``lying`` to let syncs confirm what they do not do: when the power fails, all since then is
+    gone if it says so, else it had reached the disk.  Set ``spoil_sync`` to be called before each
+    sync with the name of the file and what is to be synced of it; what it returns is called after.
+
     ``log_needs_no_sync``: the files of the redo log are on a device that has everything at once.
     """
 
@@ -199,6 +241,8 @@ class VirtualDisk:
         self.log_needs_no_sync = log_needs_no_sync
         self.fail_sync = False
         self.full = False
+        self.lying: Callable[[], bool] | None = None
+        self.spoil_sync: SpoilSync | None = None
         self.lose_power_at: int | None = None
         self.operations = 0
         self.sync_s = 0.0  # how long a sync takes
@@ -210,6 +254,10 @@ class VirtualDisk:
 
     def crash(self) -> None:
         """The power fails and comes back; files that were open must be opened anew."""
+        if self.lying is not None and self.lying():
+            self.roll_back(self.snapshot())
+        elif self.lying is not None:
+            self.write_back()
         for change in self._pending_names:
             if self.rng.random() < 0.5:
                 _rename(self._stable_names, change)
@@ -223,13 +271,75 @@ class VirtualDisk:
         self._stable_names = survivors
         self._names = dict(survivors)
         self.fail_sync = False
+        self.lying = None
         self.lose_power_at = None
 
     def corrupt(self, name: str, offset: int) -> None:
         """Flip a bit of the byte at ``offset``, on the disk as in the cache."""
+        self.plant(name, offset, bytes([self.look(name, offset, 1)[0] ^ 1]))
+
+    def look(self, name: str, offset: int, length: int) -> bytes:
+        """What a reader sees there; zeros beyond the end."""
+        return _cut(self._names[name].content, offset, length)
+
+    def look_stable(self, name: str, offset: int, length: int) -> bytes:
+        """What was synced there."""
+        return _cut(self._names[name].stable, offset, length)
+
+    def size(self, name: str) -> int:
+        """How long the file is."""
+        return self._names[name].size
+
+    def plant(self, name: str, offset: int, bad: bytes) -> Damage:
+        """Put ``bad`` where something else was synced, on the disk as in the cache."""
         inode = self._names[name]
-        for content in (inode.content, inode.stable):
-            _put(content, offset, bytes([(content[offset] if offset < len(content) else 0) ^ 1]))
+        damage = Damage(offset, _cut(inode.content, offset, len(bad)), bad, inode)
+        inode.put(offset, bad)
+        return damage
+
+    def name_of(self, damage: Damage) -> str:
+        """The file in which ``damage`` still is; empty if it is gone."""
+        if not damage.remains:
+            return ""
+        return next((name for name, its in self._names.items() if its is damage.inode), "")
+
+    def write_back(self) -> None:
+        """Everything that was written reaches the disk, as it may do unasked."""
+        for inode in self._names.values():
+            inode.sync()
+        self._stable_names = dict(self._names)
+        self._pending_names.clear()
+        self.lying = None
+
+    def snapshot(self) -> Snapshot:
+        """What would be left if the power failed now and nothing more were written."""
+        return {
+            name: (bytes(inode.stable), inode.stable_size)
+            for name, inode in self._stable_names.items()
+        }
+
+    def roll_back(self, snapshot: Snapshot) -> None:
+        """Hold what ``snapshot`` held, and nothing else; no file may be open."""
+        self._names.clear()
+        for name, (content, size) in snapshot.items():
+            inode = self._names[name] = _Inode()
+            inode.content, inode.size = bytearray(content), size
+            inode.stable, inode.stable_size = bytearray(content), size
+        self._stable_names = dict(self._names)
+        self._pending_names.clear()
+        self.lying = None
+
+    def sync_inode(self, inode: _Inode) -> None:
+        """Bring a file to the disk, or do what a faulty disk does in place of that."""
+        if self.lying is not None:
+            return
+        spoil, after = self.spoil_sync, None
+        if spoil is not None:
+            name = next((name for name, its in self._names.items() if its is inode), "")
+            after = spoil(name, inode.pending)
+        inode.sync()
+        if after is not None:
+            after()
 
     def operate(self) -> None:
         """Count an operation that changes the disk, or lose power instead."""
@@ -275,8 +385,9 @@ class VirtualDisk:
     def sync_directory(self) -> None:
         self.operate()
         self.take_time()
-        self._stable_names = dict(self._names)
-        self._pending_names.clear()
+        if self.lying is None:
+            self._stable_names = dict(self._names)
+            self._pending_names.clear()
 
     def in_background(self, work: Callable[[], None]) -> _LazyJob:
         return _LazyJob(work)
@@ -298,6 +409,10 @@ def _rename(names: dict[str, _Inode], change: dict[str, _Inode | None]) -> None:
             names.pop(name, None)
         else:
             names[name] = inode
+
+
+def _cut(content: bytearray, offset: int, length: int) -> bytes:
+    return bytes(content[offset : offset + length]).ljust(length, b"\0")
 
 
 def _put(content: bytearray, offset: int, data: bytes) -> None:

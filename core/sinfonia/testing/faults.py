@@ -7,6 +7,7 @@ others at the same moments.
 import random
 from collections.abc import Callable, Sequence
 
+from sinfonia.testing.disk_faults import DiskFaults
 from sinfonia.testing.foul_weather import FoulWeather
 from sinfonia.testing.process import Process, Surroundings
 from sinfonia.testing.simulated_manager import SimulatedManager
@@ -45,6 +46,7 @@ class Faults:
         self._active = True
         self._disturbed_until = 0.0
         self._store = managers[0].shared
+        self._disks = DiskFaults(surroundings, nodes=nodes, managers=managers)
         profile = surroundings.profile
         if self._store is not None:
             self._store.answers_lost = profile.store_answers_lost
@@ -62,6 +64,7 @@ class Faults:
             (profile.replica_cut_rate, self._cut_members),
             (profile.strand_rate, self._strand_primary),
             (profile.last_words_rate, self._kill_after_last_words),
+            (profile.disk_damage_rate, self._damage_disk),
         ]
         self._weather = FoulWeather(
             surroundings, nodes=nodes, others=(managers, clients), disturb=self._disturb
@@ -80,6 +83,7 @@ class Faults:
         if self._store is not None:
             self._store.away_from.clear()
             self._store.answers_lost = 0.0
+        self._disks.stop()
         for node in self._nodes:
             node.mend_disk()
 
@@ -229,6 +233,9 @@ class Faults:
         primaries = [each for each in self._nodes if each.leads]
         if primaries and self._surroundings.profile.logged:
             rng.choice(primaries).die_after_sends(rng.randint(0, LAST_WORDS_MAX))
+
+    def _damage_disk(self, rng: random.Random) -> None:
+        self._disks.strike(rng)
 
     def _take_store_away(self, rng: random.Random) -> None:
         """The store that managers share is away, for some of them or for all."""

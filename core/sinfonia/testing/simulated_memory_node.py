@@ -6,11 +6,12 @@ Messages that come close together share a flush, as they share a wake-up of the 
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import NoReturn, Protocol
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.errors import CorruptLog, StorageError
+from sinfonia.errors import DamagedData, StorageError
 from sinfonia.memnode.node import LIFE_BITS, MemoryNode
-from sinfonia.memnode.settings import MemoryNodeSettings, State, syncs_log
+from sinfonia.memnode.settings import MemoryNodeSettings, State, is_replicated, syncs_log
 from sinfonia.protocol.following import Phase
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
@@ -52,6 +53,13 @@ def member_name(node: int, member: int) -> str:
     return f"node{node}r{member}" if member else f"node{node}"
 
 
+class DiskWatch(Protocol):
+    """Told of what befalls disks that are damaged on purpose."""
+
+    def before_boot(self, member: "SimulatedMemoryNode") -> None:
+        """``member`` is about to read its disk."""
+
+
 class SimulatedMemoryNode(Process):
     """One member of a memory node through all its lives."""
 
@@ -68,6 +76,9 @@ class SimulatedMemoryNode(Process):
         self.mode = profile.mode
         self.disk = VirtualDisk(rng, log_needs_no_sync=not syncs_log(profile.mode))
         self.node: MemoryNode | None = None
+        self.disk_watch: DiskWatch | None = None
+        self.struck = False  # whether this disk was ever damaged on purpose
+        self.lived = ("", 0)  # identity and number of the last life
         self._settings = MemoryNodeSettings(
             node=node_id,
             endpoint=self.name,
@@ -110,6 +121,17 @@ class SimulatedMemoryNode(Process):
     def leads(self) -> bool:
         """Whether it is, as far as it knows, the primary."""
         return self.node is not None and self.node.leading is not None
+
+    @property
+    def identity(self) -> str:
+        """Of the data directory; empty before the first life."""
+        return self.lived[0]
+
+    @property
+    def has_confirmed(self) -> bool:
+        """Whether replay has found its image sound."""
+        node = self.node
+        return node is not None and node.holdings.confirmed and not node.holdings.damage
 
     # --- a slow disk ---------------------------------------------------------------------------
 
@@ -214,6 +236,8 @@ class SimulatedMemoryNode(Process):
     def _begin_node(self) -> None:
         self._unanswered.clear()
         self._marks.on_start()
+        if self.disk_watch is not None:
+            self.disk_watch.before_boot(self)
         try:
             self.node = MemoryNode(
                 self._settings,
@@ -224,10 +248,28 @@ class SimulatedMemoryNode(Process):
                 now=self.now,
                 life=self.rng.getrandbits(LIFE_BITS),
             )
-        except CorruptLog:
-            raise
+        except DamagedData as error:
+            self._on_damage(str(error))
+            if is_replicated(self.mode):
+                # Only whose directory it is cannot be filled from a copy: an operator moves it away.
+                self._replace_disk()
+            self._die_of(error)
         except (StorageError, OSError) as error:
             self._die_of(error)
+        self.lived = (self.node.identity, self.node.starts)
+        if self.node.holdings.damage:
+            self._on_damage(self.node.holdings.damage)
+
+    def _on_damage(self, reason: str) -> None:
+        """What it found on its disk is not what it synced."""
+        assert self.struck, f"{self.name} takes a sound disk for damaged: {reason}"
+        self.surroundings.events["damage noticed"] += 1
+
+    def _replace_disk(self) -> None:
+        self.surroundings.events["disks replaced"] += 1
+        self.struck = False
+        self.disk = VirtualDisk(self.rng, log_needs_no_sync=not syncs_log(self.mode))
+        self.lived = ("", 0)
 
     def _wall(self) -> int:
         return EPOCH_US + round(self.now * 1e6) + self._wall_offset_us
@@ -275,7 +317,10 @@ class SimulatedMemoryNode(Process):
             self._die_of(error)
         if node.over:
             self.surroundings.scheduler.note(self.name, "its life is over:", node.over)
-            self.surroundings.events["primaries deposed"] += 1
+            if node.over.startswith("its data is damaged"):
+                self._on_damage(node.over)
+            else:
+                self.surroundings.events["primaries deposed"] += 1
             node.close()
             self._begin_node()
 
@@ -329,7 +374,7 @@ class SimulatedMemoryNode(Process):
             if self._sends_until_death < 0:
                 raise Killed
 
-    def _die_of(self, error: Exception) -> None:
+    def _die_of(self, error: Exception) -> NoReturn:
         """The process ends with a message, because the disk has failed it."""
         self.surroundings.scheduler.note(self.name, str(error))
         self.surroundings.events["memory nodes stopped by their disk"] += 1

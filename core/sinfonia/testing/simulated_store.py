@@ -31,6 +31,11 @@ class SimulatedStore:
         self._rng = rng
         self._snapshot = Snapshot(0, b"")
 
+    @property
+    def value(self) -> bytes:
+        """What is stored; nothing at first."""
+        return self._snapshot.value
+
     def read(self, name: str) -> Snapshot:
         """What manager ``name`` is told; raises StoreUnavailable."""
         self._reach(name)
