@@ -172,7 +172,8 @@ def test_a_new_data_directory_in_the_place_of_the_primary_needs_somebody_to_take
     after = accepted(on_register(before, stranger, ["a"]))
     assert after.identity == "a"
     assert after.replicas == [Member("new", "at-p", 1, False)]
-    assert "no in-sync replica is up" in refused(on_register(before, stranger, []))
+    assert list(awaited(on_register(before, stranger, [])).members) == ["a"]
+    assert accepted(on_register(before, stranger, [], {"a": SHORT})).identity == "a"
     alone = entry(member("a", in_sync=False))
     assert "sinfonia recreate" in refused(on_register(alone, stranger, ["a"]))
 
@@ -333,6 +334,15 @@ def test_a_damaged_primary_waits_for_unproven_replicas_to_be_compared() -> None:
     again = register("p", starts=6, damaged=True)
     assert list(awaited(on_register(before, again, [], {"a": SHORT})).members) == ["b"]
     after = accepted(on_register(before, again, [], {"a": SHORT, "b": LONG}))
+    assert after.identity == "b"
+
+
+def test_a_new_data_directory_in_the_place_of_the_primary_waits_for_unproven_replicas() -> None:
+    """All of them restarted with it: the one that holds most leads."""
+    before = entry(member("a", unproven=True), member("b", unproven=True))
+    stranger = register("new", endpoint="at-p", empty=True)
+    assert list(awaited(on_register(before, stranger, ["a"], {"a": LONG})).members) == ["b"]
+    after = accepted(on_register(before, stranger, ["a"], {"a": SHORT, "b": LONG}))
     assert after.identity == "b"
 
 

@@ -181,6 +181,23 @@ def replicated_town(managers: int = 1) -> Town:
     return town
 
 
+def test_a_primary_that_is_back_is_not_replaced_by_a_member_that_has_died_with_it() -> None:
+    """What the heir said before may be true no more; if its disk is damaged, nobody is left."""
+    town = replicated_town()
+    for member in town.members.values():
+        member.up = False
+    returned = Register(NODE, "a", 1024, "LOG-REPL", "id-a", 2, False, 2, lived=1, last=9)
+    waiting = town.ask(returned)
+    assert isinstance(waiting, Registered)
+    assert "at b, c" in waiting.waiting
+    town.live(2 * SETTINGS.fail_after)
+    assert town.entry.endpoint == "a"
+    assert town.entry.in_sync == ["id-b", "id-c"]
+    town.members["b"].up = True
+    town.live(2 * SETTINGS.probe_interval)
+    assert town.entry.endpoint == "b", "one that is there need not wait for the third"
+
+
 def test_a_silent_primary_is_replaced_soon_and_everybody_is_told() -> None:
     town = replicated_town()
     town.members["c"].last = 9

@@ -120,7 +120,7 @@ def on_register(
     known_replica = replica(entry, identity=request.identity)
     if known_replica is not None:
         return _replica_again(entry, known_replica, request)
-    return _stranger(entry, request, alive)
+    return _stranger(entry, request, alive, positions or {})
 
 
 def _makes_sense(request: Register) -> bool:
@@ -255,7 +255,9 @@ def _replica_again(entry: MemoryNodeEntry, known: Member, request: Register) -> 
     return _changed(entry, [now if member is known else member for member in entry.replicas])
 
 
-def _stranger(entry: MemoryNodeEntry, request: Register, alive: Sequence[str]) -> Change:
+def _stranger(
+    entry: MemoryNodeEntry, request: Register, alive: Sequence[str], positions: Positions
+) -> Change | Awaiting:
     """A data directory that was never a member, or is none any more."""
     newcomer = _newcomer(request)
     replaced = replica(entry, endpoint=request.endpoint)
@@ -266,11 +268,11 @@ def _stranger(entry: MemoryNodeEntry, request: Register, alive: Sequence[str]) -
     if request.endpoint == entry.endpoint and entry.in_sync:
         heir = best_proven(entry, alive)
         if heir is None:
-            return Refusal(
-                f"memory node {entry.node} is known with another data directory (identity "
-                f"{entry.identity}, this one is {request.identity}), and no in-sync replica is up "
-                "to take over; start one of them first, or this one with its old data directory"
-            )
+            best = longest(entry, positions)
+            if isinstance(best, Awaiting):
+                return best
+            assert best is not None, "some are in sync"
+            heir = best.identity
         return promoted(entry, heir, former=newcomer)
     if keeps_replicas(entry.mode) and request.endpoint != entry.endpoint:
         if len(entry.replicas) < entry.wanted:

@@ -339,9 +339,11 @@ class Manager:
         return effects
 
     def _positions(self, entry: MemoryNodeEntry, request: Register, now: float) -> Positions:
-        """What in-sync replicas have told since the primary is known to be back."""
+        """What in-sync replicas have told since the primary is known to be back, or replaced."""
         life = Life(entry.node, request.identity, request.starts)
-        if request.identity != entry.identity or life.starts <= entry.starts:
+        back = request.identity == entry.identity and life.starts > entry.starts
+        known = configuration.replica(entry, identity=request.identity) is not None
+        if not back and (known or request.endpoint != entry.endpoint):
             return {}
         returned = self._returned.get(entry.node)
         if returned is None or returned[0] != life:
@@ -462,12 +464,27 @@ class Manager:
         detector = self._detector
         if not entry.in_sync or not detector.is_silent(primary_life(entry), now):
             return None
-        heir = configuration.best_proven(entry, detector.alive(entry, now))
+        heir = configuration.best_proven(entry, self._alive_since_return(entry, now))
         if heir is None:
             return None
         after = configuration.promoted(entry, heir)
         self._note_new_life(entry, after, now)
         return after
+
+    def _alive_since_return(self, entry: MemoryNodeEntry, now: float) -> list[str]:
+        """The replicas that may be counted on to take over.
+
+        A primary that is back holds its data, and waits to be compared.  A replica that has said
+        nothing since may have died with it, and then come back with less.
+        """
+        alive = self._detector.alive(entry, now)
+        if entry.node not in self._returned:
+            return alive
+        since = self._returned[entry.node][1]
+        starts = {each.identity: each.starts for each in entry.replicas}
+        lives = {each: Life(entry.node, each, starts[each]) for each in alive}
+        told = self._detector.position
+        return [each for each in alive if told(lives[each], since=since) is not None]
 
     def _push(self, before: Directory, now: float) -> list[ManagerEffect]:
         """Tell everybody, also who is no member any more, of what is stored by now."""

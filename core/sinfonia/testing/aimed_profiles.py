@@ -381,6 +381,39 @@ REPLICATED: dict[str, dict[str, Any]] = {
         "down_s_max": 0.5,
         "disk_damage_rate": 2.0,
     },
+    # The same with two replicas, while everybody loses power, and checkpoints never end.
+    "replicas-rotten-disks-and-power-cuts": {
+        "kinds": ("wide_swap", "swap", "blind_write", "add", "append"),
+        "replicas": 2,
+        "memory_nodes": 1,
+        "think_s_mean": 0.05,
+        "fail_after_s": 0.6,
+        "drop_after_s": 0.5,
+        "node_kill_rate": 1.0,
+        "cluster_kill_rate": 0.4,
+        "kill_in_disk_share": 1.0,
+        "down_s_max": 0.5,
+        "keep_log_bytes": 16 * 1024,
+        "checkpoint_log_bytes": 2 * 1024,
+        "piece_bytes": 1,
+        "disk_damage_rate": 3.0,
+    },
+    # What a replica pulls from is rotten, too.
+    "replicas-rotten-logs-pulled": {
+        "replicas": 1,
+        "memory_nodes": 1,
+        "minitransactions": 100,
+        "think_s_mean": 0.02,
+        "fail_after_s": 1.0,
+        "drop_after_s": 0.3,
+        "replica_blink_rate": 2.0,
+        "replica_cut_rate": 0.5,
+        "down_s_max": 0.5,
+        "keep_log_bytes": 1024 * 1024,
+        "window_bytes": 256,
+        "checkpoint_log_bytes": 2 * 1024,
+        "disk_damage_rate": 4.0,
+    },
 }
 
 

@@ -71,15 +71,16 @@ class DiskFaults:
 
     def before_boot(self, member: SimulatedMemoryNode) -> None:
         """``member`` is about to read its disk."""
-        disk = member.disk
-        planted = [damage for damage in self._planted[member.name] if disk.name_of(damage)]
-        alone = not self._may_strike(member)
-        for damage in list(planted):
-            if alone or may_be_torn(disk, damage, identity=member.identity):
+        disk, planted = member.disk, self._planted[member.name]
+        alone = bool(planted) and not self._may_strike(member)
+        # The last first: one may cover another.
+        for damage in reversed(planted):
+            if disk.name_of(damage) and (
+                alone or may_be_torn(disk, damage, identity=member.identity)
+            ):
                 self._count("damage undone")
                 damage.undo()
-                planted.remove(damage)
-        self._planted[member.name] = planted
+        self._planted[member.name] = [each for each in planted if disk.name_of(each)]
 
     # --- kinds ---------------------------------------------------------------------------------
 
@@ -182,7 +183,8 @@ class DiskFaults:
     def _struck(self, member: SimulatedMemoryNode, what: str) -> None:
         self._surroundings.scheduler.note(member.name, "disk is struck:", what)
         self._count(what)
-        self.atlas.note(*member.lived)
+        booting = member.alive and member.node is None
+        self.atlas.note(member.identity, member.lived[1] + booting)
         member.struck = True
 
     def _count(self, what: str) -> None:

@@ -234,6 +234,7 @@ class SimulatedMemoryNode(Process):
         self._on_timer()
 
     def _begin_node(self) -> None:
+        self.node = None
         self._unanswered.clear()
         self._marks.on_start()
         if self.disk_watch is not None:
