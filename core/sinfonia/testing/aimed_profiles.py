@@ -401,7 +401,7 @@ REPLICATED: dict[str, dict[str, Any]] = {
     # What a replica pulls from is rotten, too.
     "replicas-rotten-logs-pulled": {
         "replicas": 1,
-        "memory_nodes": 1,
+        "memory_nodes": 2,
         "minitransactions": 100,
         "think_s_mean": 0.02,
         "fail_after_s": 1.0,
