@@ -394,7 +394,7 @@ REPLICATED: dict[str, dict[str, Any]] = {
         "kill_in_disk_share": 1.0,
         "down_s_max": 0.5,
         "keep_log_bytes": 16 * 1024,
-        "checkpoint_log_bytes": 2 * 1024,
+        "checkpoint_log_bytes": 4 * 1024,
         "piece_bytes": 1,
         "disk_damage_rate": 3.0,
     },

@@ -318,6 +318,10 @@ class VirtualDisk:
             for name, inode in self._stable_names.items()
         }
 
+    def snapshot_written(self) -> Snapshot:
+        """What would be left if all that was written reached the disk."""
+        return {name: (bytes(its.content), its.size) for name, its in self._names.items()}
+
     def roll_back(self, snapshot: Snapshot) -> None:
         """Hold what ``snapshot`` held, and nothing else; no file may be open."""
         self._names.clear()

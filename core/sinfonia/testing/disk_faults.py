@@ -42,6 +42,8 @@ class DiskFaults:
         self._managers = managers
         self._planted: defaultdict[str, list[Damage]] = defaultdict(list)
         self._snapshots: dict[str, Snapshot] = {}
+        # What whole directories held that were rolled back, until they are read.
+        self._before: dict[str, Snapshot] = {}
         self._kinds = (
             self._rot_running,
             self._rot_at_rest,
@@ -72,7 +74,11 @@ class DiskFaults:
     def before_boot(self, member: SimulatedMemoryNode) -> None:
         """``member`` is about to read its disk."""
         disk, planted = member.disk, self._planted[member.name]
-        alone = bool(planted) and not self._may_strike(member)
+        before = self._before.pop(member.name, None)
+        alone = (bool(planted) or before is not None) and not self._may_strike(member)
+        if alone and before is not None:
+            self._count("damage undone")
+            disk.roll_back(before)
         # The last first: one may cover another.
         for damage in reversed(planted):
             if disk.name_of(damage) and (
@@ -138,8 +144,9 @@ class DiskFaults:
             return
 
         def lost() -> bool:
-            allowed = self._may_strike(member)
+            allowed = self._may_roll_back(member)
             if allowed:
+                self._before[member.name] = member.disk.snapshot_written()
                 self._struck(member, "flushes that lied")
             return allowed
 
@@ -154,18 +161,25 @@ class DiskFaults:
     def _roll_back(self, rng: random.Random, member: SimulatedMemoryNode) -> None:
         del rng
         snapshot = self._snapshots.pop(member.identity, None)
-        if snapshot is not None and self._may_strike(member):
-            member.kill()
+        if snapshot is None or not self._may_roll_back(member):
+            return
+        member.kill()
+        if member.name not in self._before:  # else the power has told of a lie
+            self._before[member.name] = member.disk.snapshot_written()
             member.disk.roll_back(snapshot)
             self._struck(member, "directories rolled back")
 
     # --- the atlas -----------------------------------------------------------------------------
+
+    def _may_roll_back(self, member: SimulatedMemoryNode) -> bool:
+        return self._may_strike(member) and not self._planted[member.name]
 
     def _may_strike(self, member: SimulatedMemoryNode) -> bool:
         entry = self._entry(member)
         return (
             entry is not None
             and bool(member.identity)
+            and member.name not in self._before
             and self.atlas.may_strike(entry, member.identity)
         )
 
