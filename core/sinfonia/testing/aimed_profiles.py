@@ -130,6 +130,16 @@ TARGETED: dict[str, dict[str, Any]] = {
         "power_loss_share": 1.0,
         "down_s_max": 0.1,
     },
+    # Its only disk is damaged so that it shows.
+    "rotten-disks": {
+        "memory_nodes": 2,
+        "think_s_mean": 0.05,
+        "timeout_s_max": 1.0,
+        "node_kill_rate": 0.5,
+        "down_s_max": 0.3,
+        "checkpoint_log_bytes": 4 * 1024,
+        "last_copies_rate": 1.0,
+    },
 }
 
 
@@ -413,6 +423,18 @@ REPLICATED: dict[str, dict[str, Any]] = {
         "window_bytes": 256,
         "checkpoint_log_bytes": 2 * 1024,
         "disk_damage_rate": 4.0,
+    },
+    # Of all that hold everything, none is left whole: nobody may serve.
+    "replicas-all-rotten": {
+        "replicas": 1,
+        "memory_nodes": 2,
+        "think_s_mean": 0.05,
+        "timeout_s_max": 1.0,
+        "fail_after_s": 0.6,
+        "node_kill_rate": 0.5,
+        "down_s_max": 0.5,
+        "checkpoint_log_bytes": 4 * 1024,
+        "last_copies_rate": 1.0,
     },
 }
 

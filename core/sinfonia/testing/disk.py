@@ -121,6 +121,10 @@ class Damage:
         """What was synced is there again."""
         self.inode.put(self.offset, self.good)
 
+    def redo(self) -> None:
+        """It is not."""
+        self.inode.put(self.offset, self.bad)
+
 
 SpoilSync = Callable[[str, Sequence[Pending]], Callable[[], None] | None]
 

@@ -58,6 +58,15 @@ def cut_end_of_log(disk: VirtualDisk, rng: random.Random, *, log_id: int) -> lis
     return _plant(disk, name, start, bytes(end - start))
 
 
+def rot_last_blocks(disk: VirtualDisk, rng: random.Random, *, log_id: int) -> list[Damage]:
+    """A bit flips in each of the last blocks of the log; their headers stay whole."""
+    planted = []
+    for name, (offset, length) in log_extents(disk, log_id)[-rng.randint(2, 3) :]:
+        at = offset + rng.randrange(HEADER_BYTES, min(length, SECTOR_BYTES // 4))
+        planted.append(disk.plant(name, at, bytes([disk.look(name, at, 1)[0] ^ 1])))
+    return planted
+
+
 def lose_write(
     disk: VirtualDisk, rng: random.Random, pending: Sequence[Pending], name: str
 ) -> Callable[[], list[Damage]] | None:

@@ -14,7 +14,13 @@ from collections.abc import Callable, Sequence
 from sinfonia.protocol.management_messages import MemoryNodeEntry
 from sinfonia.storage.log_blocks import log_id_of
 from sinfonia.testing.disk import Damage, Pending, Snapshot
-from sinfonia.testing.disk_damage import cut_end_of_log, lose_write, misdirect_write, rot
+from sinfonia.testing.disk_damage import (
+    cut_end_of_log,
+    lose_write,
+    misdirect_write,
+    rot,
+    rot_last_blocks,
+)
 from sinfonia.testing.fault_atlas import FaultAtlas
 from sinfonia.testing.process import Surroundings
 from sinfonia.testing.simulated_manager import SimulatedManager
@@ -109,8 +115,9 @@ class DiskFaults:
         if self._may_strike(member):
             member.kill()
             member.disk.write_back()
-            log_id = log_id_of(member.identity)
-            self._note(member, cut_end_of_log(member.disk, rng, log_id=log_id), "ends of logs lost")
+            damage = rng.choice((cut_end_of_log, rot_last_blocks))
+            planted = damage(member.disk, rng, log_id=log_id_of(member.identity))
+            self._note(member, planted, "ends of logs lost")
 
     def _lose_write(self, rng: random.Random, member: SimulatedMemoryNode) -> None:
         def spoil(name: str, pending: Sequence[Pending]) -> Callable[[], None] | None:

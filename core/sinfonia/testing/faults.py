@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from sinfonia.testing.disk_faults import DiskFaults
 from sinfonia.testing.foul_weather import FoulWeather
+from sinfonia.testing.last_copies import LastCopies
 from sinfonia.testing.process import Process, Surroundings
 from sinfonia.testing.simulated_manager import SimulatedManager
 from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
@@ -47,6 +48,7 @@ class Faults:
         self._disturbed_until = 0.0
         self._store = managers[0].shared
         self._disks = DiskFaults(surroundings, nodes=nodes, managers=managers)
+        self._last_copies = LastCopies(surroundings, nodes=nodes, managers=managers)
         profile = surroundings.profile
         if self._store is not None:
             self._store.answers_lost = profile.store_answers_lost
@@ -65,6 +67,7 @@ class Faults:
             (profile.strand_rate, self._strand_primary),
             (profile.last_words_rate, self._kill_after_last_words),
             (profile.disk_damage_rate, self._damage_disk),
+            (profile.last_copies_rate, self._damage_last_copies),
         ]
         self._weather = FoulWeather(
             surroundings, nodes=nodes, others=(managers, clients), disturb=self._disturb
@@ -236,6 +239,9 @@ class Faults:
 
     def _damage_disk(self, rng: random.Random) -> None:
         self._disks.strike(rng)
+
+    def _damage_last_copies(self, rng: random.Random) -> None:
+        self._last_copies.strike(rng)
 
     def _take_store_away(self, rng: random.Random) -> None:
         """The store that managers share is away, for some of them or for all."""

@@ -35,6 +35,7 @@ class Surroundings:
     seed: int = 0
     managers: list[str] = field(default_factory=lambda: ["manager"])
     events: Counter[str] = field(default_factory=Counter)
+    ended: str = ""  # why the run is over before its work is done
     seen: Seen = field(init=False)
 
     def __post_init__(self) -> None:

@@ -78,6 +78,7 @@ class SimulatedMemoryNode(Process):
         self.node: MemoryNode | None = None
         self.disk_watch: DiskWatch | None = None
         self.struck = False  # whether this disk was ever damaged on purpose
+        self.must_refuse = False  # its data is lost, and it must not serve anything else
         self.lived = ("", 0)  # identity and number of the last life
         self._settings = MemoryNodeSettings(
             node=node_id,
@@ -306,6 +307,9 @@ class SimulatedMemoryNode(Process):
                 self.send(node.primary, Requests(PROTOCOL_VERSION, 0, 0, 0, asked))
             self._perhaps_die()
             self._check_waiters(node)
+            assert not (self.must_refuse and node.state is State.SERVING), (
+                f"{self.name} serves although no intact copy is left"
+            )
             self._wakeups += 1
             if not node.over and self._wakeups % CHECK_EVERY == 0:
                 node.check_invariants()

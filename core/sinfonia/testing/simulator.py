@@ -169,6 +169,9 @@ class Simulation:
 
     def _play(self) -> None:
         self._work()
+        if self.surroundings.ended:
+            self._judge()
+            return
         self._come_to_rest()
         self._compare_replicas()
         self._read_everything()
@@ -247,6 +250,8 @@ class Simulation:
         )
 
     def _nothing_left_to_do(self) -> bool:
+        if self.profile.last_copies_rate or self.surroundings.ended:
+            return bool(self.surroundings.ended)
         return self._left_to_do <= 0 and not any(
             client.unfinished for client in self.clients if client.alive
         )
