@@ -236,6 +236,10 @@ class MemoryNode:
             # The manager knows later lives of this directory: it was put back from an older copy.
             self._owner.roll_forward(self._files, message.rolled_back)
             self._on_damage(DamagedData("the data directory is an older copy of itself"))
+        elif message.rolled_back and has_disk(self.settings.mode):
+            # Noted, for the next life would have a number that the manager does not know.
+            note_damage(self._files, message.refusal)
+            raise DamagedData(message.refusal)
         elif self.holdings.damage:
             raise DamagedData(f"{self.holdings.damage}; {message.refusal}")
         else:

@@ -135,7 +135,7 @@ TARGETED: dict[str, dict[str, Any]] = {
         "memory_nodes": 2,
         "think_s_mean": 0.05,
         "timeout_s_max": 1.0,
-        "node_kill_rate": 0.5,
+        "node_kill_rate": 2.0,
         "down_s_max": 0.3,
         "checkpoint_log_bytes": 4 * 1024,
         "last_copies_rate": 1.0,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sinfonia.protocol.management_messages import MemoryNodeEntry
 from sinfonia.storage.log_blocks import log_id_of
-from sinfonia.testing.disk import Damage
+from sinfonia.testing.disk import Damage, Snapshot
 from sinfonia.testing.disk_damage import cut_end_of_log, rot, rot_last_blocks
 from sinfonia.testing.process import Surroundings
 from sinfonia.testing.simulated_manager import SimulatedManager
@@ -20,6 +20,9 @@ from sinfonia.testing.telling import is_tellable
 
 # So long after the strike all members have come back and tried to serve, several times.
 WATCHED_S = 6.0
+
+# Of the copies that may be rolled back to a former life, so many are.
+ROLL_BACK_SHARE = 0.7
 
 # So often another damage is tried, if one could be a torn write.
 TRIES_MAX = 20
@@ -39,9 +42,18 @@ class LastCopies:
         self._nodes = nodes
         self._managers = managers
         self._done = False
+        # Of former lives: identity, number of the life, and what its disk held.
+        self._former: dict[str, tuple[int, Snapshot]] = {}
 
     def strike(self, rng: random.Random) -> None:
         """Damage all copies of some memory node, unless that was done."""
+        if not self._former:  # the first time only something to come back to is taken
+            self._former = {
+                each.identity: (each.lived[1], each.disk.snapshot())
+                for each in self._nodes
+                if each.identity
+            }
+            return
         victim = rng.choice(self._nodes).node_id
         entry = stored_entry(self._managers, victim)
         members = [each for each in self._nodes if each.node_id == victim]
@@ -64,6 +76,13 @@ class LastCopies:
     def _damage(self, rng: random.Random, member: SimulatedMemoryNode) -> bool:
         """Do something that is certain to show; whether that was found."""
         disk = member.disk
+        starts, snapshot = self._former.get(member.identity, (member.lived[1], {}))
+        if starts < member.lived[1] and rng.random() < ROLL_BACK_SHARE:
+            # The manager knows a later life, if only by its name.
+            self._surroundings.scheduler.note(member.name, "is rolled back to life", starts)
+            self._surroundings.events["last copies rolled back"] += 1
+            disk.roll_back(snapshot)
+            return True
         for _ in range(TRIES_MAX):
             damage = rng.choice((rot, cut_end_of_log, rot_last_blocks))
             planted = damage(disk, rng, log_id=log_id_of(member.identity))
@@ -75,8 +94,11 @@ class LastCopies:
         return False
 
     def _end(self, entry: MemoryNodeEntry) -> None:
-        noticed = self._surroundings.events["damage noticed"]
-        assert noticed, f"no member of memory node {entry.node} has noticed its damage"
+        # The manager may be the one that notices.
+        noticed = self._surroundings.events["memory nodes stopped by their disk"]
+        assert noticed or self._surroundings.events["damage noticed"], (
+            f"no member of memory node {entry.node} has noticed its damage"
+        )
         self._surroundings.ended = f"no copy of memory node {entry.node} was left"
 
 

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from unittest.mock import patch
 
-from msgspec.structs import replace
-
 from sinfonia.memnode.node import MemoryNode
 from sinfonia.protocol import configuration
 from sinfonia.protocol.configuration import Change
@@ -50,18 +48,18 @@ def unproven_replica_promoted() -> Iterator[None]:
 
 
 @mutation(profile="replicas-rotten-disks")
-def damaged_member_counted_in_sync() -> Iterator[None]:
-    """A member that finds its data damaged holds nothing, and says so."""
-    registration = MemoryNode.registration
+def rotten_pages_served() -> Iterator[None]:
+    """A member whose image has a rotten page serves none of it, and is filled from a copy."""
 
-    def broken(self: MemoryNode) -> Register:
-        return replace(registration(self), empty=False, damaged=False)
+    def broken(self: DiskImage, replayed: frozenset[int], *, was_saving: bool = True) -> None:
+        del replayed, was_saving
+        self._suspects.clear()
 
-    with patch.object(MemoryNode, "registration", broken):
+    with patch.object(DiskImage, "confirm", broken):
         yield
 
 
-@mutation(profile="replicas-rotten-disks")
+@mutation(profile="rotten-disks")
 def older_copy_taken_for_the_same_life() -> Iterator[None]:
     """Two lives with the same number are told apart by their names: one is of an older copy."""
 
@@ -75,13 +73,6 @@ def older_copy_taken_for_the_same_life() -> Iterator[None]:
         patch.object(configuration, "_is_same_life", same),
         patch.object(MemoryNode, "_is_me", me),
     ):
-        yield
-
-
-@mutation(profile="replicas-rotten-disks")
-def lack_of_a_primary_ignored() -> Iterator[None]:
-    """A replica that holds what all in-sync members had, and the primary has not, ends its lead."""
-    with patch("sinfonia.protocol.shipping.lacks", lambda *_: 0):
         yield
 
 

@@ -253,7 +253,7 @@ class SimulatedMemoryNode(Process):
         except DamagedData as error:
             self._on_damage(str(error))
             if is_replicated(self.mode):
-                # Only whose directory it is cannot be filled from a copy: an operator moves it away.
+                # Whose directory it is no copy can tell: an operator moves it away.
                 self._replace_disk()
             self._die_of(error)
         except (StorageError, OSError) as error:
