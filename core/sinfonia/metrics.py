@@ -220,6 +220,36 @@ MEMORY_NODE: tuple[Metric, ...] = (
     ),
     Metric("sinfonia_checkpoints_total", COUNTER, "Checkpoints made.", Figure("checkpoints")),
     Metric(
+        "sinfonia_scrubbed_bytes_total",
+        COUNTER,
+        "Bytes of image and log that were read to see whether they have rotted.",
+        Figure("scrubbed_bytes"),
+    ),
+    Metric(
+        "sinfonia_scrub_findings_total",
+        COUNTER,
+        "Pages and blocks that had rotted: look at the disk.",
+        Figure("scrub_findings"),
+    ),
+    Metric(
+        "sinfonia_scrub_repairs_total",
+        COUNTER,
+        "Pages and blocks that had rotted and were replaced from memory.",
+        Figure("scrub_repairs"),
+    ),
+    Metric(
+        "sinfonia_scrub_passes_total",
+        COUNTER,
+        "How often all of image and log was read through.",
+        Figure("scrub_passes"),
+    ),
+    Metric(
+        "sinfonia_scrub_pass_seconds",
+        GAUGE,
+        "How long the last full pass of the scrubber took; 0 before there was one.",
+        Figure("scrub_pass_seconds"),
+    ),
+    Metric(
         "sinfonia_replayed_records_total",
         COUNTER,
         "Log records applied when the member started.",

@@ -16,14 +16,14 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.cli.arguments import parse_size_option
 from sinfonia.client.seed import normalise_endpoint
 from sinfonia.cluster_keys import process_security
-from sinfonia.config import MODES, ClusterConfig, Times, normalise_metrics
+from sinfonia.config import MODES, ClusterConfig, Times, format_size, normalise_metrics
 from sinfonia.errors import ConfigError
 from sinfonia.exposition import MetricsServer
 from sinfonia.management.etcd_store import EtcdStore
 from sinfonia.management.server import ManagerServer
 from sinfonia.management.store import Store, open_embedded_store
 from sinfonia.memnode.server import MemoryNodeServer
-from sinfonia.memnode.settings import MemoryNodeSettings
+from sinfonia.memnode.settings import SCRUB_RATE, MemoryNodeSettings
 from sinfonia.notice_board import NoticeBoard
 from sinfonia.protocol.configuration import REPLICAS_MAX
 from sinfonia.protocol.management import ManagerSettings
@@ -105,6 +105,14 @@ plain_option = click.option(
     metavar="SECONDS",
     help="A replica that takes longer, for some seconds, is done without until it is faster.",
 )
+@click.option(
+    "--scrub-rate",
+    type=parse_size_option,
+    metavar="SIZE",
+    default=format_size(SCRUB_RATE),
+    show_default=True,
+    help="Check so much of image and log for rot each second; 0: none.",
+)
 @metrics_option
 @keys_option
 @plain_option
@@ -125,6 +133,7 @@ def memnode(
     replicas: int,
     lease: float,
     ack_within: float,
+    scrub_rate: int,
     metrics: str | None,
     keys: Path | None,
     plain: bool,
@@ -147,8 +156,8 @@ def memnode(
             --keys /etc/sinfonia/keys
     """
     if config is not None:
-        _refuse_both(ctx, allowed={"config", "node", "replica"})
-        server = _configured_member(ClusterConfig.load(config), node, replica)
+        _refuse_both(ctx, allowed={"config", "node", "replica", "scrub_rate"})
+        server = _configured_member(ClusterConfig.load(config), node, replica, scrub_rate)
     else:
         for name in ("listen", "managers", "data_directory"):
             _require(ctx, name)
@@ -163,6 +172,7 @@ def memnode(
                 capacity=capacity,
                 mode=mode,
                 replicas=replicas,
+                scrub_rate=scrub_rate,
                 times=ReplicationTimes(lease=lease, ack_within=ack_within),
             ),
             data_directory=data_directory or Path(),
@@ -308,7 +318,9 @@ def _manager(
     )
 
 
-def _configured_member(config: ClusterConfig, node: int, replica: int) -> MemoryNodeServer:
+def _configured_member(
+    config: ClusterConfig, node: int, replica: int, scrub_rate: int
+) -> MemoryNodeServer:
     entry = config.describe(node)
     if replica >= len(entry.members):
         raise ConfigError(
@@ -327,6 +339,7 @@ def _configured_member(config: ClusterConfig, node: int, replica: int) -> Memory
         checkpoint_log_bytes=int(entry.checkpoint_log),
         keep_log_bytes=int(entry.keep_log),
         replicas=len(entry.replica),
+        scrub_rate=scrub_rate,
         times=ReplicationTimes(
             lease=times.lease, drop_after=times.drop_after, ack_within=times.ack_within
         ),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.records import ParticipantState
 from sinfonia.storage.disk_image import RunningCheckpoint
+from sinfonia.storage.log_blocks import Lsn
 from sinfonia.storage.stable_storage import StableStorage
 
 # A checkpoint copies this much per wake-up: half a millisecond in which nobody is served.
@@ -22,6 +23,7 @@ class Checkpointer:
 
     def __init__(self, storage: StableStorage, log_bytes: int) -> None:
         self.made = 0
+        self.wanted = False  # whether one is to begin however little was logged
         self._storage = storage
         self._log_bytes = log_bytes
         self._processed = storage.checkpoint.processed
@@ -35,8 +37,17 @@ class Checkpointer:
 
     @property
     def due(self) -> bool:
-        """Whether the log has grown enough."""
-        return self._storage.log.stable_lsn - self._processed >= self._log_bytes
+        """Whether the log has grown enough, or something else asks for one."""
+        return self.wanted or self._storage.log.stable_lsn - self._processed >= self._log_bytes
+
+    @property
+    def processed(self) -> Lsn:
+        """Where a restart begins to replay."""
+        return self._processed
+
+    def will_write(self, page: int) -> bool:
+        """Whether the checkpoint that runs has still to save ``page``."""
+        return self._running is not None and self._running.will_write(page)
 
     def begin(self, applied: Seq, state: ParticipantState) -> None:
         """Note what is to be saved: lists and memory as of the record ``applied``.
@@ -45,6 +56,7 @@ class Checkpointer:
         """
         storage = self._storage
         assert not storage.log.dirty
+        self.wanted = False
         self._running = storage.image.begin_checkpoint(
             storage.space.take_dirty(),
             state,

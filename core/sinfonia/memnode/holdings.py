@@ -15,6 +15,7 @@ import msgspec
 
 from sinfonia.errors import DamagedData, StorageError
 from sinfonia.memnode.checkpointer import Checkpointer
+from sinfonia.memnode.scrubber import Scrubber
 from sinfonia.memnode.settings import MemoryNodeSettings, has_disk, is_replicated
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.participant import Participant
@@ -48,6 +49,7 @@ class Holdings:
         *,
         identity: str,
         led: bool,
+        now: float,
         make_participant: MakeParticipant,
     ) -> None:
         """Open what the data directory holds.  Raises StorageError.
@@ -62,6 +64,8 @@ class Holdings:
         self.storage: StableStorage | None = None
         self.journal: Journal | None = None
         self.checkpointer: Checkpointer | None = None
+        self.scrubber: Scrubber | None = None
+        self._now = now
         self.applied: Seq = 0
         self.replayed = 0
         self.empty = True
@@ -242,6 +246,12 @@ class Holdings:
         if self.storage is not None:
             self.storage.log.note_synced()
 
+    def scrub(self, now: float) -> None:
+        """Check a little of what is on the disk, if memory is right.  Raises StorageError."""
+        self._now = now
+        if self.scrubber is not None and self.confirmed:
+            self.scrubber.tick(now)
+
     def close(self) -> None:
         """Let go of files and memory; what was not synced is lost, as in a crash."""
         if self.storage is not None:
@@ -291,6 +301,9 @@ class Holdings:
         self.applied = storage.checkpoint.seq
         self.participant = self._make_participant(self.space, True)
         self.checkpointer = Checkpointer(storage, self.settings.checkpoint_log_bytes)
+        self.scrubber = Scrubber(
+            storage, self.checkpointer, rate=self.settings.scrub_rate, now=self._now
+        )
 
 
 def _open(files: Files, settings: MemoryNodeSettings, identity: str) -> StableStorage:

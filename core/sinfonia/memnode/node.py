@@ -128,6 +128,7 @@ class MemoryNode:
             files,
             identity=self._owner.identity,
             led=self._owner.led,
+            now=now,
             make_participant=self._make_participant,
         )
         self._known = KnownConfiguration.read(files)
@@ -439,6 +440,7 @@ class MemoryNode:
             return
         self.load_windows.on_tick(now)
         self._note_synced(now)
+        self.holdings.scrub(now)
         if self.leading is not None:
             self.leading.tick(now)
         elif self.replica is not None:
@@ -449,7 +451,11 @@ class MemoryNode:
     def next_wakeup(self) -> float | None:
         """When ``tick`` and ``flush`` must be called next; None: not before a batch comes."""
         role = self.leading or self.replica
-        return None if role is None or self.over else role.next_wakeup()
+        if role is None or self.over:
+            return None
+        scrubber = self.holdings.scrubber
+        wakeups = (role.next_wakeup(), None if scrubber is None else scrubber.next_wakeup())
+        return min((each for each in wakeups if each is not None), default=None)
 
     def _note_synced(self, now: float) -> None:
         if now - self._marked_at >= MARK_EVERY:

@@ -56,6 +56,13 @@ def status_figures(node: "MemoryNode") -> Figures:
         figures["log_bytes"] = log.stable_lsn - log.start_lsn
     if holdings.checkpointer is not None:
         figures["checkpoints"] = holdings.checkpointer.made
+    if holdings.scrubber is not None:
+        scrubber = holdings.scrubber
+        figures["scrubbed_bytes"] = scrubber.bytes
+        figures["scrub_findings"] = scrubber.findings
+        figures["scrub_repairs"] = scrubber.repairs
+        figures["scrub_passes"] = scrubber.passes
+        figures["scrub_pass_seconds"] = round(scrubber.pass_seconds, 3)
     for name in Counts._fields:
         figures[name] = sum(getattr(each, name) for each in participant.load.by_tag.values())
     _add_role(node, figures)

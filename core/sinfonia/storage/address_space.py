@@ -78,6 +78,10 @@ class AddressSpace:
         self.memory[address:end] = data
         self._written.update(range(address >> CHUNK_SHIFT, ((end - 1) >> CHUNK_SHIFT) + 1))
 
+    def touch(self, page: int) -> None:
+        """``page`` counts as written: the next checkpoint saves it."""
+        self._dirty.add(page)
+
     @property
     def dirty(self) -> frozenset[int]:
         """The pages written since ``take_dirty``."""

@@ -175,6 +175,34 @@ class DiskImage:
             )
         self._suspects.clear()
 
+    def used_pages(self, pages_max: int) -> Iterator[tuple[int, int]]:
+        """The pages that were ever saved, as (first, count), at most ``pages_max`` at a time."""
+        extents = [
+            *((a // PAGE_BYTES, -(-b // PAGE_BYTES)) for a, b in self.image.data_extents()),
+            *(
+                (a // _CHECKSUM_BYTES, -(-b // _CHECKSUM_BYTES))
+                for a, b in self.checksums.data_extents()
+            ),
+        ]
+        done = 0
+        for start, end in sorted(extents):
+            for first in range(max(start, done), end, pages_max):
+                yield first, min(pages_max, end - first)
+            done = max(done, end)
+
+    def rotten_pages(self, first: int, pages: int) -> list[int]:
+        """Those of ``pages`` pages that fail their checksum.  Raises StorageError."""
+        try:
+            length = pages * PAGE_BYTES
+            found = _checksums(self.image.read_at(first * PAGE_BYTES, length).ljust(length, b"\0"))
+            expected = self._read_checksums(first, pages)
+        except OSError as error:
+            raise StorageError(
+                f"cannot read file {IMAGE_FILE}: {error.strerror}; repair the disk, then start "
+                "this memory node again"
+            ) from error
+        return [first + i for i in range(pages) if expected[i] != found[i]]
+
     def begin_checkpoint(
         self,
         dirty: set[int],
@@ -242,6 +270,10 @@ class RunningCheckpoint:
     def waiting(self) -> bool:
         """Whether the last ``step`` left nothing to do but to wait for the disk."""
         return self._job is not None
+
+    def will_write(self, page: int) -> bool:
+        """Whether ``page`` is still to be saved."""
+        return page in self._dirty
 
     def step(self, space: AddressSpace, bytes_max: int) -> bool:
         """Write at most ``bytes_max`` bytes, but at least a page; True once the checkpoint rules.

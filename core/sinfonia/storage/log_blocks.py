@@ -27,6 +27,7 @@ nor a copy of this one, which a client may well have stored as data, is ever tak
 import hashlib
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import NamedTuple, NewType
 
 from sinfonia.errors import CorruptLog, StorageError
@@ -147,6 +148,36 @@ def read_heading(file: File, *, start: Lsn, lsn: Lsn, log_id: int) -> Heading | 
     first, _ = _NUMBERS.unpack_from(header, HEADER_BYTES)
     (count,) = _COUNT.unpack_from(header, HEADER_BYTES + _NUMBERS.size)
     return Heading(first, first + count - 1, _end_of_block(lsn, length))
+
+
+class BlockCheck(NamedTuple):
+    """How far a block was checked: ``whole`` if its checksum is right, and then where it ends."""
+
+    read: int
+    whole: bool = False
+    end: Lsn = Lsn(0)
+
+
+def check_block(
+    file: File, start: Lsn, lsn: Lsn, log_id: int, bytes_max: int
+) -> Iterator[BlockCheck]:
+    """Check the block at ``lsn`` in steps of ``bytes_max``; the last says whether it is whole."""
+    offset = lsn - start
+    header = file.read_at(offset, HEADER_BYTES)
+    if len(header) < HEADER_BYTES or not _is_header(file, offset, start, log_id):
+        yield BlockCheck(HEADER_BYTES)
+        return
+    *_, length = _HEADER.unpack_from(header)
+    (expected,) = _CRC.unpack_from(header, _HEADER.size)
+    crc, done = zlib.crc32(header[: _HEADER.size]), 0
+    while done < length:
+        data = file.read_at(offset + HEADER_BYTES + done, min(bytes_max, length - done))
+        if not data:
+            break
+        crc = zlib.crc32(data, crc)
+        done += len(data)
+        whole = done == length and crc == expected
+        yield BlockCheck(len(data), whole, _end_of_block(lsn, length))
 
 
 def refuse_corruption(file: File, *, start: Lsn, lsn: Lsn, log_id: int) -> None:

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain, groupby
 from operator import itemgetter
-from typing import Self
+from typing import NamedTuple, Self
 
 from sinfonia.errors import CorruptLog, StorageError, SyncFailed
 from sinfonia.protocol.identifiers import Seq
@@ -43,6 +43,7 @@ from sinfonia.storage.log_blocks import (
     BODY_BYTES_MAX,
     Block,
     Lsn,
+    check_block,
     encode_block,
     log_id_of,
     segment_name,
@@ -66,6 +67,13 @@ SEGMENT_BYTES = 64 * 1024 * 1024
 
 # A block of so many times as much as is read at a time is remembered, until another one is.
 LARGE_BLOCK_FACTOR = 2
+
+
+class Checked(NamedTuple):
+    """A step of ``check_blocks``: how much was read, and the block that was found damaged."""
+
+    read: int
+    damaged: Lsn | None = None
 
 
 class RedoLog(NumberedLog):
@@ -104,6 +112,8 @@ class RedoLog(NumberedLog):
         # Of the last large block that was read in pieces, by their first records: to read, check
         # and cut all of it for each piece takes a copier, and its primary, many times as long.
         self._pieces: dict[Seq, Batch] = {}
+        self._cuts = 0  # how often the end of the log was taken back
+        self.suspects: list[Lsn] = []  # blocks that others have found damaged
         self.stable = found.stable
         self.stable_lsn = found.stable_lsn
 
@@ -223,9 +233,9 @@ class RedoLog(NumberedLog):
             with _reading():
                 return self._read_after(seq, bytes_max)
         except CorruptLog:
-            if self._index.at_or_before(seq + 1) >= self._processed:
-                raise
-            return None  # it is kept for others only, and they can have the image
+            # It is read for others, and they can have the image: memory is right all the same.
+            self.suspects.append(self._index.at_or_before(seq + 1))
+            return None
 
     def _read_after(self, seq: Seq, bytes_max: int) -> Batch:
         batches = self._batches_after(seq, bytes_max)
@@ -264,9 +274,21 @@ class RedoLog(NumberedLog):
 
         The checkpoint that says ``processed`` must be stable.  Raises SyncFailed.
         """
-        self._refuse_after_failure()
         self._processed = processed
         unneeded = min(processed, self.stable_lsn - self._keep_bytes, self._needed_from())
+        self._delete_before(unneeded)
+
+    def forget(self, damaged: Lsn) -> None:
+        """Delete everything up to the segment that holds the block at ``damaged``, kept or not.
+
+        A checkpoint must rule that needs none of it.  Raises SyncFailed.
+        """
+        following = next((start for start in self._starts if start > damaged), damaged)
+        assert following <= self._processed, "a restart needs it"
+        self._delete_before(following)
+
+    def _delete_before(self, unneeded: int) -> None:
+        self._refuse_after_failure()
         try:
             while len(self._starts) > 1 and self._starts[1] <= unneeded:
                 self._files.remove(segment_name(self._starts[0]))
@@ -284,6 +306,57 @@ class RedoLog(NumberedLog):
             return self.stable_lsn
         begin = self.start_lsn if needed < self.first else self.lsn_after(needed)
         return max(begin, Lsn(self.stable_lsn - self._keep_bytes * KEEP_FOR_COPIES_FACTOR))
+
+    @property
+    def segment_starts(self) -> list[Lsn]:
+        """Where the segments begin, in order."""
+        return list(self._starts)
+
+    def take_suspects(self) -> list[Lsn]:
+        """What ``read_after`` has stumbled over since the last call."""
+        suspects, self.suspects = self.suspects, []
+        return suspects
+
+    def begin_segment(self) -> None:
+        """Let what is logged from now on lie in a segment of its own.  Raises SyncFailed."""
+        self._refuse_after_failure()
+        used = self.stable_lsn - self._starts[-1]
+        if not used:
+            return
+        try:
+            self._rotate(used)
+        except OSError as error:
+            raise self._failed(f"cannot begin {segment_name(self.stable_lsn)}", error) from error
+
+    def check_blocks(self, bytes_max: int) -> Iterator[Checked]:
+        """Check all stable blocks, in steps of at most ``bytes_max``.
+
+        Other things may be done between two steps, also to this log.  Raises StorageError.
+        """
+        lsn = self._starts[0]
+        while lsn < self.stable_lsn:
+            start = next((each for each in reversed(self._starts) if each <= lsn), None)
+            if start is None:
+                lsn = self._starts[0]  # it was deleted meanwhile
+                continue
+            cuts, result = self._cuts, None
+            with _reading():
+                file = self._files.open(segment_name(start))
+                try:
+                    for result in check_block(file, start, lsn, self._log_id, bytes_max):
+                        yield Checked(result.read)
+                        if cuts != self._cuts or start not in self._starts:
+                            break
+                finally:
+                    file.close()
+            if cuts != self._cuts or start not in self._starts:
+                continue
+            assert result is not None
+            following = next((each for each in self._starts if each > lsn), self.stable_lsn)
+            if not result.whole:
+                yield Checked(0, damaged=lsn)
+            # Behind a damaged block nobody can say where the next one begins.
+            lsn = result.end if result.whole and result.end <= following else following
 
     def close(self) -> None:
         """Close the files; what was not synced is lost."""
@@ -329,6 +402,7 @@ class RedoLog(NumberedLog):
         self._starts.append(self.stable_lsn)
 
     def _cut_after(self, seq: Seq) -> None:
+        self._cuts += 1
         lsn = self._find(seq + 1)
         assert lsn >= self._processed, "what a checkpoint rules over cannot be taken back"
         block = next(self._blocks_after(seq))
