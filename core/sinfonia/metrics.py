@@ -414,6 +414,12 @@ MANAGER: tuple[Metric, ...] = (
         Figure("recoveries"),
     ),
     Metric(
+        "sinfonia_manager_behind_members",
+        GAUGE,
+        "Memory nodes of which a member knows a later configuration: the store is an older copy.",
+        Figure("behind_members"),
+    ),
+    Metric(
         "sinfonia_manager_recovered_total",
         COUNTER,
         "Minitransactions that it settled.",

@@ -45,6 +45,7 @@ class PlayedMember:
     identity: str
     starts: int = 1
     last: int = 0
+    known_epoch: int = 0
     up: bool = True
     heard: list[Directory] = field(default_factory=list)
 
@@ -57,7 +58,15 @@ class PlayedMember:
                 self.heard.append(probe.directory)
         version = max((directory.version for directory in self.heard), default=0)
         reply = ProbeReply(
-            NODE, [], True, version, self.identity, self.starts, self.last, probes[-1].sent_at
+            NODE,
+            [],
+            True,
+            version,
+            self.identity,
+            self.starts,
+            self.last,
+            probes[-1].sent_at,
+            known_epoch=self.known_epoch,
         )
         entry = None if not self.heard else self.heard[-1].entry(NODE)
         return Replies(
@@ -453,6 +462,30 @@ def test_a_restarted_replica_takes_over_only_when_the_primary_has_proven_it() ->
     town.members["a"].up = False
     town.live(SETTINGS.fail_after * 3)
     assert town.entry.endpoint == "b"
+
+
+def test_a_manager_that_is_told_of_a_later_configuration_decides_nothing_any_more() -> None:
+    """Its store was put back from an older copy while the members ran on."""
+    town = replicated_town()
+    town.members["b"].known_epoch = town.entry.config_epoch + 1
+    town.live(0.5)
+    assert town.manager("manager0").figures(town.now)["behind_members"] == 1
+    town.members["a"].up = False
+    town.live(SETTINGS.fail_after * 3)
+    assert town.entry.endpoint == "a", "c is in sync by the old copy only"
+    assert "rebuild-manager" in back_again(town, last=99).waiting
+    for request in (HandOver(NODE, "c"), RemoveReplica(NODE, "c", force=True)):
+        answer = town.ask(request)
+        assert isinstance(answer, Changed)
+        assert "rebuild-manager" in answer.refusal
+
+
+def test_what_a_stranger_has_seen_says_nothing_of_the_store() -> None:
+    town = replicated_town()
+    manager = town.manager("manager0")
+    strange = ProbeReply(NODE, [], True, 9, "stranger", 1, 0, town.now, known_epoch=10**6)
+    manager.on_replies(NODE, Replies(PROTOCOL_VERSION, NODE, 0, 0, [strange]), town.now)
+    assert manager.figures(town.now)["behind_members"] == 0
 
 
 def test_the_directory_names_all_managers() -> None:

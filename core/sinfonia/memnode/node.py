@@ -514,6 +514,7 @@ class MemoryNode:
             starts=self.starts,
             last=0 if self.holdings.journal is None else self.holdings.journal.stable,
             lived=self._lived,
+            known_epoch=self._known.config_epoch,
         )
 
     def envelope(self, replies: list[Reply]) -> Replies:

@@ -58,6 +58,12 @@ class Refusal:
 
 Change = MemoryNodeEntry | Refusal
 
+_REBUILD = (
+    "its store was lost, or put back from an older copy, or is another cluster's; stop the manager "
+    "and rebuild its store from its members, with `sinfonia rebuild-manager local DIR` on this "
+    "machine, or see `sinfonia rebuild-manager --help`"
+)
+
 
 def keeps_replicas(mode: str) -> bool:
     """Whether memory nodes of ``mode`` may have replicas."""
@@ -155,14 +161,20 @@ def _first(request: Register) -> Change:
 
 
 def _older_than_its_members(entry: MemoryNodeEntry | None, request: Register) -> Awaiting:
-    """The manager knows less than this member has seen."""
-    known = "nothing of it" if entry is None else f"only config epoch {entry.config_epoch}"
+    """The manager knows less than a member has seen."""
+    if entry is not None:
+        return Awaiting(older_store(entry, request.known_epoch))
     return Awaiting(
         f"this member of memory node {request.node} has seen config epoch {request.known_epoch}, "
-        f"but the manager knows {known}: its store was lost, or put back from an older copy, or "
-        "is another cluster's; stop the manager and rebuild its store from its members, with "
-        "`sinfonia rebuild-manager local DIR` on this machine, or see `sinfonia rebuild-manager "
-        "--help`"
+        f"but the manager knows nothing of it: {_REBUILD}"
+    )
+
+
+def older_store(entry: MemoryNodeEntry, seen: int) -> str:
+    """Why nothing is decided of a memory node of which members have seen config epoch ``seen``."""
+    return (
+        f"a member of memory node {entry.node} has seen config epoch {seen}, but the manager knows "
+        f"only config epoch {entry.config_epoch}: {_REBUILD}"
     )
 
 

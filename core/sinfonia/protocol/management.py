@@ -143,6 +143,8 @@ class Manager:
         self._detector.watch(directory, now)
         self._fail_overs_decided = 0
         self._hand_overs: dict[MemoryNodeId, _HandingOver] = {}
+        # The newest config epochs that members have seen: of what is older here nothing is decided.
+        self._seen: dict[MemoryNodeId, int] = {}
         # Members that came back, and since when: what replicas told before says nothing.
         self._returned: dict[MemoryNodeId, tuple[Life, float]] = {}
         self._push_from: Directory | None = None  # who was told what, before the last push
@@ -225,9 +227,11 @@ class Manager:
             return self._on_reconfigure(route, request, now)
         entry = self.entry(request.node)
         change: Change
-        if isinstance(request, HandOver) and entry is not None:
+        if entry is not None and self._is_behind(entry):
+            change = Refusal(configuration.older_store(entry, self._seen[entry.node]))
+        elif isinstance(request, HandOver) and entry is not None:
             return self._begin_hand_over(route, entry, request, now)
-        if entry is None or isinstance(request, HandOver):
+        elif entry is None or isinstance(request, HandOver):
             change = Refusal(f"there is no memory node {request.node}")
         else:
             change = self._operate(entry, request, now)
@@ -310,6 +314,9 @@ class Manager:
         """A member has started."""
         entry = self.entry(request.node)
         alive = [] if entry is None else self._detector.alive(entry, now)
+        if entry is not None and self._is_behind(entry):
+            seen = max(request.known_epoch, self._seen[entry.node])
+            request = replace(request, known_epoch=seen)
         positions = {} if entry is None else self._positions(entry, request, now)
         change = configuration.on_register(entry, request, alive, positions)
         if isinstance(change, Refusal | Awaiting):
@@ -459,10 +466,16 @@ class Manager:
         self._fail_overs_decided += len(heirs)
         return [*effects, *self._change(heirs, now)]
 
+    def _is_behind(self, entry: MemoryNodeEntry) -> bool:
+        """Whether a member has seen a later configuration: the store is an older copy."""
+        return self._seen.get(entry.node, 0) > entry.config_epoch
+
     def _fail_over(self, entry: MemoryNodeEntry, now: float) -> MemoryNodeEntry | None:
         """The configuration without the primary, if that is dead and somebody can take over."""
         detector = self._detector
         if not entry.in_sync or not detector.is_silent(primary_life(entry), now):
+            return None
+        if self._is_behind(entry):
             return None
         heir = configuration.best_proven(entry, self._alive_since_return(entry, now))
         if heir is None:
@@ -553,6 +566,8 @@ class Manager:
         # A member of an older version does not say who it is; it knows no replicas either.
         of_primary = of_primary and reply.identity in (entry.identity, "")
         life = Life(entry.node, reply.identity, reply.starts)
+        if reply.identity in _identities(entry) and reply.known_epoch <= configuration.COUNT_MAX:
+            self._seen[entry.node] = max(self._seen.get(entry.node, 0), reply.known_epoch)
         asked_at = reply.sent_at or now  # a member of an older version does not say
         if asked_at <= now:
             self._detector.on_answer(
@@ -603,6 +618,7 @@ class Manager:
             "whole_system_recoveries": self.whole_system.recoveries,
             "settled_in_bulk": self.whole_system.settled,
             "probes": self.probes,
+            "behind_members": sum(map(self._is_behind, self.directory.nodes)),
         }
         if not self.standing_by:
             members = [life for life, _ in _members(self.directory)]
@@ -630,6 +646,10 @@ class Manager:
             for node in silent.intersection(each.participants)
         }
         return Counter(node for node, _ in waiting)
+
+
+def _identities(entry: MemoryNodeEntry) -> set[str]:
+    return {entry.identity, *(member.identity for member in entry.replicas)} - {""}
 
 
 def _members(directory: Directory) -> list[tuple[Life, str]]:

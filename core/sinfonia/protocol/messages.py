@@ -299,7 +299,8 @@ class ProbeReply(msgspec.Struct, array_like=True, tag=6, frozen=True, gc=False):
 
     What it says to be in doubt is an OK vote that cannot be lost: it is stable at every in-sync
     member.  ``identity``, ``starts``: which member speaks, in which life.  ``last``: the last
-    record that is stable there; ``lived``: the incarnation that wrote it.
+    record that is stable there; ``lived``: the incarnation that wrote it.  ``known_epoch``: the
+    newest config epoch of its memory node that it has stored.
     """
 
     node: MemoryNodeId
@@ -311,6 +312,7 @@ class ProbeReply(msgspec.Struct, array_like=True, tag=6, frozen=True, gc=False):
     last: Counter = 0
     sent_at: float = 0.0
     lived: Counter = 0
+    known_epoch: Counter = 0
 
 
 class Status(msgspec.Struct, array_like=True, tag=8, frozen=True, gc=False):
