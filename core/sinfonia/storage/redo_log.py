@@ -113,7 +113,7 @@ class RedoLog(NumberedLog):
         # and cut all of it for each piece takes a copier, and its primary, many times as long.
         self._pieces: dict[Seq, Batch] = {}
         self._cuts = 0  # how often the end of the log was taken back
-        self.suspects: list[Lsn] = []  # blocks that others have found damaged
+        self.suspects: set[Lsn] = set()  # blocks that others have found damaged
         self.stable = found.stable
         self.stable_lsn = found.stable_lsn
 
@@ -234,7 +234,7 @@ class RedoLog(NumberedLog):
                 return self._read_after(seq, bytes_max)
         except CorruptLog:
             # It is read for others, and they can have the image: memory is right all the same.
-            self.suspects.append(self._index.at_or_before(seq + 1))
+            self.suspects.add(self._index.at_or_before(seq + 1))
             return None
 
     def _read_after(self, seq: Seq, bytes_max: int) -> Batch:
@@ -312,9 +312,9 @@ class RedoLog(NumberedLog):
         """Where the segments begin, in order."""
         return list(self._starts)
 
-    def take_suspects(self) -> list[Lsn]:
+    def take_suspects(self) -> set[Lsn]:
         """What ``read_after`` has stumbled over since the last call."""
-        suspects, self.suspects = self.suspects, []
+        suspects, self.suspects = self.suspects, set()
         return suspects
 
     def begin_segment(self) -> None:

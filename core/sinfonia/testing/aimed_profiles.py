@@ -130,6 +130,17 @@ TARGETED: dict[str, dict[str, Any]] = {
         "power_loss_share": 1.0,
         "down_s_max": 0.1,
     },
+    # What rots is repaired from memory before a restart.
+    "scrubbed-disks": {
+        "memory_nodes": 2,
+        "minitransactions": 120,
+        "think_s_mean": 0.15,
+        "timeout_s_max": 4.0,
+        "down_s_max": 0.1,
+        "checkpoint_log_bytes": 4 * 1024,
+        "scrub_rate": 8 * 1024 * 1024,
+        "rot_rate": 2.0,
+    },
     # Its only disk is damaged so that it shows.
     "rotten-disks": {
         "memory_nodes": 2,
@@ -423,6 +434,16 @@ REPLICATED: dict[str, dict[str, Any]] = {
         "window_bytes": 256,
         "checkpoint_log_bytes": 2 * 1024,
         "disk_damage_rate": 4.0,
+    },
+    "replicas-scrubbed-disks": {
+        "replicas": 1,
+        "memory_nodes": 2,
+        "minitransactions": 100,
+        "think_s_mean": 0.15,
+        "down_s_max": 0.1,
+        "checkpoint_log_bytes": 4 * 1024,
+        "scrub_rate": 8 * 1024 * 1024,
+        "rot_rate": 3.0,
     },
     # Of all that hold everything, none is left whole: nobody may serve.
     "replicas-all-rotten": {

@@ -11,6 +11,7 @@ from sinfonia.testing.disk_faults import DiskFaults
 from sinfonia.testing.foul_weather import FoulWeather
 from sinfonia.testing.last_copies import LastCopies
 from sinfonia.testing.process import Process, Surroundings
+from sinfonia.testing.scrubbed_disks import ScrubbedDisks
 from sinfonia.testing.simulated_manager import SimulatedManager
 from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
 
@@ -48,6 +49,7 @@ class Faults:
         self._disturbed_until = 0.0
         self._store = managers[0].shared
         self._disks = DiskFaults(surroundings, nodes=nodes, managers=managers)
+        self._scrubbed = ScrubbedDisks(surroundings, nodes)
         self._last_copies = LastCopies(surroundings, nodes=nodes, managers=managers)
         profile = surroundings.profile
         if self._store is not None:
@@ -68,6 +70,7 @@ class Faults:
             (profile.last_words_rate, self._kill_after_last_words),
             (profile.disk_damage_rate, self._damage_disk),
             (profile.last_copies_rate, self._damage_last_copies),
+            (profile.rot_rate, self._let_rot),
         ]
         self._weather = FoulWeather(
             surroundings, nodes=nodes, others=(managers, clients), disturb=self._disturb
@@ -87,6 +90,7 @@ class Faults:
             self._store.away_from.clear()
             self._store.answers_lost = 0.0
         self._disks.stop()
+        self._scrubbed.stop()
         for node in self._nodes:
             node.mend_disk()
 
@@ -239,6 +243,9 @@ class Faults:
 
     def _damage_disk(self, rng: random.Random) -> None:
         self._disks.strike(rng)
+
+    def _let_rot(self, rng: random.Random) -> None:
+        self._scrubbed.strike(rng)
 
     def _damage_last_copies(self, rng: random.Random) -> None:
         self._last_copies.strike(rng)

@@ -6,14 +6,17 @@ from contextlib import nullcontext
 from unittest.mock import patch
 
 from sinfonia.memnode.node import MemoryNode
+from sinfonia.memnode.scrubber import Scrubber
 from sinfonia.protocol import configuration
 from sinfonia.protocol.configuration import Change
 from sinfonia.protocol.election import Awaiting, Positions
 from sinfonia.protocol.management_messages import Member, MemoryNodeEntry, Register
 from sinfonia.storage import log_blocks, redo_log
+from sinfonia.storage.address_space import AddressSpace
 from sinfonia.storage.disk_image import DiskImage
 from sinfonia.storage.files import File
 from sinfonia.storage.log_blocks import Lsn
+from sinfonia.storage.redo_log import RedoLog
 from sinfonia.testing.mutation import mutation
 
 
@@ -74,6 +77,21 @@ def older_copy_taken_for_the_same_life() -> Iterator[None]:
         patch.object(MemoryNode, "_is_me", me),
     ):
         yield
+
+
+@mutation(profile="scrubbed-disks")
+def rot_found_and_left() -> Iterator[None]:
+    """What the scrubber finds is replaced from memory before a restart needs it."""
+    with (
+        patch.object(Scrubber, "_see_to_repairs", _do_nothing),
+        patch.object(AddressSpace, "touch", _do_nothing),
+        patch.object(RedoLog, "begin_segment", _do_nothing),
+    ):
+        yield
+
+
+def _do_nothing(*_arguments: object) -> None:
+    pass
 
 
 @mutation(profile="rotten-disks")

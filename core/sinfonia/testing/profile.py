@@ -67,6 +67,8 @@ class Profile:
     last_words_rate: float = 0.0  # of primaries that die just after they sent a record
     fsync_failure_rate: float = 0.0
     disk_full_rate: float = 0.0
+    rot_rate: float = 0.0  # of what a running member's scrubber is to find and repair
+    scrub_rate: int = 0  # bytes per second
     last_copies_rate: float = 0.0  # of the last intact copy being damaged, once in a run
     disk_damage_rate: float = 0.0  # of what was synced, while an intact copy remains
     down_s_max: float = 1.0

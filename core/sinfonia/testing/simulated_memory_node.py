@@ -91,6 +91,7 @@ class SimulatedMemoryNode(Process):
             read_lease=profile.read_lease_s,
             settle_max=profile.settle_s_max,
             replicas=profile.replicas,
+            scrub_rate=profile.scrub_rate,
             times=ReplicationTimes(profile.lease_s, profile.drop_after_s, profile.ack_within_s),
         )
         # Wall clocks are wrong by up to seconds, and nobody notices.
