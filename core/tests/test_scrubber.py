@@ -190,3 +190,25 @@ def test_a_block_larger_than_a_step_is_checked_in_steps(files: Files) -> None:
     assert all(step.damaged is None for step in steps)
     flip(files, segment_name(Lsn(0)), 2 * STEP_BYTES)
     assert [step.damaged for step in member.storage.log.check_blocks(STEP_BYTES)][-1] == 0
+
+
+@pytest.mark.parametrize("offset", [32, 37, 51])
+def test_a_rotten_record_number_in_a_segment_that_is_kept_for_others_misleads_nobody(
+    files: Files, offset: int
+) -> None:
+    """Headers are read without their checksums."""
+    member = Member(files)
+    for number in range(40):
+        member.write(number % 8, number + 1)
+    member.checkpoint()
+    member.write(1, 1)
+    first, second = member.storage.log.segment_starts[:2]
+    end = member.storage.log.stable
+    flip(files, segment_name(first), offset)
+    flip(files, segment_name(second), 3 * SECTOR_BYTES + offset)
+    again = member.restart()
+    again.storage.log.check_invariants()
+    for seq in range(max(again.storage.log.first - 1, 0), end):
+        batch = again.storage.log.read_after(seq, 1)
+        assert batch is None or batch.first == seq + 1
+    again.storage.log.check_invariants()

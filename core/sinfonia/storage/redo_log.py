@@ -440,14 +440,21 @@ class RedoLog(NumberedLog):
     def _find(self, seq: Seq) -> Lsn:
         """Where the block begins that holds ``seq``, which must be in the log and stable."""
         lsn = self._index.at_or_before(seq)
+        expected: Seq | None = None
         for heading in read_headings(
             self._files, log_id=self._log_id, starts=self._starts, lsn=lsn
         ):
-            self._index.note(heading.first, lsn)
+            if expected is not None and heading.first != expected:
+                break  # nobody has looked at its checksum: this one has rotted, or that before it
+            if expected is not None:
+                self._index.note(heading.first, lsn)
             if heading.last >= seq:
-                break
-            lsn = heading.end
-        return lsn
+                return lsn
+            lsn, expected = heading.end, heading.last + 1
+        raise CorruptLog(
+            f"the redo log is damaged near LSN {lsn}, before record {seq}; restore this memory "
+            "node from a backup or a replica, and check the disk"
+        )
 
     def _blocks_after(self, seq: Seq) -> Iterator[Block]:
         """The stable blocks that hold anything after ``seq``."""
@@ -556,7 +563,11 @@ class _Found:
             )
         for start in reversed([start for start in self.starts if start < lsn]):
             heading = first_heading(files, start, log_id)
-            if heading is None:
+            # Nobody has looked at its checksum: what does not fit has rotted.
+            fits = heading is not None and heading.first <= heading.last < (
+                self.index.first or seq + 1
+            )
+            if heading is None or not fits:
                 break
             self.index.note(heading.first, start, begins_segment=True)
         return last
