@@ -6,6 +6,7 @@ from unittest.mock import patch
 
 import pytest
 
+from sinfonia.testing.aimed_profiles import DAMAGED
 from sinfonia.testing.history import Outcome
 from sinfonia.testing.marks import MARKS
 from sinfonia.testing.profile import AIMED, LONG, WITH_REPLICAS, WITHOUT_REPLICAS
@@ -79,7 +80,44 @@ def test_the_checker_gives_up_once_in_a_thousand_runs_at_most() -> None:
     assert undecided <= sum(runs for _, _, runs in chunks) // RUNS_FOR_ONE_UNDECIDED
 
 
-@pytest.mark.parametrize("profile", ["everybody-dies", "replicas-three-managers"])
+@pytest.mark.parametrize("profile", DAMAGED)
+def test_no_damage_to_what_was_synced_breaks_a_promise(profile: str) -> None:
+    for seed in range(1, 4):
+        Simulation(seed, profile).run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", DAMAGED)
+def test_no_damage_breaks_a_promise_in_some_more_runs(profile: str) -> None:
+    reports = [Simulation(seed, profile).run() for seed in range(4, 16)]
+    assert not _events(reports)["undecided"], "the checker gives up too often"
+
+
+@pytest.mark.slow
+def test_the_runs_see_every_kind_of_damage() -> None:
+    """What never happens is not tested."""
+    events = _events([Simulation(seed, name).run() for name in DAMAGED for seed in range(16, 24)])
+    expected = {
+        "rotten",
+        "ends of logs lost",
+        "writes lost",
+        "writes misdirected",
+        "flushes that lied",
+        "directories rolled back",
+        "disks replaced",
+        "damage noticed",
+        "damage undone",
+        "last copies damaged",
+        "last copies rolled back",
+        "rotten under a scrubber",
+        "restarted when scrubbed",
+    }
+    assert expected <= {event for event, times in events.items() if times}
+
+
+@pytest.mark.parametrize(
+    "profile", ["everybody-dies", "replicas-three-managers", "replicas-rotten-disks"]
+)
 def test_a_seed_replays_everything(profile: str) -> None:
     first, second = (Simulation(7, profile) for _ in range(2))
     assert first.run() == second.run()

@@ -130,27 +130,6 @@ TARGETED: dict[str, dict[str, Any]] = {
         "power_loss_share": 1.0,
         "down_s_max": 0.1,
     },
-    # What rots is repaired from memory before a restart.
-    "scrubbed-disks": {
-        "memory_nodes": 2,
-        "minitransactions": 120,
-        "think_s_mean": 0.15,
-        "timeout_s_max": 4.0,
-        "down_s_max": 0.1,
-        "checkpoint_log_bytes": 4 * 1024,
-        "scrub_rate": 8 * 1024 * 1024,
-        "rot_rate": 2.0,
-    },
-    # Its only disk is damaged so that it shows.
-    "rotten-disks": {
-        "memory_nodes": 2,
-        "think_s_mean": 0.05,
-        "timeout_s_max": 1.0,
-        "node_kill_rate": 2.0,
-        "down_s_max": 0.3,
-        "checkpoint_log_bytes": 4 * 1024,
-        "last_copies_rate": 1.0,
-    },
 }
 
 
@@ -391,6 +370,32 @@ REPLICATED: dict[str, dict[str, Any]] = {
         "piece_bytes": 1,
         "checkpoint_log_bytes": 1024,
         "weather": Weather(late=0.4, late_max=0.4),
+    },
+}
+
+# Disks that are damaged after a sync said yes.  Seeds draw none of these; the mode is LOG, or
+# LOG-REPL with replicas.
+DAMAGED: dict[str, dict[str, Any]] = {
+    # What rots is repaired from memory before a restart.
+    "scrubbed-disks": {
+        "memory_nodes": 2,
+        "minitransactions": 120,
+        "think_s_mean": 0.15,
+        "timeout_s_max": 4.0,
+        "down_s_max": 0.1,
+        "checkpoint_log_bytes": 4 * 1024,
+        "scrub_rate": 8 * 1024 * 1024,
+        "rot_rate": 2.0,
+    },
+    # Its only disk is damaged so that it shows.
+    "rotten-disks": {
+        "memory_nodes": 2,
+        "think_s_mean": 0.05,
+        "timeout_s_max": 1.0,
+        "node_kill_rate": 2.0,
+        "down_s_max": 0.3,
+        "checkpoint_log_bytes": 4 * 1024,
+        "last_copies_rate": 1.0,
     },
     # What was synced rots, is lost or lies elsewhere, at one member after the other.
     "replicas-rotten-disks": {

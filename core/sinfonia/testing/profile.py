@@ -9,7 +9,13 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sinfonia.testing.aimed_profiles import COMING_AND_GOING, LOST_STORES, REPLICATED, TARGETED
+from sinfonia.testing.aimed_profiles import (
+    COMING_AND_GOING,
+    DAMAGED,
+    LOST_STORES,
+    REPLICATED,
+    TARGETED,
+)
 from sinfonia.testing.aimed_weather import FOUL, FOUL_REPLICATED, MUCH, MUCH_REPLICATED
 from sinfonia.testing.network import Weather
 
@@ -97,7 +103,12 @@ WITHOUT_REPLICAS = "without-replicas"
 WITH_REPLICAS = "with-replicas"
 AIMED = (*TARGETED, *REPLICATED, *COMING_AND_GOING, *FOUL, *FOUL_REPLICATED)
 LONG = (*MUCH, *MUCH_REPLICATED)  # runs that take many times as long as others
-PROFILES = (WITHOUT_REPLICAS, WITH_REPLICAS, *AIMED, *LONG, *LOST_STORES)
+PROFILES = (WITHOUT_REPLICAS, WITH_REPLICAS, *AIMED, *LONG, *LOST_STORES, *DAMAGED)
+
+_REPLICATED = REPLICATED | FOUL_REPLICATED | MUCH_REPLICATED | LOST_STORES
+_ALL_AIMED: dict[str, dict[str, Any]] = (
+    _REPLICATED | TARGETED | COMING_AND_GOING | FOUL | MUCH | DAMAGED
+)
 
 # Of the profiles that are drawn: those with each kind of foul weather.
 FOUL_SHARE = 0.15
@@ -113,15 +124,11 @@ def targeted_profile(name: str, rng: random.Random) -> Profile:
         return _without_replicas(rng)
     if name == WITH_REPLICAS:
         return _with_replicas(rng)
-    replicated = REPLICATED | FOUL_REPLICATED | MUCH_REPLICATED | LOST_STORES
-    if name in replicated:
-        chosen: dict[str, Any] = {"mode": "LOG-REPL", **replicated[name]}
+    aimed = _ALL_AIMED[name]
+    if name in _REPLICATED or "replicas" in aimed:
+        chosen: dict[str, Any] = {"mode": "LOG-REPL", **aimed}
         return replace(_replicated_sizes(rng), **chosen)
-    if name in COMING_AND_GOING:
-        chosen = COMING_AND_GOING[name]
-        sizes = _replicated_sizes(rng) if "replicas" in chosen else _sizes(rng)
-        return replace(sizes, **chosen)
-    return replace(_sizes(rng), **(TARGETED | FOUL | MUCH)[name])
+    return replace(_sizes(rng), **aimed)
 
 
 def random_profile(rng: random.Random) -> Profile:
