@@ -192,6 +192,20 @@ def test_a_block_larger_than_a_step_is_checked_in_steps(files: Files) -> None:
     assert [step.damaged for step in member.storage.log.check_blocks(STEP_BYTES)][-1] == 0
 
 
+def test_a_checkpoint_of_a_replica_that_cannot_find_its_place_is_made_from_further_back(
+    files: Files,
+) -> None:
+    """The damage is repaired all the same, once everything is applied."""
+    member = Member(files, rate=0)
+    for number in range(6):
+        member.write(number, number + 1)
+    flip(files, segment_name(Lsn(0)), member.storage.log.lsn_after(2))
+    assert member.storage.log.lsn_after(4) == 0
+    member.live(1.0)
+    assert (member.scrubber.findings, member.scrubber.repairs) == (1, 1)
+    member.restart()
+
+
 @pytest.mark.parametrize("offset", [32, 37, 51])
 def test_a_rotten_record_number_in_a_segment_that_is_kept_for_others_misleads_nobody(
     files: Files, offset: int

@@ -179,11 +179,18 @@ class RedoLog(NumberedLog):
         return self._index.first or self.stable + 1
 
     def lsn_after(self, seq: Seq) -> Lsn:
-        """Where the block begins in which the record after ``seq`` lies, or will lie."""
+        """Where the block begins in which the record after ``seq`` lies, or will lie.
+
+        If rot hides that, the processed-pointer, which is before it.
+        """
         if seq >= self.stable:
             return self.stable_lsn
-        with _reading():
-            return self._find(seq + 1)
+        try:
+            with _reading():
+                return self._find(seq + 1)
+        except CorruptLog:
+            self.suspects.add(self._index.at_or_before(seq + 1))
+            return self._processed
 
     def sync(self) -> None:
         """Make everything appended stable.
