@@ -106,7 +106,6 @@ def test_the_runs_see_every_kind_of_damage() -> None:
         "directories rolled back",
         "disks replaced",
         "damage noticed",
-        "damage undone",
         "last copies damaged",
         "last copies rolled back",
         "rotten under a scrubber",
