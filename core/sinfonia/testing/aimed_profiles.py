@@ -407,6 +407,21 @@ DAMAGED: dict[str, dict[str, Any]] = {
         "down_s_max": 0.5,
         "disk_damage_rate": 2.0,
     },
+    # No mark is raised, so that a log which lost its end does not know it, and primaries are back
+    # before they are missed.
+    "replicas-ends-lost-unmarked": {
+        "replicas": 1,
+        "memory_nodes": 2,
+        "think_s_mean": 0.02,
+        "fail_after_s": 3.0,
+        "drop_after_s": 1.5,
+        "node_kill_rate": 0.5,
+        "down_s_max": 0.2,
+        "checkpoint_log_bytes": 1024 * 1024,
+        "mark_every_s": 1e9,
+        "only_ends_lost": True,
+        "disk_damage_rate": 3.0,
+    },
     # The same with two replicas, while everybody loses power, and checkpoints never end.
     "replicas-rotten-disks-and-power-cuts": {
         "kinds": ("wide_swap", "swap", "blind_write", "add", "append"),

@@ -32,6 +32,9 @@ from sinfonia.testing.telling import may_be_torn
 LIE_S_MAX = 1.0
 
 
+Strike = Callable[[random.Random, SimulatedMemoryNode], None]
+
+
 class DiskFaults:
     """Damages disks at the times that ``strike`` is called."""
 
@@ -50,7 +53,7 @@ class DiskFaults:
         self._snapshots: dict[str, Snapshot] = {}
         # What whole directories held that were rolled back, until they are read.
         self._before: dict[str, Snapshot] = {}
-        self._kinds = (
+        self._kinds: Sequence[Strike] = (
             self._rot_running,
             self._rot_at_rest,
             self._rot_at_rest,
@@ -60,6 +63,8 @@ class DiskFaults:
             self._lie,
             self._roll_back,
         )
+        if surroundings.profile.only_ends_lost:
+            self._kinds = (self._cut_end_of_log,)
         for node in nodes if surroundings.profile.disk_damage_rate else ():
             node.disk_watch = self
 

@@ -20,7 +20,7 @@ from sinfonia.storage.redo_log import RedoLog
 from sinfonia.testing.mutation import mutation
 
 
-@mutation(profile="replicas-rotten-disks")
+@mutation(profile="replicas-ends-lost-unmarked")
 def restarted_primary_leads_uncompared() -> Iterator[None]:
     """A primary that restarted leads only if no in-sync member holds more."""
     primary_again = configuration._primary_again

@@ -76,6 +76,8 @@ class Profile:
     rot_rate: float = 0.0  # of what a running member's scrubber is to find and repair
     scrub_rate: int = 0  # bytes per second
     last_copies_rate: float = 0.0  # of the last intact copy being damaged, once in a run
+    mark_every_s: float = 0.25  # that the mark of what was synced lags behind
+    only_ends_lost: bool = False  # of all damage to what was synced
     disk_damage_rate: float = 0.0  # of what was synced, while an intact copy remains
     down_s_max: float = 1.0
     flush_s_mean: float = 0.0002  # how long a memory node collects what shares a sync

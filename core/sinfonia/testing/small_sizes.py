@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
-from sinfonia.memnode import checkpointer, copies, leading, replica
+from sinfonia.memnode import checkpointer, copies, leading, node, replica
 from sinfonia.protocol import kept, pacing, sessions, shipping
 from sinfonia.testing.fair_line import FairLine
 from sinfonia.testing.profile import Profile
@@ -27,6 +27,7 @@ def small_sizes(profile: Profile) -> Iterator[None]:
             (pacing, "CREDIT_BYTES_MAX", max(window // 4, 1)),
             (pacing, "DEBT_BYTES_MAX", max(window * 4, 1)),
             (kept, "LockWaits", FairLine),
+            (node, "MARK_EVERY", profile.mark_every_s),
             (sessions, "IDLE_SESSIONS_KEPT", profile.idle_sessions_kept),
         )
         for module, name, thing in things:
