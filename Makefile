@@ -75,20 +75,20 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 sim: setup
-	$(BIN)/python -m sinfonia.testing.simulate --runs $(RUNS) --seed $(SEED) \
+	$(BIN)/python -m sinfonia.simulation --runs $(RUNS) --seed $(SEED) \
 	    $(if $(PROFILE),--profile $(PROFILE)) $(if $(MUTATION),--mutation $(MUTATION))
 
 bench: setup
 	$(BIN)/sinfonia bench
 
 bench-compare: setup
-	$(BIN)/sinfonia bench compare
+	$(BIN)/python -m bench.compare
 
 CONTENTION_FIGURE := core/bench/figures/contention
 bench-contention: setup
-	$(BIN)/sinfonia bench contention --json > $(CONTENTION_FIGURE).jsonl
+	$(BIN)/python -m bench.contention --json > $(CONTENTION_FIGURE).jsonl
 	$(BIN)/python core/bench/plot_contention.py $(CONTENTION_FIGURE).jsonl $(CONTENTION_FIGURE).png
-	$(BIN)/sinfonia bench contention --lock-wait
+	$(BIN)/python -m bench.contention --lock-wait
 
 MODES_FIGURE := core/bench/figures/modes
 bench-modes: setup
@@ -104,7 +104,7 @@ bench-faults: setup
 FIGURE := core/bench/figures/scalability
 bench-scale: setup
 	@echo "Simulating for some minutes; the lines go to $(FIGURE).jsonl"
-	@$(BIN)/python -m sinfonia.testing.scale > $(FIGURE).jsonl
+	@$(BIN)/python -m bench.scale > $(FIGURE).jsonl
 	$(BIN)/python core/bench/plot_scalability.py $(FIGURE).jsonl $(FIGURE).png
 
 clean:

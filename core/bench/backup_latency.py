@@ -15,8 +15,8 @@ from pathlib import Path
 
 from sinfonia import BlockingCluster, connect_blocking
 from sinfonia.backup.copier import take_full
-from sinfonia.cli.local_cluster import LocalCluster, free_ports
-from sinfonia.cli.local_description import ports_needed
+from sinfonia.operating.local_cluster import LocalCluster, free_ports
+from sinfonia.operating.local_description import ports_needed
 
 NODES = 3
 MIB = 1 << 20

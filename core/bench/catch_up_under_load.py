@@ -17,10 +17,10 @@ import msgspec
 
 from bench.steady_load import MIB, fill, look, members, private_cluster
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.cli.local_cluster import LocalCluster, StartFailed
-from sinfonia.cli.observer import Observer, Sight
 from sinfonia.client.blocking import BlockingCluster, connect_blocking
 from sinfonia.minitransaction import Minitransaction
+from sinfonia.operating.local_cluster import LocalCluster, StartFailed
+from sinfonia.operating.observer import Observer, Sight
 
 # Writers overwrite this over and over; it is all that is in the image.
 IMAGE_BYTES = 6 * MIB

@@ -19,8 +19,8 @@ from pathlib import Path
 import anyio
 
 from sinfonia import Cluster, Minitransaction, connect
-from sinfonia.cli.local_cluster import LocalCluster, free_ports
 from sinfonia.cluster_keys import operator_keys
+from sinfonia.operating.local_cluster import LocalCluster, free_ports
 
 ROUNDS = 3
 

@@ -1,4 +1,4 @@
-"""Draws what ``sinfonia bench contention --json`` printed, as the paper's Figure 16.
+"""Draws what ``python -m bench.contention --json`` printed, as the paper's Figure 16.
 
 Throughput by collision probability, a curve for each way; the band is what other rounds measured,
 taken from how each stood to compare-and-swap in the same round.
@@ -14,7 +14,7 @@ mpl.use("Agg")  # before pyplot looks for a screen
 
 from matplotlib import pyplot as plt
 
-from sinfonia.cli.contention import ContentionFigures
+from bench.contention.figure_16 import ContentionFigures
 
 SIZE_INCHES = (11, 4.6)
 DOTS_PER_INCH = 110

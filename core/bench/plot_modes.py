@@ -14,7 +14,7 @@ mpl.use("Agg")  # before pyplot looks for a screen
 
 from matplotlib import pyplot as plt
 
-from sinfonia.cli.benchmark import ModeFigures
+from sinfonia.operating.measuring.benchmark import ModeFigures
 
 SIZE_INCHES = (11, 4.6)
 DOTS_PER_INCH = 110

@@ -1,4 +1,4 @@
-"""Draws what ``python -m sinfonia.testing.scale`` printed, as the paper's Figures 14 and 15.
+"""Draws what ``python -m bench.scale`` printed, as the paper's Figures 14 and 15.
 
 Figure 14 on the left, where a minitransaction touches few memory nodes; Figure 15 on the right,
 where it touches all of them.  Both on the same axes, so that neither flatters.
@@ -15,7 +15,7 @@ mpl.use("Agg")  # before pyplot looks for a screen
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from sinfonia.testing.scale.experiment import Point
+from bench.scale.experiment import Point
 
 SIZE_INCHES = (11, 4.6)
 DOTS_PER_INCH = 110

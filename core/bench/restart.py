@@ -12,8 +12,8 @@ import click
 import msgspec
 
 from bench.steady_load import MIB, fill, look, private_cluster
-from sinfonia.cli.local_cluster import LocalCluster
 from sinfonia.config import Times
+from sinfonia.operating.local_cluster import LocalCluster
 
 NEVER_BYTES = 1 << 40
 NODE = "node0"

@@ -1,4 +1,4 @@
-"""A real process whose disk is slow: `python -m sinfonia.testing.slow_disk FILE memnode ...`.
+"""A real process whose disk is slow: `python -m bench.slow_disk FILE memnode ...`.
 
 It is `sinfonia memnode ...`, but each sync of the redo log takes as many seconds longer as FILE
 says at that moment.
@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from sinfonia.cli.local_cluster import LocalCluster
 from sinfonia.cli.main import main
 from sinfonia.config import CONFIG_FILE
+from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.storage.files import TimedFile
 
 STOP_PATIENCE = 10.0
@@ -38,7 +38,7 @@ def replica_with_slow_disk(cluster: LocalCluster, replica: str) -> Iterator[Slow
         new.replace(delay)
 
     set_delay(0.0)
-    command = [sys.executable, "-m", "sinfonia.testing.slow_disk", str(delay), "memnode"]
+    command = [sys.executable, "-m", "bench.slow_disk", str(delay), "memnode"]
     config = str(cluster.directory / CONFIG_FILE)
     with cluster.log_file(replica).open("a") as log:
         process = subprocess.Popen(

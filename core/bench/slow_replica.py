@@ -12,11 +12,11 @@ from pathlib import Path
 import click
 import msgspec
 
+from bench.slow_disk import replica_with_slow_disk
 from bench.steady_load import SMALL_ADDRESS, SMALL_BYTES, look, members, private_cluster
-from sinfonia.cli.local_cluster import LocalCluster
 from sinfonia.client.blocking import BlockingCluster, connect_blocking
 from sinfonia.config import Times
-from sinfonia.testing.slow_disk import replica_with_slow_disk
+from sinfonia.operating.local_cluster import LocalCluster
 
 CLIENTS = 8
 LOOK_EVERY = 0.2

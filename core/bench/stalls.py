@@ -13,8 +13,8 @@ import click
 import msgspec
 
 from bench.steady_load import CAPACITY, MIB, private_cluster
-from sinfonia.cli.local_cluster import LocalCluster
 from sinfonia.client.blocking import connect_blocking
+from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.storage.disk_image import CHECKPOINT_FILE
 
 # A page of a file system, at a random place: the image is written all over.

@@ -17,14 +17,14 @@ from typing import Any, Self
 import msgspec
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.cli.local_cluster import LocalCluster, free_ports
-from sinfonia.cli.local_description import ports_needed
-from sinfonia.cli.observer import Observer
 from sinfonia.client.blocking import connect_blocking
 from sinfonia.config import ByteCount, Times
 from sinfonia.errors import SinfoniaError
 from sinfonia.minitransaction import Minitransaction
-from sinfonia.protocol.management_messages import MemoryNodeEntry
+from sinfonia.operating.local_cluster import LocalCluster, free_ports
+from sinfonia.operating.local_description import ports_needed
+from sinfonia.operating.observer import Observer
+from sinfonia.protocol.membership.messages import MemoryNodeEntry
 from sinfonia.protocol.messages import Status
 
 MIB = 1 << 20

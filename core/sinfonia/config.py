@@ -49,9 +49,9 @@ from typing import Any, Literal, Self, TypeVar, get_args
 import msgspec
 
 from sinfonia.addresses import ADDRESS_MAX, MemoryNodeId
-from sinfonia.client.seed import normalise_endpoint
+from sinfonia.endpoints import normalise_endpoint
 from sinfonia.errors import ConfigError
-from sinfonia.protocol.configuration import keeps_replicas
+from sinfonia.protocol.membership.configuration import keeps_replicas
 from sinfonia.toml_checks import (
     quoted,
     quoted_path,

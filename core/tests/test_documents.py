@@ -7,27 +7,22 @@ from typing import get_args
 
 import pytest
 
-from sinfonia import exposition, minitransaction, notice_board, rings
+from sinfonia import minitransaction, notice_board, rings
 from sinfonia.backup.restore import LIVES_SKIPPED
 from sinfonia.client import watch
 from sinfonia.config import Times
 from sinfonia.memnode import in_flight
-from sinfonia.protocol import (
-    coordinator,
-    load_counters,
-    lock_waits,
-    messages,
-    pacing,
-    rebuilding,
-    sessions,
-    slowness,
-    watches,
-    watching,
-)
-from sinfonia.protocol.replication import ReplicationTimes
+from sinfonia.metrics import exposition
+from sinfonia.protocol import coordinator, lock_waits, messages, sessions, watches, watching
+from sinfonia.protocol.load import counters as load_counters
+from sinfonia.protocol.membership import rebuilding
+from sinfonia.protocol.replication import pacing, slowness
+from sinfonia.protocol.replication.agreement import ReplicationTimes
 from sinfonia.storage.journal import KEEP_FOR_COPIES_FACTOR
 from sinfonia.storage.redo_log import SEGMENT_BYTES
-from sinfonia.structures import hash_map_layout, hash_map_scan, lease, lease_layout
+from sinfonia.structures import lease, lease_layout
+from sinfonia.structures.hash_map import layout as hash_map_layout
+from sinfonia.structures.hash_map import scan as hash_map_scan
 from sinfonia.transport import codec, door, gate, zeromq
 
 ROOT = Path(__file__).parents[2]

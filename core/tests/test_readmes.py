@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sinfonia.cli.local_cluster import LOOPBACK, LocalCluster, free_ports
 from sinfonia.config import CONFIG_FILE
+from sinfonia.operating.local_cluster import LOOPBACK, LocalCluster, free_ports
 from sinfonia.testing.plugin import ClusterFactory
 
 ROOT = Path(__file__).parents[2]

@@ -93,12 +93,12 @@ def test_modules_are_named_for_what_is_in_them() -> None:
 def test_rooms_and_tests_are_not_packages() -> None:
     """A room named like its package would hide it; so would a package of tests."""
     rooms = [ROOT / room / "__init__.py" for room in ROOMS]
-    tests = [ROOT / room / "tests" / "__init__.py" for room in ROOMS]
+    tests = [path for room in ROOMS for path in (ROOT / room / "tests").rglob("__init__.py")]
     assert [path for path in rooms + tests if path.exists()] == []
 
 
 def test_test_files_have_unique_names() -> None:
-    names = [file.name for file in python_files() if file.parent.name == "tests"]
+    names = [file.name for file in python_files() if "tests" in file.relative_to(ROOT).parts]
     assert sorted(names) == sorted(set(names))
 
 

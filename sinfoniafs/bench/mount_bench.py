@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from sinfoniafs.demo_stage import Interrupts, Stage
+from sinfoniafs.demo.stage import Interrupts, Stage
 
 FILES = 300
 FILE_BYTES = 4096

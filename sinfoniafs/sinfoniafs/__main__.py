@@ -1,6 +1,6 @@
 """``python -m sinfoniafs`` is ``sinfoniafs``."""
 
-from sinfoniafs.cli import main
+from sinfoniafs.commands.main import main
 
 if __name__ == "__main__":
     main(prog_name="sinfoniafs")

@@ -19,7 +19,7 @@ from typing import Final
 from sinfonia.addresses import Address, MemoryNodeId
 from sinfonia.client.api import ClusterApi
 from sinfoniafs.errors import NoSpace, SessionLost
-from sinfoniafs.layout import FREE, Layout, index_of, node_of, number, runs
+from sinfoniafs.format.layout import FREE, Layout, index_of, node_of, number, runs
 from sinfoniafs.session import Session
 from sinfoniafs.turns import Turns
 

@@ -15,8 +15,8 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClusterApi
 from sinfoniafs.attributes import InodeNumber
 from sinfoniafs.errors import FormatError
-from sinfoniafs.inode import Inode
-from sinfoniafs.layout import (
+from sinfoniafs.format.inode import Inode
+from sinfoniafs.format.layout import (
     FORMAT,
     INODE_MAP_ADDRESS,
     SESSION_TABLE_ADDRESS,
@@ -25,7 +25,7 @@ from sinfoniafs.layout import (
     NodeLayout,
     number,
 )
-from sinfoniafs.superblock import (
+from sinfoniafs.format.superblock import (
     HASH_KEY_SIZE,
     MAGIC,
     NAME_MAX,

@@ -33,7 +33,7 @@ from sinfoniafs.mounts import MountError
 from sinfoniafs.operations import VolumeOperations
 from sinfoniafs.patience import TIMEOUT_S
 from sinfoniafs.session import SESSION_TIMES, SessionTimes
-from sinfoniafs.volume import Volume
+from sinfoniafs.volume.volume import Volume
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import trio
 
-from sinfonia.cli.local_cluster import LocalCluster
+from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.testing.model import ModelCluster
 from sinfoniafs import mounts
-from sinfoniafs.fsck import check_volume
+from sinfoniafs.fsck.check import check_volume
 from sinfoniafs.mkfs import make_volume
 from sinfoniafs.mount import MountRequest, serve
 

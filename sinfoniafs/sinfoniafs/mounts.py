@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from sinfonia.cli.processes import ProcessIdentity
+from sinfonia.operating.processes import ProcessIdentity
 
 FILE_SYSTEM_TYPE = "fuse.sinfoniafs"
 

@@ -2,7 +2,7 @@
 
 This is the adapter between FUSE and the volume: it translates the kernel's requests into
 operations of ``Volume`` and their answers back, and decides nothing about files.  Names become
-inodes, inodes become attributes, errors become errno; what a file *is* stands in ``volume.py``.
+inodes, inodes become attributes, errors become errno; what a file *is* stands in ``volume/``.
 
 What is written through one mount must be seen through every other at once, so
 
@@ -57,8 +57,8 @@ from sinfoniafs.libfuse import Caller, Libfuse
 from sinfoniafs.patience import TIMEOUT_S, Patience, limited
 from sinfoniafs.places import Place, Places
 from sinfoniafs.privileges import may_keep_set_id
-from sinfoniafs.volume import Volume
-from sinfoniafs.volume_data import Privileged, always
+from sinfoniafs.volume.data import Privileged, always
+from sinfoniafs.volume.volume import Volume
 
 log = logging.getLogger(__name__)
 

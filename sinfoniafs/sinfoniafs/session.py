@@ -21,8 +21,8 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClusterApi
 from sinfonia.minitransaction import Minitransaction
 from sinfoniafs.errors import FormatError, SessionLost
-from sinfoniafs.layout import RESERVED_FIRST, SESSION_SIZE, SESSIONS_MAX, session_address
-from sinfoniafs.superblock import Superblock
+from sinfoniafs.format.layout import RESERVED_FIRST, SESSION_SIZE, SESSIONS_MAX, session_address
+from sinfoniafs.format.superblock import Superblock
 
 FENCED: Final = 1 << 63
 IDENTITY: Final = struct.Struct("<Q")

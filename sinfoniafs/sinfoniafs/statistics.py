@@ -2,7 +2,7 @@
 
 from sinfonia.client.api import ClusterApi
 from sinfoniafs.allocator import Kind
-from sinfoniafs.layout import FREE, INODE_MAP_ADDRESS, Layout
+from sinfoniafs.format.layout import FREE, INODE_MAP_ADDRESS, Layout
 
 # The maps of a memory node of 16 GiB are 1 MiB each; larger ones are read in several parts.
 PART_SIZE = 4 * 1024 * 1024

@@ -13,9 +13,9 @@ import trio.testing
 from sinfonia.minitransaction import Minitransaction
 from sinfonia.testing.model import ModelCluster
 from sinfoniafs.attributes import DirectoryEntry, InodeNumber, Owner
-from sinfoniafs.fsck import Report, check_volume
+from sinfoniafs.fsck.check import Report, check_volume
 from sinfoniafs.mkfs import make_volume
-from sinfoniafs.volume import Volume
+from sinfoniafs.volume.volume import Volume
 
 MIB: Final = 1024 * 1024
 SOMEBODY: Final = Owner(uid=1000, gid=100)

@@ -11,12 +11,12 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.testing.model import ModelCluster
 from sinfoniafs.allocator import Allocator, Kind
 from sinfoniafs.errors import NoSpace, SessionLost
-from sinfoniafs.layout import FREE, Layout, node_of, runs
+from sinfoniafs.format.layout import FREE, Layout, node_of, runs
+from sinfoniafs.format.superblock import Superblock
 from sinfoniafs.mkfs import make_volume
 from sinfoniafs.session import Session, fence_session, read_sessions
-from sinfoniafs.superblock import Superblock
 from sinfoniafs.testing import MIB, Clock
-from sinfoniafs.volume_opening import read_superblocks
+from sinfoniafs.volume.opening import read_superblocks
 
 NODE = MemoryNodeId(0)
 

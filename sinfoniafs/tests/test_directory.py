@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sinfoniafs.attributes import InodeNumber
-from sinfoniafs.directory import (
+from sinfoniafs.errors import CorruptVolume
+from sinfoniafs.format.directory import (
     COOKIE_FIRST,
     HASH_MASK,
     HEAD_SIZE,
@@ -20,8 +21,7 @@ from sinfoniafs.directory import (
     position_of,
     target_at,
 )
-from sinfoniafs.errors import CorruptVolume
-from sinfoniafs.layout import BLOCK_SIZE, BlockNumber
+from sinfoniafs.format.layout import BLOCK_SIZE, BlockNumber
 
 KEY = b"k" * 16
 NAMES = st.binary(min_size=1, max_size=255)

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from sinfonia.addresses import MemoryNodeId
 from sinfoniafs.attributes import InodeNumber
-from sinfoniafs.directory import HEAD_SIZE, Entry, Interior, Leaf
 from sinfoniafs.errors import CorruptVolume, FormatError
-from sinfoniafs.inode import Inode
-from sinfoniafs.layout import BLOCK_SIZE, INODE_SIZE, SESSION_SIZE, BlockNumber, NodeLayout
+from sinfoniafs.format.directory import HEAD_SIZE, Entry, Interior, Leaf
+from sinfoniafs.format.inode import Inode
+from sinfoniafs.format.layout import BLOCK_SIZE, INODE_SIZE, SESSION_SIZE, BlockNumber, NodeLayout
+from sinfoniafs.format.superblock import SUPERBLOCK_SIZE, Superblock, checksum
 from sinfoniafs.session import SessionRecord
-from sinfoniafs.superblock import SUPERBLOCK_SIZE, Superblock, checksum
 
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)

@@ -12,9 +12,10 @@ from click.testing import CliRunner, Result
 
 import sinfonia
 from sinfonia.testing.model import ModelCluster
-from sinfoniafs import cli_volume, mounts
-from sinfoniafs.cli import main, mount_helper
-from sinfoniafs.cli_arguments import Source, parse_mount_options
+from sinfoniafs import mounts
+from sinfoniafs.commands import volume as cli_volume
+from sinfoniafs.commands.arguments import Source, parse_mount_options
+from sinfoniafs.commands.main import main, mount_helper
 from sinfoniafs.mounts import MountError, check_fuse_device
 
 CLUSTER = "tcp://127.0.0.1:7000"

@@ -10,14 +10,10 @@ import trio.testing
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClusterApi
-from sinfoniafs import fsck
 from sinfoniafs.attributes import InodeNumber
-from sinfoniafs.directory import HEAD_SIZE, Leaf
-from sinfoniafs.fsck import Progress, check_volume
-from sinfoniafs.fsck_inodes import Inodes, check_inodes
-from sinfoniafs.fsck_maps import Maps
-from sinfoniafs.inode import AREA_OFFSET, Inode
-from sinfoniafs.layout import (
+from sinfoniafs.format.directory import HEAD_SIZE, Leaf
+from sinfoniafs.format.inode import AREA_OFFSET, Inode
+from sinfoniafs.format.layout import (
     BLOCK_SIZE,
     FREE,
     INODE_SIZE,
@@ -30,6 +26,10 @@ from sinfoniafs.layout import (
     node_of,
     session_address,
 )
+from sinfoniafs.fsck import check as fsck
+from sinfoniafs.fsck.check import Progress, check_volume
+from sinfoniafs.fsck.inodes import Inodes, check_inodes
+from sinfoniafs.fsck.maps import Maps
 from sinfoniafs.testing import MIB, SOMEBODY, Site, close_site, open_site
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sinfonia.addresses import MemoryNodeId
 from sinfoniafs.attributes import InodeNumber
 from sinfoniafs.errors import CorruptVolume
-from sinfoniafs.layout import (
+from sinfoniafs.format.layout import (
     BLOCK_SIZE,
     INODE_MAP_ADDRESS,
     INODE_SIZE,

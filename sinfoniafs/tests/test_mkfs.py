@@ -8,11 +8,11 @@ import trio
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.testing.model import ModelCluster
 from sinfoniafs.errors import FormatError
-from sinfoniafs.fsck import check_volume
-from sinfoniafs.layout import SESSIONS_MAX
+from sinfoniafs.format.layout import SESSIONS_MAX
+from sinfoniafs.fsck.check import check_volume
 from sinfoniafs.mkfs import make_volume
 from sinfoniafs.testing import MIB, SOMEBODY, Clock
-from sinfoniafs.volume import Volume
+from sinfoniafs.volume.volume import Volume
 
 
 async def make(cluster: ModelCluster, *, overwrite: bool = False) -> None:

@@ -15,7 +15,7 @@ from pyfuse3 import EntryAttributes, FUSEError, RequestContext, SetattrFields
 
 from sinfonia.errors import Contended, OutcomeUnknown, Refused, SinfoniaError, TimedOut
 from sinfonia.testing.model import ModelCluster
-from sinfoniafs.fsck import check_volume
+from sinfoniafs.fsck.check import check_volume
 from sinfoniafs.mkfs import make_volume
 from sinfoniafs.operations import (
     COOKIE_PARENT,
@@ -23,7 +23,7 @@ from sinfoniafs.operations import (
     VolumeOperations,
     errno_of,
 )
-from sinfoniafs.volume import Volume
+from sinfoniafs.volume.volume import Volume
 
 ROOT = int(pyfuse3.ROOT_INODE)
 USER = cast("RequestContext", SimpleNamespace(uid=1000, gid=100, pid=1, umask=0o022))

@@ -16,7 +16,7 @@ from sinfoniafs.patient_cluster import PatientCluster
 from sinfoniafs.privileges import without_set_id
 from sinfoniafs.testing import SOMEBODY, Site, on_volume
 from sinfoniafs.turns import Turns
-from sinfoniafs.volume import Volume
+from sinfoniafs.volume.volume import Volume
 
 
 def tid(number: int) -> Tid:

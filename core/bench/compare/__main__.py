@@ -1,14 +1,14 @@
-"""`sinfonia bench compare`: beside Redis, etcd and a bare echo, and what a memory node holds."""
+"""``python -m bench.compare``: beside Redis, etcd and a bare echo, and what a memory node holds."""
 
 from pathlib import Path
 
 import click
 
-from sinfonia.cli.arguments import json_option
-from sinfonia.cli.bench_setup import Report, directory_option, spare_the_collector
-from sinfonia.cli.comparison import compare_throughput
-from sinfonia.cli.depth_one import compare_round_trips
-from sinfonia.cli.memory_figures import STORED_BYTES, measure_memory
+from bench.compare.comparison import compare_throughput
+from bench.compare.depth_one import compare_round_trips
+from bench.compare.memory_figures import STORED_BYTES, measure_memory
+from bench.standalone import json_option, run
+from sinfonia.operating.measuring.stage import Report, directory_option, spare_the_collector
 
 DEFAULT_SECONDS = 2.5
 
@@ -54,3 +54,7 @@ def compare(*, seconds: float, directory: Path | None, as_json: bool) -> None:
         compare_round_trips(seconds=seconds, directory=directory, report=report.add)
         stored = STORED_BYTES_SHORT if seconds < SHORT else STORED_BYTES
         measure_memory(stored=stored, directory=directory, report=report.add)
+
+
+if __name__ == "__main__":
+    run(compare)

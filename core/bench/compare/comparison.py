@@ -14,17 +14,17 @@ from typing import NamedTuple
 
 import msgspec
 
-from sinfonia.cli.bench_setup import private_cluster, temporary_directory
-from sinfonia.cli.peers.etcd_load import running_etcd_load
-from sinfonia.cli.peers.programs import find_programs
-from sinfonia.cli.peers.redis_server import (
+from bench.compare.peers.etcd_load import running_etcd_load
+from bench.compare.peers.programs import find_programs
+from bench.compare.peers.redis_server import (
     ALWAYS_SYNCED,
     WITHOUT_PERSISTENCE,
     Driven,
     running_redis,
 )
-from sinfonia.cli.peers.sinfonia_load import SinfoniaLoad
-from sinfonia.cli.peers.work import CAPACITY
+from bench.compare.peers.sinfonia_load import SinfoniaLoad
+from bench.compare.peers.work import CAPACITY
+from sinfonia.operating.measuring.stage import private_cluster, temporary_directory
 
 ROUNDS = 5
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import anyio
 import msgspec
 
-from sinfonia.cli.bench_setup import private_cluster, running_echo
-from sinfonia.cli.benchmark import TURN, WARM_UP, Latencies
-from sinfonia.cli.echo import EchoClient
-from sinfonia.cli.peers.work import CAPACITY, fill, message_bytes, stream
+from bench.compare.peers.work import CAPACITY, fill, message_bytes, stream
 from sinfonia.client.blocking import BlockingCluster, connect_blocking
 from sinfonia.client.cluster import connect
+from sinfonia.operating.measuring.benchmark import TURN, WARM_UP, Latencies
+from sinfonia.operating.measuring.echo import EchoClient
+from sinfonia.operating.measuring.stage import private_cluster, running_echo
 
 GOAL = 1.3
 

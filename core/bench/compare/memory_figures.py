@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from sinfonia.cli.bench_setup import private_cluster
-from sinfonia.cli.peers.programs import resident_bytes
+from bench.compare.peers.programs import resident_bytes
 from sinfonia.client.blocking import BlockingCluster, connect_blocking
 from sinfonia.minitransaction import Minitransaction
+from sinfonia.operating.measuring.stage import private_cluster
 
 MODES = ("RAM", "NVRAM", "LOG")
 

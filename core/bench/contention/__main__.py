@@ -1,19 +1,18 @@
-"""`sinfonia bench contention`: many who want the same bytes."""
+"""``python -m bench.contention``: many who want the same bytes."""
 
 from pathlib import Path
 
 import click
 
-from sinfonia.cli import contention as figure_16
-from sinfonia.cli import hot_counter
-from sinfonia.cli.arguments import json_option
-from sinfonia.cli.bench_setup import (
+from bench.contention import figure_16, hot_counter
+from bench.standalone import json_option, run
+from sinfonia.memnode.settings import MODES
+from sinfonia.operating.measuring.stage import (
     Report,
     directory_option,
     private_cluster,
     spare_the_collector,
 )
-from sinfonia.memnode.settings import MODES
 
 DEFAULT_SECONDS = 1.5
 DEFAULT_MODE = "LOG"  # the paper's
@@ -65,3 +64,7 @@ def contention(
             hot_counter.measure_hot_counter(cluster.endpoint, seconds=seconds, report=report.add)
         else:
             figure_16.measure_contention(cluster.endpoint, seconds=seconds, report=report.add)
+
+
+if __name__ == "__main__":
+    run(contention)

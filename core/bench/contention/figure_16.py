@@ -24,11 +24,11 @@ import anyio
 import msgspec
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.cli.benchmark import Latencies
 from sinfonia.client.api import ClusterApi
 from sinfonia.client.cluster import connect
 from sinfonia.errors import SinfoniaError
 from sinfonia.minitransaction import Minitransaction
+from sinfonia.operating.measuring.benchmark import Latencies
 
 MEMORY_NODES = 4
 CLIENTS = 4

@@ -15,11 +15,11 @@ from statistics import median
 import anyio
 import msgspec
 
-from sinfonia.cli.benchmark import Latencies
 from sinfonia.client.api import ClusterApi
 from sinfonia.client.cluster import connect
 from sinfonia.errors import SinfoniaError
 from sinfonia.minitransaction import LOCK_WAIT_MAX
+from sinfonia.operating.measuring.benchmark import Latencies
 
 CLIENTS = 16
 MEMORY_NODES = 2

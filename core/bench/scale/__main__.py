@@ -1,5 +1,4 @@
-# ruff: noqa: T201 - a command
-"""``python -m sinfonia.testing.scale``: throughput by size of the system, as lines of JSON.
+"""``python -m bench.scale``: throughput by size of the system, as lines of JSON.
 
 The first line says what everything costs and the seed; each further line is one point.
 """
@@ -10,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from sinfonia.testing.scale.costs import RECORDED, Costs
-from sinfonia.testing.scale.experiment import LOADS, Point, run
-from sinfonia.testing.scale.measure import measure
+from bench.scale.costs import RECORDED, Costs
+from bench.scale.experiment import LOADS, Point, run
+from bench.scale.measure import measure
 
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256)
 

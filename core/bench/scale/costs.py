@@ -54,7 +54,7 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     network: NetworkCosts = NetworkCosts()
 
 
-# Found by `python -m sinfonia.testing.scale --measure` with CPython 3.11 on a virtual machine with
+# Found by `python -m bench.scale --measure` with CPython 3.11 on a virtual machine with
 # two cores of an AMD EPYC.
 RECORDED = Costs(
     memory_node=MemoryNodeCosts(

@@ -10,11 +10,11 @@ from typing import Self
 
 import msgspec
 
+from bench.scale.costs import Costs
+from bench.scale.system import ApplicationNode, MemoryNode, Network, Process
+from bench.scale.workload import Workload
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.testing.scale.costs import Costs
-from sinfonia.testing.scale.system import ApplicationNode, MemoryNode, Network, Process
-from sinfonia.testing.scale.workload import Workload
-from sinfonia.testing.scheduler import Scheduler
+from sinfonia.simulation.scheduler import Scheduler
 
 
 @dataclass(frozen=True, slots=True)

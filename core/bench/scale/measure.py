@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 import zmq
 
+from bench.scale.costs import ApplicationNodeCosts, Costs, MemoryNodeCosts
+from bench.scale.workload import CAPACITY, ITEMS_PER_NODE, directory_of, minitransaction_of
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import Minitransaction
 from sinfonia.protocol.coordinator import Coordinator
@@ -34,13 +36,6 @@ from sinfonia.protocol.messages import (
 )
 from sinfonia.protocol.participant import Participant
 from sinfonia.storage.address_space import AddressSpace
-from sinfonia.testing.scale.costs import ApplicationNodeCosts, Costs, MemoryNodeCosts
-from sinfonia.testing.scale.workload import (
-    CAPACITY,
-    ITEMS_PER_NODE,
-    directory_of,
-    minitransaction_of,
-)
 from sinfonia.transport.codec import (
     decode_replies,
     decode_requests,

@@ -12,6 +12,8 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bench.scale.costs import ApplicationNodeCosts, MemoryNodeCosts, NetworkCosts
+from bench.scale.workload import CAPACITY, Workload, directory_of
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol.coordinator import Coordinator
 from sinfonia.protocol.effects import Send, SendOnceStable, SendTo
@@ -27,9 +29,7 @@ from sinfonia.protocol.messages import (
     Status,
 )
 from sinfonia.protocol.participant import Participant
-from sinfonia.testing.scale.costs import ApplicationNodeCosts, MemoryNodeCosts, NetworkCosts
-from sinfonia.testing.scale.workload import CAPACITY, Workload, directory_of
-from sinfonia.testing.scheduler import Scheduler
+from sinfonia.simulation.scheduler import Scheduler
 from sinfonia.transport.codec import encode_replies, encode_requests
 
 # Who fails is another simulation's business: no call here comes near its deadline.

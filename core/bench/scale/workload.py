@@ -11,7 +11,7 @@ from typing import Any
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import Minitransaction
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 
 # As in section 7.1.3: so many items of so many bytes at each memory node.
 ITEMS_PER_NODE = 1_000_000

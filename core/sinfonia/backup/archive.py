@@ -33,9 +33,9 @@ from sinfonia.backup.blocks import BlockWriter, WrittenFile, cannot_write, read_
 from sinfonia.backup.moments import format_moment
 from sinfonia.errors import BackupError, DamagedBackup, DataDirectoryInUse, StorageError
 from sinfonia.protocol.identifiers import Seq
-from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.membership.messages import Directory
 from sinfonia.protocol.records import Batch, ParticipantState
-from sinfonia.protocol.replication_messages import Life
+from sinfonia.protocol.replication.messages import Life
 from sinfonia.storage.data_directory import LOCK_FILE, DirectoryLock
 
 MANIFEST_FILE = "manifest.json"

@@ -28,9 +28,10 @@ from sinfonia.backup.archive import (
     writing_increment,
 )
 from sinfonia.backup.node_copy import NodeCopy, copy_together
-from sinfonia.client.seed import endpoints_of, role_hint, search_directory
+from sinfonia.client.seed import role_hint, search_directory
+from sinfonia.endpoints import endpoints_of
 from sinfonia.errors import BackupError, ProtocolError, Unreachable
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.transport.codec import decode_replies, encode_requests
 from sinfonia.transport.keys import Keys
 from sinfonia.transport.zeromq import connect_dealer, drain, is_connectable, try_send

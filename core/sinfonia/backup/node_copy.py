@@ -36,7 +36,7 @@ from sinfonia.protocol.messages import (
     WrongConfig,
 )
 from sinfonia.protocol.records import Batch, ParticipantState
-from sinfonia.protocol.replication_messages import (
+from sinfonia.protocol.replication.messages import (
     GetImage,
     GetLog,
     GetPages,

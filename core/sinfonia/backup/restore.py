@@ -32,11 +32,11 @@ from sinfonia.backup.moments import format_moment
 from sinfonia.errors import BackupError
 from sinfonia.protocol.execution import Memory
 from sinfonia.protocol.identifiers import Seq
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import Status
 from sinfonia.protocol.participant import Participant
 from sinfonia.protocol.records import Batch, Decided, ParticipantState, decode_body
-from sinfonia.protocol.replication_messages import Life
+from sinfonia.protocol.replication.messages import Life
 from sinfonia.storage.data_directory import DataDirectory, DirectoryLock
 from sinfonia.storage.files import Files, OsFiles
 from sinfonia.storage.stable_storage import StableStorage, refound

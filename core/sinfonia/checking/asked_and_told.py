@@ -3,9 +3,7 @@
 from typing import Any
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.minitransaction import AddItem, Minitransaction, Result
-from sinfonia.rings import SLOT_HEADER_BYTES, RingHeader
-from sinfonia.testing.history import (
+from sinfonia.checking.history import (
     Added,
     Appended,
     Compared,
@@ -15,6 +13,8 @@ from sinfonia.testing.history import (
     Located,
     Update,
 )
+from sinfonia.minitransaction import AddItem, Minitransaction, Result
+from sinfonia.rings import SLOT_HEADER_BYTES, RingHeader
 
 # The shape of all rings of a run: so small that they are full all the time.
 PAYLOAD_BYTES = (4, 8, 12)

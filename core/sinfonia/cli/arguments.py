@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import click
-from rich.console import Console
 
-from sinfonia.cluster_keys import KEYS_VARIABLE, resolve_keys
 from sinfonia.config import parse_size
 from sinfonia.errors import ConfigError
 from sinfonia.minitransaction import Relation
-from sinfonia.transport.keys import Keys
+from sinfonia.operating.chosen_keys import keys_option
 
 CLUSTER_VARIABLE = "SINFONIA_CLUSTER"
 CLUSTER_DEFAULT = "./cluster"
@@ -27,11 +25,6 @@ CommandT = TypeVar("CommandT", bound=Callable[..., object])
 # Bytes of an integer, unless another width is written.
 WIDTH_DEFAULT = 8
 
-_CHOSEN_KEYS = "sinfonia.keys"
-_NAMED_CLUSTER = "sinfonia.cluster"
-
-# What the widest table of these commands needs.
-TABLE_WIDTH_MIN = 120
 
 _ADDRESS = re.compile(r"(\d+):(\d+)")
 _CHECK = re.compile(r"(\d+):(\d+)(?:/(\d+))?(==|!=|<=|>=|<|>)(\d+)")
@@ -178,40 +171,6 @@ def printable(data: bytes) -> str:
     """``data`` as ``parse_value`` reads it, as text if that is what it seems to be."""
     text = data.decode("utf-8", "replace")
     return f"text:{text}" if text.isprintable() and "\ufffd" not in text else f"hex:{data.hex()}"
-
-
-def table_console() -> Console:
-    """A console that wraps a table rather than cutting what is in it."""
-    return Console(width=max(TABLE_WIDTH_MIN, Console().width))
-
-
-def keys_of(cluster: str) -> Keys | None:
-    """The keys for the CLUSTER of a command; None: it has none.  Raises ConfigError."""
-    context = click.get_current_context(silent=True)
-    if context is None:
-        return resolve_keys(cluster)
-    context.meta[_NAMED_CLUSTER] = cluster
-    return resolve_keys(cluster, context.meta.get(_CHOSEN_KEYS))
-
-
-def named_cluster(context: click.Context) -> str | None:
-    """To what CLUSTER the command that ran in ``context`` wanted to connect; None: to none."""
-    name: str | None = context.meta.get(_NAMED_CLUSTER)
-    return name
-
-
-def _choose_keys(ctx: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
-    ctx.meta[_CHOSEN_KEYS] = value
-
-
-# Whoever connects asks `keys_of`, so that no command must hand it on.
-keys_option = click.option(
-    "--keys",
-    type=click.Path(path_type=Path),
-    expose_value=False,
-    callback=_choose_keys,
-    help=f"Key file of a cluster with keys.  [default: DIR's; ${KEYS_VARIABLE} for endpoints]",
-)
 
 
 def cluster_argument(command: CommandT) -> CommandT:

@@ -22,9 +22,7 @@ from sinfonia.backup.restore import (
     new_directory,
     restored_directory,
 )
-from sinfonia.cli.arguments import default_cluster, json_option, keys_of, keys_option
-from sinfonia.cli.local_description import new_cluster, ports_needed, write_description
-from sinfonia.client.seed import DEFAULT_PORT
+from sinfonia.cli.arguments import default_cluster, json_option
 from sinfonia.config import (
     MODES,
     ByteCount,
@@ -35,10 +33,13 @@ from sinfonia.config import (
     format_size,
     resolve_endpoint,
 )
+from sinfonia.endpoints import DEFAULT_PORT
 from sinfonia.errors import BackupError, StorageError
 from sinfonia.management.store import write_directory
-from sinfonia.protocol.configuration import REPLICAS_MAX, keeps_replicas
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
+from sinfonia.operating.chosen_keys import keys_of, keys_option
+from sinfonia.operating.local_description import new_cluster, ports_needed, write_description
+from sinfonia.protocol.membership.configuration import REPLICAS_MAX, keeps_replicas
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.storage.files import OsFiles
 
 path_type = click.Path(path_type=Path)

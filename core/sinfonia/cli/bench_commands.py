@@ -5,17 +5,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 from sinfonia.cli.arguments import json_option
-from sinfonia.cli.bench_setup import (
-    Report,
-    directory_option,
-    private_cluster,
-    running_echo,
-    spare_the_collector,
-)
-from sinfonia.cli.benchmark import (
+from sinfonia.client.blocking import connect_blocking
+from sinfonia.memnode.settings import MODES
+from sinfonia.operating.measuring.benchmark import (
     BATCHES_IN_FLIGHT,
     CAPACITY,
     COMPARED_IN_FLIGHT,
@@ -25,10 +19,13 @@ from sinfonia.cli.benchmark import (
     measure_throughput,
     message_sizes,
 )
-from sinfonia.cli.compare_commands import compare
-from sinfonia.cli.contention_commands import contention
-from sinfonia.client.blocking import connect_blocking
-from sinfonia.memnode.settings import MODES
+from sinfonia.operating.measuring.stage import (
+    Report,
+    directory_option,
+    private_cluster,
+    running_echo,
+    spare_the_collector,
+)
 
 SINGLY_IN_FLIGHT = 64
 BATCHES = (16, 64)
@@ -41,7 +38,7 @@ PLAIN_SECONDS = 3.0
 COMPARISON_SECONDS = 0.75
 
 
-@click.group(invoke_without_command=True)
+@click.command()
 @click.option(
     "--compare-modes",
     "side_by_side",
@@ -77,9 +74,7 @@ COMPARISON_SECONDS = 0.75
 )
 @directory_option
 @json_option
-@click.pass_context
 def bench(
-    context: click.Context,
     *,
     side_by_side: bool,
     modes: tuple[str, ...],
@@ -108,9 +103,6 @@ def bench(
     in_flight, minitransactions_per_s, p50_us, p99_us.  Latencies are those of a
     whole batch where there are batches.
     """
-    if context.invoked_subcommand is not None:
-        _refuse_options(context)
-        return
     if side_by_side and node_counts:
         raise click.UsageError("--compare-modes is about one memory node; leave --memory-nodes out")
     spare_the_collector()
@@ -125,19 +117,6 @@ def bench(
                 )
                 for figures in measured:
                     report.add(figures)
-
-
-bench.add_command(compare)
-bench.add_command(contention)
-
-
-def _refuse_options(context: click.Context) -> None:
-    """What stands before a command's name would not be heeded."""
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            command = context.invoked_subcommand
-            raise click.UsageError(f"options come after the command: `bench {command} ...`")
 
 
 def _compare(

@@ -20,18 +20,18 @@ from sinfonia.cli.arguments import (
     directory_argument,
     json_option,
     parse_size_option,
-    table_console,
 )
-from sinfonia.cli.cluster_status import look_at
-from sinfonia.cli.local_cluster import LocalCluster
-from sinfonia.cli.local_description import port_of, ports_needed
-from sinfonia.cli.operators import Operator
 from sinfonia.cli.status_tables import memory_node_table, problem_lines, process_table
-from sinfonia.client.seed import DEFAULT_PORT
 from sinfonia.config import CONFIG_FILE, MODES, count_of, format_size
+from sinfonia.endpoints import DEFAULT_PORT
 from sinfonia.errors import ConfigError
-from sinfonia.protocol.configuration import REPLICAS_MAX, keeps_replicas
-from sinfonia.protocol.management_messages import Recreate
+from sinfonia.operating.cluster_status import look_at
+from sinfonia.operating.local_cluster import LocalCluster
+from sinfonia.operating.local_description import port_of, ports_needed
+from sinfonia.operating.operators import Operator
+from sinfonia.operating.tables import table_console
+from sinfonia.protocol.membership.configuration import REPLICAS_MAX, keeps_replicas
+from sinfonia.protocol.membership.messages import Recreate
 
 MEMORY_NODES_DEFAULT = 3
 MODE_DEFAULT = "LOG"

@@ -12,12 +12,14 @@ import click
 from rich.table import Table
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.cli.arguments import cluster_or_default, json_option, keys_of, table_console
-from sinfonia.cli.observer import ANSWER_WITHIN, Observer
+from sinfonia.cli.arguments import cluster_or_default, json_option
 from sinfonia.client.load import NodeLoad, WindowLoad, node_load
 from sinfonia.client.seed import key_hint
 from sinfonia.config import resolve_endpoint
 from sinfonia.errors import Unreachable
+from sinfonia.operating.chosen_keys import keys_of
+from sinfonia.operating.observer import ANSWER_WITHIN, Observer
+from sinfonia.operating.tables import table_console
 from sinfonia.protocol.messages import GetLoad, Load
 
 _COLUMNS = ("MTX/s", "ABORTS/s", "RETRIES/s", "READ/s", "WRITTEN/s")

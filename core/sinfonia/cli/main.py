@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from sinfonia.cli.arguments import named_cluster
 from sinfonia.cli.backup_commands import backup, restore
 from sinfonia.cli.bench_commands import bench
 from sinfonia.cli.cluster_commands import down, recreate, status, up
@@ -26,6 +25,7 @@ from sinfonia.cli.top import top
 from sinfonia.cli.unreachable import explained
 from sinfonia.cli.watch_commands import watch
 from sinfonia.errors import OutcomeUnknown, SinfoniaError, Unreachable
+from sinfonia.operating.chosen_keys import named_cluster
 
 
 class OutcomeUnknownFailure(click.ClickException):

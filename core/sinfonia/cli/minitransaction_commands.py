@@ -18,7 +18,6 @@ from sinfonia.cli.arguments import (
     Place,
     cluster_argument,
     json_option,
-    keys_of,
     parse_addition,
     parse_check,
     parse_datum,
@@ -31,6 +30,7 @@ from sinfonia.client.blocking import BlockingCluster, connect_blocking
 from sinfonia.config import resolve_endpoint
 from sinfonia.errors import OutcomeUnknown
 from sinfonia.minitransaction import LOCK_WAIT_MAX, Result
+from sinfonia.operating.chosen_keys import keys_of
 
 COMPARE_FAILED_EXIT_CODE = 3
 UNKNOWN_EXIT_CODE = 4

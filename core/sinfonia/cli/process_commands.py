@@ -14,20 +14,20 @@ from click.core import ParameterSource
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.cli.arguments import parse_size_option
-from sinfonia.client.seed import normalise_endpoint
 from sinfonia.cluster_keys import process_security
 from sinfonia.config import MODES, ClusterConfig, Times, format_size, normalise_metrics
+from sinfonia.endpoints import normalise_endpoint
 from sinfonia.errors import ConfigError
-from sinfonia.exposition import MetricsServer
 from sinfonia.management.etcd_store import EtcdStore
 from sinfonia.management.server import ManagerServer
 from sinfonia.management.store import Store, open_embedded_store
 from sinfonia.memnode.server import MemoryNodeServer
 from sinfonia.memnode.settings import SCRUB_RATE, MemoryNodeSettings
+from sinfonia.metrics.exposition import MetricsServer
 from sinfonia.notice_board import NoticeBoard
-from sinfonia.protocol.configuration import REPLICAS_MAX
-from sinfonia.protocol.management import ManagerSettings
-from sinfonia.protocol.replication import ReplicationTimes
+from sinfonia.protocol.membership.configuration import REPLICAS_MAX
+from sinfonia.protocol.membership.manager import ManagerSettings
+from sinfonia.protocol.replication.agreement import ReplicationTimes
 from sinfonia.transport.keys import Security, load_security
 
 LOG_FORMAT = "time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"

@@ -2,7 +2,7 @@
 
 What each member reported is shown first, then what would be restored and what would be lost with
 it.  Nothing is stored while a member is missing that may know better, unless the operator takes the
-risk; rules and reasons are in `sinfonia.protocol.rebuilding`.
+risk; rules and reasons are in `sinfonia.protocol.membership.rebuilding`.
 """
 
 import json
@@ -19,7 +19,7 @@ from sinfonia.cli.rebuild_tables import as_dict, show_plan
 from sinfonia.config import ClusterConfig, MemberDescription, count_of
 from sinfonia.errors import ConfigError
 from sinfonia.management.rebuilt_store import RebuiltFile, RebuiltStore, RebuiltValue
-from sinfonia.protocol.rebuilding import (
+from sinfonia.protocol.membership.rebuilding import (
     REPORT_FORMAT_VERSION,
     MemberReport,
     Plan,

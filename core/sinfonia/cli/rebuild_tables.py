@@ -7,9 +7,9 @@ import click
 import msgspec
 from rich.table import Table
 
-from sinfonia.cli.arguments import table_console
-from sinfonia.protocol.management_messages import MemoryNodeEntry
-from sinfonia.protocol.rebuilding import MemberReport, NodePlan, Plan
+from sinfonia.operating.tables import table_console
+from sinfonia.protocol.membership.messages import MemoryNodeEntry
+from sinfonia.protocol.membership.rebuilding import MemberReport, NodePlan, Plan
 
 # Of an identity so much tells members apart for people; JSON has all of it.
 IDENTITY_SHOWN = 8

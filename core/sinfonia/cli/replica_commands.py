@@ -19,9 +19,10 @@ from sinfonia.cli.arguments import (
     json_option,
     parse_size_option,
 )
-from sinfonia.cli.cluster_status import replicas_of
-from sinfonia.cli.observer import Sight
-from sinfonia.cli.operations import (
+from sinfonia.cli.status_tables import progress_of
+from sinfonia.operating.cluster_status import replicas_of
+from sinfonia.operating.observer import Sight
+from sinfonia.operating.operations import (
     add_memory_node,
     add_replica,
     drain_host,
@@ -29,9 +30,8 @@ from sinfonia.cli.operations import (
     promote,
     remove_replica,
 )
-from sinfonia.cli.operators import Done, Operator
-from sinfonia.cli.status_tables import progress_of
-from sinfonia.protocol.configuration import REPLICAS_MAX
+from sinfonia.operating.operators import Done, Operator
+from sinfonia.protocol.membership.configuration import REPLICAS_MAX
 
 node_argument = click.argument("node", type=click.IntRange(0))
 timeout_option = click.option(

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from sinfonia.cli.cluster_status import (
+from sinfonia.config import format_size
+from sinfonia.operating.cluster_status import (
     MANAGES,
     ClusterStatus,
     MemoryNodeStatus,
@@ -12,7 +13,6 @@ from sinfonia.cli.cluster_status import (
     ReplicaStatus,
     leads,
 )
-from sinfonia.config import format_size
 
 _OF_A_PROCESS = ("PROCESS", "STATE", "ROLE", "ENDPOINT", "SYNC", "LOG")
 _OF_A_MEMORY_NODE = (

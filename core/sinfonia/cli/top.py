@@ -17,11 +17,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sinfonia.cli.arguments import cluster_or_default, json_option, table_console
-from sinfonia.cli.cluster_status import ClusterStatus, ClusterView
-from sinfonia.cli.observer import ANSWER_WITHIN
-from sinfonia.cli.rates import ClusterRates, NodeRates, Rates, rates_between
+from sinfonia.cli.arguments import cluster_or_default, json_option
 from sinfonia.cli.status_tables import progress_of
+from sinfonia.operating.cluster_status import ClusterStatus, ClusterView
+from sinfonia.operating.observer import ANSWER_WITHIN
+from sinfonia.operating.rates import ClusterRates, NodeRates, Rates, rates_between
+from sinfonia.operating.tables import table_console
 
 QUIT_KEYS = {b"q", b"Q"}
 

@@ -6,9 +6,9 @@ run, and a word that is no directory is probably a mistyped one.
 
 from pathlib import Path
 
-from sinfonia.cli.local_cluster import RUN_DIRECTORY, LocalCluster
 from sinfonia.config import described_at
 from sinfonia.errors import ConfigError, Unreachable
+from sinfonia.operating.local_cluster import RUN_DIRECTORY, LocalCluster
 
 
 def explained(error: Unreachable, cluster: str | None) -> str:

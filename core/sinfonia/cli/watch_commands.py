@@ -7,17 +7,11 @@ from collections.abc import Callable
 import click
 
 from sinfonia import monotonic
-from sinfonia.cli.arguments import (
-    Extent,
-    cluster_argument,
-    json_option,
-    keys_of,
-    parse_extent,
-    printable,
-)
+from sinfonia.cli.arguments import Extent, cluster_argument, json_option, parse_extent, printable
 from sinfonia.client.blocking import BlockingCluster, connect_blocking
 from sinfonia.client.watch import POLL_EVERY, BlockingWatch
 from sinfonia.config import resolve_endpoint
+from sinfonia.operating.chosen_keys import keys_of
 
 CONNECT_TIMEOUT = 5.0
 

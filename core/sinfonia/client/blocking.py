@@ -23,14 +23,15 @@ from sinfonia.client.api import ClientStatistics, MemoryNodeInfo, time_allowed
 from sinfonia.client.connection import Connection
 from sinfonia.client.load import NodeLoad
 from sinfonia.client.running import run_blocking
-from sinfonia.client.seed import endpoints_of, search_directory
+from sinfonia.client.seed import search_directory
 from sinfonia.client.steps import Steps
 from sinfonia.client.watch import BlockingWatch
 from sinfonia.client.wire import node_info
+from sinfonia.endpoints import endpoints_of
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.known_cluster import KnownCluster
-from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.membership.messages import Directory
 from sinfonia.transport.keys import Keys, as_keys
 
 T = TypeVar("T")

@@ -28,16 +28,17 @@ from sinfonia.client.api import (
 )
 from sinfonia.client.load import NodeLoad, loads_of
 from sinfonia.client.running import run
-from sinfonia.client.seed import ASK_EVERY, DirectorySearch, endpoints_of
+from sinfonia.client.seed import ASK_EVERY, DirectorySearch
 from sinfonia.client.steps import Steps
 from sinfonia.client.waiting import Waiter, waiter_maker, whenever_readable
 from sinfonia.client.watch import Watch
 from sinfonia.client.wire import Wire
+from sinfonia.endpoints import endpoints_of
 from sinfonia.errors import InvalidMinitransaction, OutcomeUnknown
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.identifiers import Tid
-from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.membership.messages import Directory
 from sinfonia.protocol.recovery import Outcome
 from sinfonia.protocol.watching import Watched
 from sinfonia.transport.keys import Keys, as_keys

@@ -19,7 +19,7 @@ from sinfonia.errors import InvalidMinitransaction, OutcomeUnknown
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.identifiers import Tid
-from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.membership.messages import Directory
 from sinfonia.protocol.recovery import Outcome
 from sinfonia.protocol.watching import Watched
 from sinfonia.transport.keys import Keys

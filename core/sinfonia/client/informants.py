@@ -12,7 +12,7 @@ import zmq
 
 from sinfonia.client.seed import Inquiry
 from sinfonia.errors import ConfigError, Unreachable
-from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.membership.messages import Directory
 from sinfonia.transport.keys import Keys
 from sinfonia.transport.zeromq import is_connectable
 

@@ -11,8 +11,8 @@ from types import MappingProxyType
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import Unreachable
-from sinfonia.protocol.load_inquiry import LoadInquiry
-from sinfonia.protocol.load_windows import LOAD_WINDOWS
+from sinfonia.protocol.load.inquiry import LoadInquiry
+from sinfonia.protocol.load.windows import LOAD_WINDOWS
 from sinfonia.protocol.messages import Load, LoadWindow
 
 

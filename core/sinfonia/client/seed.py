@@ -10,14 +10,13 @@ from collections.abc import Sequence
 import zmq
 
 from sinfonia import monotonic
+from sinfonia.endpoints import endpoints_of, normalise_endpoint
 from sinfonia.errors import ConfigError, ProtocolError, Unreachable
-from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.membership.messages import Directory
 from sinfonia.protocol.messages import MANAGER, PROTOCOL_VERSION, GetDirectory, Requests
 from sinfonia.transport.codec import decode_replies, encode_requests
 from sinfonia.transport.keys import Keys
 from sinfonia.transport.zeromq import connect_dealer, drain, try_send
-
-DEFAULT_PORT = 7000
 
 # Asking costs nothing, and a connection takes a moment to come up.
 ASK_EVERY = 0.01
@@ -27,22 +26,6 @@ ASK_AGAIN = 0.5
 OTHERS_PATIENCE = 0.1
 
 _QUESTION = encode_requests(Requests(PROTOCOL_VERSION, 0, 0, 0, [GetDirectory()]))
-
-
-def normalise_endpoint(endpoint: str) -> str:
-    """``host``, ``host:port`` or ``tcp://host:port`` as the latter.  Raises ConfigError."""
-    rest = endpoint.removeprefix("tcp://")
-    host, colon, port = rest.rpartition(":")
-    if not colon:
-        host, port = rest, str(DEFAULT_PORT)
-    if not host or "/" in host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError(f"{endpoint!r} is not an endpoint; it looks like tcp://host:port")
-    return f"tcp://{host}:{port}"
-
-
-def endpoints_of(text: str) -> list[str]:
-    """The endpoints in a list with commas, each once.  Raises ConfigError."""
-    return list(dict.fromkeys(normalise_endpoint(each.strip()) for each in text.split(",")))
 
 
 class Inquiry:

@@ -30,8 +30,8 @@ from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.coordinator import Coordinator
 from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.identifiers import Tid
-from sinfonia.protocol.load_inquiry import LoadInquiry
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
+from sinfonia.protocol.load.inquiry import LoadInquiry
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import Request
 from sinfonia.protocol.recovery import Outcome
 from sinfonia.protocol.watching import Watched

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.management.store import Store, StoreConflict, StoreUnavailable
 from sinfonia.protocol.effects import ReplyTo, SendTo, SendToMember, StoreDirectory
-from sinfonia.protocol.management import Manager, ManagerEffect
+from sinfonia.protocol.membership.manager import Manager, ManagerEffect
 from sinfonia.protocol.messages import Reply, Request, Requests
 
 log = logging.getLogger(__name__)

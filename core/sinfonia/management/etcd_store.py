@@ -16,7 +16,7 @@ from sinfonia.management.etcd_gateway import EtcdGateway
 from sinfonia.management.leadership import Election, Leadership
 from sinfonia.management.shared_store import SharedDirectory, Snapshot
 from sinfonia.management.store import StoreUnavailable
-from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.membership.messages import Directory
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from sinfonia.management.store import (
     read_directory,
     write_directory,
 )
-from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.membership.messages import Directory
 from sinfonia.storage.data_directory import DirectoryLock
 from sinfonia.storage.files import OsFiles
 

@@ -19,13 +19,13 @@ from sinfonia.management.driver import ManagerDriver
 from sinfonia.management.store import Store
 from sinfonia.notice_board import Notice, NoticeBoard
 from sinfonia.protocol.effects import ReplyTo
-from sinfonia.protocol.management import (
+from sinfonia.protocol.membership.manager import (
     ManagementRequest,
     Manager,
     ManagerEffect,
     ManagerSettings,
 )
-from sinfonia.protocol.management_messages import Reconfigure, Register
+from sinfonia.protocol.membership.messages import Reconfigure, Register
 from sinfonia.protocol.messages import (
     MANAGER,
     PROTOCOL_VERSION,

@@ -13,7 +13,7 @@ import msgspec
 
 from sinfonia.errors import StorageError
 from sinfonia.management.store import StoreConflict
-from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.membership.messages import Directory
 
 _FORMAT_VERSION = 1
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from sinfonia.errors import SinfoniaError, StorageError
-from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.membership.messages import Directory
 from sinfonia.storage.data_directory import DirectoryLock
 from sinfonia.storage.files import Files, OsFiles
 from sinfonia.storage.sealed_file import read_sealed, write_sealed

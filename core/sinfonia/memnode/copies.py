@@ -11,13 +11,7 @@ import msgspec
 
 from sinfonia.memnode.holdings import Holdings
 from sinfonia.protocol.identifiers import Seq
-from sinfonia.protocol.replication_messages import (
-    GetLog,
-    GetPages,
-    ImageBegun,
-    LogPart,
-    Pages,
-)
+from sinfonia.protocol.replication.messages import GetLog, GetPages, ImageBegun, LogPart, Pages
 from sinfonia.storage.address_space import CHUNK_BYTES, PAGE_BYTES
 
 # What one reply carries: read and sent in less than a millisecond.

@@ -22,9 +22,9 @@ from sinfonia.memnode.hybrid_clock import HybridClock
 from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable, SendVia
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.messages import Reply
-from sinfonia.protocol.pacing import PACE_MAX
 from sinfonia.protocol.records import Stamp
-from sinfonia.protocol.shipping import Shipping
+from sinfonia.protocol.replication.pacing import PACE_MAX
+from sinfonia.protocol.replication.shipping import Shipping
 from sinfonia.storage.journal import Journal
 
 # Acknowledgements of COMMIT wait so long for a sync that is needed anyway.

@@ -26,7 +26,7 @@ from sinfonia.protocol.records import (
     Prepared,
     decode_body,
 )
-from sinfonia.protocol.replication_messages import ImageBegun, Life
+from sinfonia.protocol.replication.messages import ImageBegun, Life
 from sinfonia.storage.address_space import AddressSpace
 from sinfonia.storage.batches import cut_batch
 from sinfonia.storage.files import Files

@@ -26,7 +26,7 @@ from sinfonia.protocol.messages import (
     Vote,
     Voted,
 )
-from sinfonia.protocol.replication_messages import GetImage, GetLog, GetPages
+from sinfonia.protocol.replication.messages import GetImage, GetLog, GetPages
 
 # A client that waits for its answers has some thousands under way at the most.
 IN_FLIGHT_MAX = 16 * 1024

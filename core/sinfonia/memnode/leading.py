@@ -14,12 +14,12 @@ from sinfonia.memnode.replica import APPLY_BYTES_MAX, APPLY_RECORDS_MAX
 from sinfonia.memnode.settings import has_disk, is_replicated
 from sinfonia.protocol.effects import Effect
 from sinfonia.protocol.identifiers import Seq
-from sinfonia.protocol.management_messages import MemoryNodeEntry, Reconfigure
+from sinfonia.protocol.membership.messages import MemoryNodeEntry, Reconfigure
 from sinfonia.protocol.messages import Probe, ProbeReply, Request, Requests
-from sinfonia.protocol.pacing import Asked, Pacing
 from sinfonia.protocol.records import Stamp
-from sinfonia.protocol.replication_messages import Appended, GetImage, GetLog, GetPages, Join
-from sinfonia.protocol.shipping import Shipping, ToReplica
+from sinfonia.protocol.replication.messages import Appended, GetImage, GetLog, GetPages, Join
+from sinfonia.protocol.replication.pacing import Asked, Pacing
+from sinfonia.protocol.replication.shipping import Shipping, ToReplica
 from sinfonia.storage.journal import Journal
 
 # What replicas and copiers ask; it comes in batches of its own.

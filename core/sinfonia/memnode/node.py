@@ -35,9 +35,8 @@ from sinfonia.memnode.replica import Replica
 from sinfonia.memnode.settings import MemoryNodeSettings, State, has_disk, is_replicated
 from sinfonia.memnode.status import status_figures
 from sinfonia.protocol.attempts import CLOCK_DRIFT_MARGIN
-from sinfonia.protocol.following import LOST_AFTER, Follower
-from sinfonia.protocol.load_windows import LoadWindows
-from sinfonia.protocol.management_messages import (
+from sinfonia.protocol.load.windows import LoadWindows
+from sinfonia.protocol.membership.messages import (
     Directory,
     Member,
     MemoryNodeEntry,
@@ -63,6 +62,7 @@ from sinfonia.protocol.messages import (
     WrongConfig,
 )
 from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.replication.following import LOST_AFTER, Follower
 from sinfonia.storage.address_space import AddressSpace
 from sinfonia.storage.damage import note_damage
 from sinfonia.storage.data_directory import DataDirectory

@@ -6,7 +6,9 @@ that makes it true.
 
 from sinfonia.memnode.holdings import Holdings
 from sinfonia.memnode.settings import State
-from sinfonia.protocol.following import (
+from sinfonia.protocol.identifiers import Seq
+from sinfonia.protocol.messages import Replies, Request
+from sinfonia.protocol.replication.following import (
     Answer,
     ApplyUpTo,
     Ask,
@@ -20,8 +22,6 @@ from sinfonia.protocol.following import (
     SaveCopy,
     TruncateAfter,
 )
-from sinfonia.protocol.identifiers import Seq
-from sinfonia.protocol.messages import Replies, Request
 
 # Applied in one wake-up: a few milliseconds, in which nobody is answered.  A member that comes back
 # may have a whole log to apply; who is silent for long is taken for dead, and a primary that waits

@@ -5,7 +5,7 @@ from enum import Enum
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import ConfigError
-from sinfonia.protocol.replication import ReplicationTimes
+from sinfonia.protocol.replication.agreement import ReplicationTimes
 from sinfonia.storage.journal import KEEP_BYTES
 
 # The paper's Figure 3.  NVRAM: a log that survives without being synced, on a device that the

@@ -1,18 +1,54 @@
 """What a member says of itself to people and to programs that watch it."""
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from sinfonia.memnode.settings import State
-from sinfonia.protocol.load_windows import Counts
+from sinfonia.memnode.holdings import Holdings
+from sinfonia.memnode.leading import Leading
+from sinfonia.memnode.replica import Replica
+from sinfonia.memnode.settings import MemoryNodeSettings, State
+from sinfonia.protocol.load.windows import Counts
+from sinfonia.protocol.membership.messages import MemoryNodeEntry
 from sinfonia.protocol.messages import Vote
-
-if TYPE_CHECKING:
-    from sinfonia.memnode.node import MemoryNode
+from sinfonia.protocol.participant import Participant
 
 Figures = dict[str, int | float | str]
 
 
-def status_figures(node: "MemoryNode") -> Figures:
+class MemberView(Protocol):
+    """What is told of a member: its settings, its parts, and what it waits for."""
+
+    @property
+    def settings(self) -> MemoryNodeSettings: ...
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def starts(self) -> int: ...
+
+    @property
+    def state(self) -> State: ...
+
+    @property
+    def waiting(self) -> str: ...
+
+    @property
+    def entry(self) -> MemoryNodeEntry | None: ...
+
+    @property
+    def participant(self) -> Participant: ...
+
+    @property
+    def holdings(self) -> Holdings: ...
+
+    @property
+    def leading(self) -> Leading | None: ...
+
+    @property
+    def replica(self) -> Replica | None: ...
+
+
+def status_figures(node: MemberView) -> Figures:
     """Load and health, by name."""
     participant, holdings, entry = node.participant, node.holdings, node.entry
     figures: Figures = {
@@ -69,13 +105,13 @@ def status_figures(node: "MemoryNode") -> Figures:
     return figures
 
 
-def _role(node: "MemoryNode") -> str:
+def _role(node: MemberView) -> str:
     if node.leading is not None:
         return "primary"
     return "starting" if node.replica is None else "replica"
 
 
-def _add_role(node: "MemoryNode", figures: Figures) -> None:
+def _add_role(node: MemberView, figures: Figures) -> None:
     leading, replica, entry = node.leading, node.replica, node.entry
     if leading is not None:
         figures["syncs"] = leading.group.syncs

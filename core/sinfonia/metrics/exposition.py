@@ -28,8 +28,8 @@ from prometheus_client.registry import Collector
 
 from sinfonia import monotonic
 from sinfonia.errors import ConfigError
-from sinfonia.metric_sources import families
-from sinfonia.metrics import DOOR, FIGURES_AGE, MANAGER, MEMORY_NODE, NODE_LABEL
+from sinfonia.metrics.sources import families
+from sinfonia.metrics.table import DOOR, FIGURES_AGE, MANAGER, MEMORY_NODE, NODE_LABEL
 from sinfonia.notice_board import NoticeBoard
 
 log = logging.getLogger(__name__)

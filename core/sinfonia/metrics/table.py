@@ -9,14 +9,13 @@ samples by one line of this table and no code.
 ``python -m sinfonia.metrics`` prints the table as METRICS.md.
 """
 
-import sys
 from collections.abc import Iterable
 from typing import Protocol
 
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from sinfonia.metric_sources import (
+from sinfonia.metrics.sources import (
     Elsewhere,
     Figure,
     Figures,
@@ -593,10 +592,10 @@ TABLES: tuple[tuple[str, tuple[str, ...], tuple[Metric, ...]], ...] = (
 
 _INTRODUCTION = """# Metrics
 
-What the processes of a cluster tell Prometheus. `sinfonia/metrics.py` is the source; this page is
-made from it with `python -m sinfonia.metrics`, and a test compares the two. Metrics that make no
-sense for a process are left out by it: a replica has no replicas, mode RAM has no log. Counters
-begin at zero with each life of a process, or of the member in it.
+What the processes of a cluster tell Prometheus. `sinfonia/metrics/table.py` is the source; this
+page is made from it with `python -m sinfonia.metrics`, and a test compares the two. Metrics that
+make no sense for a process are left out by it: a replica has no replicas, mode RAM has no log.
+Counters begin at zero with each life of a process, or of the member in it.
 """
 
 
@@ -609,7 +608,3 @@ def document() -> str:
             labels = ", ".join(f"`{label}`" for label in (*common, *metric.labels))
             parts.append(f"| `{metric.name}` | {metric.kind.value} | {labels} | {metric.help} |\n")
     return "".join(parts)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(document())

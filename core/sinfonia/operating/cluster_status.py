@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sinfonia.cli.arguments import keys_of
-from sinfonia.cli.local_cluster import FOLLOWING, SERVING, LocalCluster
-from sinfonia.cli.observer import ANSWER_WITHIN, Observer, Sight
 from sinfonia.client.seed import key_hint
 from sinfonia.config import ClusterConfig, described_at, resolve_endpoint
 from sinfonia.errors import Unreachable
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
+from sinfonia.operating.chosen_keys import keys_of
+from sinfonia.operating.local_cluster import FOLLOWING, SERVING, LocalCluster
+from sinfonia.operating.observer import ANSWER_WITHIN, Observer, Sight
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import MANAGER
 
 DOWN = "down"

@@ -23,17 +23,6 @@ from typing import Self
 
 import msgspec
 
-from sinfonia.cli.local_description import (
-    LOOPBACK,
-    StartFailed,
-    free_ports,
-    new_cluster,
-    refuse_taken,
-    with_metrics,
-    write_description,
-)
-from sinfonia.cli.observer import Observer, Sight
-from sinfonia.cli.processes import ProcessIdentity, end, spawn_detached, uninterrupted
 from sinfonia.client.seed import ASK_EVERY
 from sinfonia.cluster_keys import operator_keys
 from sinfonia.config import (
@@ -47,7 +36,18 @@ from sinfonia.config import (
 )
 from sinfonia.errors import ConfigError, DataDirectoryInUse
 from sinfonia.memnode.settings import has_disk
-from sinfonia.protocol.management_messages import Directory
+from sinfonia.operating.local_description import (
+    LOOPBACK,
+    StartFailed,
+    free_ports,
+    new_cluster,
+    refuse_taken,
+    with_metrics,
+    write_description,
+)
+from sinfonia.operating.observer import Observer, Sight
+from sinfonia.operating.processes import ProcessIdentity, end, spawn_detached, uninterrupted
+from sinfonia.protocol.membership.messages import Directory
 from sinfonia.storage.data_directory import IDENTITY_FILE, DirectoryLock
 from sinfonia.transport.keygen import ensure_member_keys, make_cluster_keys
 

@@ -29,7 +29,7 @@ from sinfonia.config import (
     Times,
 )
 from sinfonia.errors import ConfigError, SinfoniaError
-from sinfonia.protocol.configuration import REPLICAS_MAX, keeps_replicas
+from sinfonia.protocol.membership.configuration import REPLICAS_MAX, keeps_replicas
 
 LOOPBACK = "127.0.0.1"
 

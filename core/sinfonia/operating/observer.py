@@ -13,9 +13,10 @@ from typing import Self
 
 import zmq
 
-from sinfonia.client.seed import ASK_AGAIN, ASK_EVERY, normalise_endpoint, role_hint
+from sinfonia.client.seed import ASK_AGAIN, ASK_EVERY, role_hint
+from sinfonia.endpoints import normalise_endpoint
 from sinfonia.errors import ProtocolError, SinfoniaError, Unreachable
-from sinfonia.protocol.management_messages import Changed, Directory, NotLeading, Recreated
+from sinfonia.protocol.membership.messages import Changed, Directory, NotLeading, Recreated
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     GetDirectory,

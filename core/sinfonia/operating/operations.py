@@ -7,15 +7,15 @@ trusted to keep a promise.
 
 from collections import Counter
 
-from sinfonia.cli.local_cluster import SERVING, LocalCluster, is_in_sync
-from sinfonia.cli.local_description import with_memory_node, with_replica, without_member
-from sinfonia.cli.observer import OperationRefused, Sight
-from sinfonia.cli.operators import Done, Operator
-from sinfonia.client.seed import normalise_endpoint
 from sinfonia.config import format_size
+from sinfonia.endpoints import normalise_endpoint
 from sinfonia.errors import ConfigError, Unreachable
-from sinfonia.protocol.configuration import keeps_replicas
-from sinfonia.protocol.management_messages import (
+from sinfonia.operating.local_cluster import SERVING, LocalCluster, is_in_sync
+from sinfonia.operating.local_description import with_memory_node, with_replica, without_member
+from sinfonia.operating.observer import OperationRefused, Sight
+from sinfonia.operating.operators import Done, Operator
+from sinfonia.protocol.membership.configuration import keeps_replicas
+from sinfonia.protocol.membership.messages import (
     HandOver,
     MemoryNodeEntry,
     RemoveReplica,

@@ -11,13 +11,14 @@ from types import TracebackType
 from typing import Self
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.cli.arguments import keys_of
-from sinfonia.cli.local_cluster import LocalCluster, OnSight
-from sinfonia.cli.observer import Observer, Sight, ask_managers
-from sinfonia.client.seed import key_hint, normalise_endpoint
+from sinfonia.client.seed import key_hint
 from sinfonia.config import ClusterConfig, described_at, resolve_endpoint
+from sinfonia.endpoints import normalise_endpoint
 from sinfonia.errors import ConfigError, SinfoniaError, Unreachable
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
+from sinfonia.operating.chosen_keys import keys_of
+from sinfonia.operating.local_cluster import LocalCluster, OnSight
+from sinfonia.operating.observer import Observer, Sight, ask_managers
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import MANAGER, Request
 
 # How often is looked whether something has come about.

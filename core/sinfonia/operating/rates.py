@@ -6,7 +6,7 @@ restarted, there is no rate until the next look.
 
 from dataclasses import asdict, dataclass
 
-from sinfonia.cli.cluster_status import (
+from sinfonia.operating.cluster_status import (
     ClusterStatus,
     Figures,
     MemoryNodeStatus,

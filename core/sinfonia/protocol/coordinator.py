@@ -40,8 +40,8 @@ from sinfonia.protocol.backoff import Backoff, Random
 from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.known_cluster import KnownCluster
-from sinfonia.protocol.load_inquiry import LoadInquiry
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
+from sinfonia.protocol.load.inquiry import LoadInquiry
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     Answer,

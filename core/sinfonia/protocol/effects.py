@@ -11,7 +11,7 @@ reorder.  ``LogLazily`` is stable when convenient; a ``SendOnceStable`` waits fo
 import msgspec
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.membership.messages import Directory
 from sinfonia.protocol.messages import Reply, Request
 from sinfonia.protocol.records import Record
 

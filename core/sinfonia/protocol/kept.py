@@ -13,7 +13,7 @@ from sinfonia.protocol import records
 from sinfonia.protocol.execution import Memory
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lists import Decided, InDoubt, Reading, ok_vote
-from sinfonia.protocol.load_counters import LoadCounters
+from sinfonia.protocol.load.counters import LoadCounters
 from sinfonia.protocol.lock_waits import LockWaits
 from sinfonia.protocol.locks import RangeLocks
 from sinfonia.protocol.messages import Vote, Voted

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import OutOfRange
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 
 # Between two times that all are asked for the directory.  A fail-over takes a second or more, and
 # the answer is a few hundred bytes per memory node.

@@ -26,7 +26,7 @@ from sinfonia.minitransaction import (
     WriteItem,
 )
 from sinfonia.protocol.identifiers import Counter, Tid, Uint64
-from sinfonia.protocol.management_messages import (
+from sinfonia.protocol.membership.messages import (
     Changed,
     Directory,
     HandOver,
@@ -41,7 +41,7 @@ from sinfonia.protocol.management_messages import (
     RemoveReplica,
     WantReplicas,
 )
-from sinfonia.protocol.replication_messages import (
+from sinfonia.protocol.replication.messages import (
     Append,
     Appended,
     GetImage,

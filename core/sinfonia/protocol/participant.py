@@ -46,7 +46,7 @@ from sinfonia.protocol.lists import (
 )
 from sinfonia.protocol.lock_waits import Waiter, meets
 from sinfonia.protocol.locks import lock_ranges
-from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.membership.messages import Directory
 from sinfonia.protocol.messages import (
     Answer,
     Commit,

@@ -1,5 +1,5 @@
 # ruff: noqa: T201 - a command
-"""``python -m sinfonia.testing.simulate``: many simulated runs, until one goes wrong.
+"""``python -m sinfonia.simulation``: many simulated runs, until one goes wrong.
 
 First come the marks, and how often each was reached; the last line sums up.  Exit code 1: a run
 failed, and what is printed says how to replay it.
@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-from sinfonia.testing.history import Outcome
-from sinfonia.testing.marks import MARKS
-from sinfonia.testing.mutations import MUTATIONS
-from sinfonia.testing.profile import PROFILES
-from sinfonia.testing.simulator import Simulation, SimulationFailure
+from sinfonia.checking.history import Outcome
+from sinfonia.simulation.marks import MARKS
+from sinfonia.simulation.mutations.catalogue import MUTATIONS
+from sinfonia.simulation.profile import PROFILES
+from sinfonia.simulation.simulator import Simulation, SimulationFailure
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ What they do not name is drawn at random for each seed; see profile.py.
 
 from typing import Any
 
-from sinfonia.testing.network import Weather
+from sinfonia.simulation.network import Weather
 
 # For memory nodes without replicas.
 TARGETED: dict[str, dict[str, Any]] = {

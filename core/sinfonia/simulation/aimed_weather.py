@@ -6,7 +6,7 @@ one: what such a seed has always meant does not change when there is another kin
 
 from typing import Any
 
-from sinfonia.testing.network import Weather
+from sinfonia.simulation.network import Weather
 
 # For memory nodes without replicas.
 FOUL: dict[str, dict[str, Any]] = {

@@ -36,11 +36,11 @@ from sinfonia.memnode.settings import MemoryNodeSettings
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.coordinator import Coordinator
 from sinfonia.protocol.effects import SendTo
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry, Registered
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry, Registered
 from sinfonia.protocol.messages import Replies, Request, Requests
+from sinfonia.simulation.disk import VirtualDisk
+from sinfonia.simulation.parties import PlainMemory
 from sinfonia.storage.address_space import CHUNK_BYTES
-from sinfonia.testing.disk import VirtualDisk
-from sinfonia.testing.parties import PlainMemory
 
 # Every account and counter lies in a chunk of its own, as the copy of memory counts them.
 CAPACITY = 8 * CHUNK_BYTES

@@ -11,6 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from sinfonia.addresses import MemoryNodeId
+from sinfonia.checking.asked_and_told import (
+    answers,
+    compare_items,
+    failed_items,
+    full_rings,
+    read_items,
+    update_items,
+    write_items,
+)
+from sinfonia.checking.history import HistoryRecorder, Outcome
 from sinfonia.client.connection import CLOSE_PATIENCE
 from sinfonia.errors import OutcomeUnknown, SinfoniaError
 from sinfonia.minitransaction import Minitransaction
@@ -18,7 +28,7 @@ from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.coordinator import TICK, Coordinator
 from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.identifiers import Tid
-from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.membership.messages import Directory
 from sinfonia.protocol.messages import (
     MANAGER,
     PROTOCOL_VERSION,
@@ -28,19 +38,9 @@ from sinfonia.protocol.messages import (
     Requests,
 )
 from sinfonia.protocol.recovery import Outcome as Settled
-from sinfonia.testing.asked_and_told import (
-    answers,
-    compare_items,
-    failed_items,
-    full_rings,
-    read_items,
-    update_items,
-    write_items,
-)
-from sinfonia.testing.history import HistoryRecorder, Outcome
-from sinfonia.testing.process import Killed, Process, Surroundings
-from sinfonia.testing.wire import Message
-from sinfonia.testing.workload import Beliefs, Workload
+from sinfonia.simulation.process import Killed, Process, Surroundings
+from sinfonia.simulation.wire import Message
+from sinfonia.simulation.workload import Beliefs, Workload
 
 # A call ends by its deadline, which the coordinator looks at once in a TICK.
 LATE_MAX_S = 3 * TICK

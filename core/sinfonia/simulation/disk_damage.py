@@ -7,6 +7,7 @@ anything that a data directory holds.
 import random
 from collections.abc import Callable, Sequence
 
+from sinfonia.simulation.disk import Damage, Pending, VirtualDisk
 from sinfonia.storage.address_space import PAGE_BYTES
 from sinfonia.storage.data_directory import IDENTITY_FILE
 from sinfonia.storage.disk_image import CHECKPOINT_FILE, CHECKSUM_FILE, IMAGE_FILE
@@ -15,7 +16,6 @@ from sinfonia.storage.known_configuration import CONFIGURATION_FILE
 from sinfonia.storage.log_blocks import HEADER_BYTES, Lsn, read_heading, segment_name
 from sinfonia.storage.log_segments import segment_starts
 from sinfonia.storage.synced_mark import MARK_FILE
-from sinfonia.testing.disk import Damage, Pending, VirtualDisk
 
 # Where damage falls, besides the log, and how often.
 PLACES = {

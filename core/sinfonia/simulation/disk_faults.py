@@ -11,22 +11,22 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from sinfonia.protocol.management_messages import MemoryNodeEntry
-from sinfonia.storage.log_blocks import log_id_of
-from sinfonia.testing.disk import Damage, Pending, Snapshot
-from sinfonia.testing.disk_damage import (
+from sinfonia.protocol.membership.messages import MemoryNodeEntry
+from sinfonia.simulation.disk import Damage, Pending, Snapshot
+from sinfonia.simulation.disk_damage import (
     cut_end_of_log,
     lose_write,
     misdirect_write,
     rot,
     rot_last_blocks,
 )
-from sinfonia.testing.fault_atlas import FaultAtlas
-from sinfonia.testing.process import Surroundings
-from sinfonia.testing.simulated_manager import SimulatedManager
-from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
-from sinfonia.testing.stored_directory import stored_entry
-from sinfonia.testing.telling import may_be_torn
+from sinfonia.simulation.fault_atlas import FaultAtlas
+from sinfonia.simulation.manager import SimulatedManager
+from sinfonia.simulation.memory_node import SimulatedMemoryNode
+from sinfonia.simulation.process import Surroundings
+from sinfonia.simulation.stored_directory import stored_entry
+from sinfonia.simulation.telling import may_be_torn
+from sinfonia.storage.log_blocks import log_id_of
 
 # A disk that lies is found out by the power, soon.
 LIE_S_MAX = 1.0

@@ -9,7 +9,7 @@ intact, nothing acknowledged may be lost; if none is, nobody may serve.
 
 from collections.abc import Collection, Mapping
 
-from sinfonia.protocol.management_messages import MemoryNodeEntry
+from sinfonia.protocol.membership.messages import MemoryNodeEntry
 
 # Lives of members, as (identity, starts).
 Lives = Collection[tuple[str, int]]

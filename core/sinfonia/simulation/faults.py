@@ -7,13 +7,13 @@ others at the same moments.
 import random
 from collections.abc import Callable, Sequence
 
-from sinfonia.testing.disk_faults import DiskFaults
-from sinfonia.testing.foul_weather import FoulWeather
-from sinfonia.testing.last_copies import LastCopies
-from sinfonia.testing.process import Process, Surroundings
-from sinfonia.testing.scrubbed_disks import ScrubbedDisks
-from sinfonia.testing.simulated_manager import SimulatedManager
-from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
+from sinfonia.simulation.disk_faults import DiskFaults
+from sinfonia.simulation.foul_weather import FoulWeather
+from sinfonia.simulation.last_copies import LastCopies
+from sinfonia.simulation.manager import SimulatedManager
+from sinfonia.simulation.memory_node import SimulatedMemoryNode
+from sinfonia.simulation.process import Process, Surroundings
+from sinfonia.simulation.scrubbed_disks import ScrubbedDisks
 
 LINKS_CUT_SHARE = 0.3
 DISK_FULL_S_MAX = 1.0

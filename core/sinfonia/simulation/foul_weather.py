@@ -7,8 +7,8 @@ in time, and what was held up arrives all at once.
 import random
 from collections.abc import Callable, Sequence
 
-from sinfonia.testing.process import Process, Surroundings
-from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
+from sinfonia.simulation.memory_node import SimulatedMemoryNode
+from sinfonia.simulation.process import Process, Surroundings
 
 # What a sync takes longer: from what nobody is dropped for, to as long as a silence that is death.
 SLOW_SYNC_S_MIN = 0.05

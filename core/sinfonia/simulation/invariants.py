@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.settings import State
-from sinfonia.protocol.management import Manager
-from sinfonia.testing.simulated_client import SimulatedClient
-from sinfonia.testing.simulated_manager import SimulatedManager
-from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
+from sinfonia.protocol.membership.manager import Manager
+from sinfonia.simulation.client import SimulatedClient
+from sinfonia.simulation.manager import SimulatedManager
+from sinfonia.simulation.memory_node import SimulatedMemoryNode
 
 
 def unrest(

@@ -8,15 +8,15 @@ would be a lie.  A while later the run ends, and what clients were told until th
 import random
 from collections.abc import Sequence
 
-from sinfonia.protocol.management_messages import MemoryNodeEntry
+from sinfonia.protocol.membership.messages import MemoryNodeEntry
+from sinfonia.simulation.disk import Damage, Snapshot
+from sinfonia.simulation.disk_damage import cut_end_of_log, rot, rot_last_blocks
+from sinfonia.simulation.manager import SimulatedManager
+from sinfonia.simulation.memory_node import SimulatedMemoryNode
+from sinfonia.simulation.process import Surroundings
+from sinfonia.simulation.stored_directory import stored_entry
+from sinfonia.simulation.telling import is_tellable
 from sinfonia.storage.log_blocks import log_id_of
-from sinfonia.testing.disk import Damage, Snapshot
-from sinfonia.testing.disk_damage import cut_end_of_log, rot, rot_last_blocks
-from sinfonia.testing.process import Surroundings
-from sinfonia.testing.simulated_manager import SimulatedManager
-from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
-from sinfonia.testing.stored_directory import stored_entry
-from sinfonia.testing.telling import is_tellable
 
 # So long after the strike all members have come back and tried to serve, several times.
 WATCHED_S = 6.0

@@ -14,11 +14,11 @@ from collections.abc import Callable
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.steps import Steps, minitransaction
-from sinfonia.testing.network import Network, Weather
-from sinfonia.testing.profile import Profile
-from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
-from sinfonia.testing.simulated_steps import StepsClient, StepsSimulation
-from sinfonia.testing.wire import Message
+from sinfonia.simulation.memory_node import SimulatedMemoryNode
+from sinfonia.simulation.network import Network, Weather
+from sinfonia.simulation.profile import Profile
+from sinfonia.simulation.steps import StepsClient, StepsSimulation
+from sinfonia.simulation.wire import Message
 
 NODE = MemoryNodeId(0)
 

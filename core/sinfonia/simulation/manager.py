@@ -10,7 +10,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.management.driver import ManagerDriver
 from sinfonia.management.store import EmbeddedStore, Store
 from sinfonia.protocol.effects import ReplyTo
-from sinfonia.protocol.management import ManagementRequest, Manager, ManagerSettings
+from sinfonia.protocol.membership.manager import ManagementRequest, Manager, ManagerSettings
 from sinfonia.protocol.messages import (
     MANAGER,
     PROTOCOL_VERSION,
@@ -20,11 +20,11 @@ from sinfonia.protocol.messages import (
     Request,
     Requests,
 )
-from sinfonia.testing.disk import VirtualDisk
-from sinfonia.testing.marks import ManagerMarks
-from sinfonia.testing.process import Process, Surroundings
-from sinfonia.testing.simulated_store import SimulatedStore, StoreClient
-from sinfonia.testing.wire import Message
+from sinfonia.simulation.disk import VirtualDisk
+from sinfonia.simulation.marks import ManagerMarks
+from sinfonia.simulation.process import Process, Surroundings
+from sinfonia.simulation.store import SimulatedStore, StoreClient
+from sinfonia.simulation.wire import Message
 
 DECIDED_AGE_S = 1.5
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.memnode.leading import Leading
 from sinfonia.memnode.node import MemoryNode
-from sinfonia.protocol.following import Follower, Phase
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lists import Reading
-from sinfonia.protocol.management import Manager
+from sinfonia.protocol.membership.manager import Manager
 from sinfonia.protocol.messages import Replies, Vote, Voted
-from sinfonia.testing.disk import VirtualDisk
+from sinfonia.protocol.replication.following import Follower, Phase
+from sinfonia.simulation.disk import VirtualDisk
 
 MARKS = (
     "a fail-over during catch-up",

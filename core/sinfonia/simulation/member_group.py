@@ -12,7 +12,7 @@ import msgspec
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.settings import MemoryNodeSettings
-from sinfonia.protocol.management_messages import (
+from sinfonia.protocol.membership.messages import (
     Directory,
     Member,
     MemoryNodeEntry,
@@ -30,9 +30,9 @@ from sinfonia.protocol.messages import (
     Vote,
     Voted,
 )
-from sinfonia.protocol.replication import ReplicationTimes
-from sinfonia.testing.disk import VirtualDisk
-from sinfonia.testing.parties import CLIENT, one_phase
+from sinfonia.protocol.replication.agreement import ReplicationTimes
+from sinfonia.simulation.disk import VirtualDisk
+from sinfonia.simulation.parties import CLIENT, one_phase
 
 CAPACITY = 1024 * 1024
 NODE = MemoryNodeId(0)

@@ -12,7 +12,6 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import DamagedData, StorageError
 from sinfonia.memnode.node import LIFE_BITS, MemoryNode
 from sinfonia.memnode.settings import MemoryNodeSettings, State, is_replicated, syncs_log
-from sinfonia.protocol.following import Phase
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     ExecCommit,
@@ -23,12 +22,13 @@ from sinfonia.protocol.messages import (
     Requests,
     Voted,
 )
-from sinfonia.protocol.replication import ReplicationTimes
-from sinfonia.testing.disk import VirtualDisk
-from sinfonia.testing.marks import MemberMarks
-from sinfonia.testing.process import Killed, Process, Surroundings
-from sinfonia.testing.wire import Message
-from sinfonia.testing.workload import CAPACITY
+from sinfonia.protocol.replication.agreement import ReplicationTimes
+from sinfonia.protocol.replication.following import Phase
+from sinfonia.simulation.disk import VirtualDisk
+from sinfonia.simulation.marks import MemberMarks
+from sinfonia.simulation.process import Killed, Process, Surroundings
+from sinfonia.simulation.wire import Message
+from sinfonia.simulation.workload import CAPACITY
 
 # Small, so that a short run fills several segments.
 LOG_SEGMENT_BYTES = 8 * 1024

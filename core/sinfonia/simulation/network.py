@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from sinfonia.testing.scheduler import Scheduler
+from sinfonia.simulation.scheduler import Scheduler
 
 MessageT = TypeVar("MessageT")
 

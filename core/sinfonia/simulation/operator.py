@@ -7,11 +7,11 @@ operator wants as many replicas as there were in the beginning.
 import random
 from collections.abc import Sequence
 
-from sinfonia.protocol.management_messages import HandOver, RemoveReplica, WantReplicas
+from sinfonia.protocol.membership.messages import HandOver, RemoveReplica, WantReplicas
 from sinfonia.protocol.messages import PROTOCOL_VERSION, Request, Requests
-from sinfonia.testing.process import Process, Surroundings
-from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
-from sinfonia.testing.wire import Message
+from sinfonia.simulation.memory_node import SimulatedMemoryNode
+from sinfonia.simulation.process import Process, Surroundings
+from sinfonia.simulation.wire import Message
 
 # How long a memory node does without the replica that was removed.
 REMOVED_S_MAX = 1.0

@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sinfonia.testing.clock import Clock, SteadyClock, uneven_clock
-from sinfonia.testing.disk import PowerLost
-from sinfonia.testing.marks import Seen
-from sinfonia.testing.network import Network
-from sinfonia.testing.profile import Profile
-from sinfonia.testing.scheduler import Scheduler
-from sinfonia.testing.wire import Message
+from sinfonia.simulation.clock import Clock, SteadyClock, uneven_clock
+from sinfonia.simulation.disk import PowerLost
+from sinfonia.simulation.marks import Seen
+from sinfonia.simulation.network import Network
+from sinfonia.simulation.profile import Profile
+from sinfonia.simulation.scheduler import Scheduler
+from sinfonia.simulation.wire import Message
 
 # Added to a wake-up, so that rounding lets none come just before its time.
 CLOCK_GRAIN_S = 1e-6

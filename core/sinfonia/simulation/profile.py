@@ -9,15 +9,15 @@ import random
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sinfonia.testing.aimed_profiles import (
+from sinfonia.simulation.aimed_profiles import (
     COMING_AND_GOING,
     DAMAGED,
     LOST_STORES,
     REPLICATED,
     TARGETED,
 )
-from sinfonia.testing.aimed_weather import FOUL, FOUL_REPLICATED, MUCH, MUCH_REPLICATED
-from sinfonia.testing.network import Weather
+from sinfonia.simulation.aimed_weather import FOUL, FOUL_REPLICATED, MUCH, MUCH_REPLICATED
+from sinfonia.simulation.network import Weather
 
 CLEAR = Weather()
 

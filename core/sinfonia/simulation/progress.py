@@ -8,13 +8,13 @@ from that; a primary that nobody replaces keeps all words of its memory node fro
 
 from collections.abc import Sequence
 
+from sinfonia.checking.history import Extent, HistoryRecorder, Operation, Outcome
 from sinfonia.memnode.node import REGISTER_EVERY
 from sinfonia.protocol.attempts import CLOCK_DRIFT_MARGIN
 from sinfonia.protocol.coordinator import RESEND_AFTER
 from sinfonia.protocol.known_cluster import DIRECTORY_EVERY
-from sinfonia.testing import simulated_store
-from sinfonia.testing.history import Extent, HistoryRecorder, Operation, Outcome
-from sinfonia.testing.profile import Profile
+from sinfonia.simulation import store as simulated_store
+from sinfonia.simulation.profile import Profile
 
 # How long a bout of faults lasts.
 BOUT_S = 3.0

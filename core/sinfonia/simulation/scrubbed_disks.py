@@ -9,13 +9,13 @@ import random
 from collections.abc import Sequence
 
 from sinfonia.memnode.settings import State
+from sinfonia.simulation.disk import Damage
+from sinfonia.simulation.disk_damage import rot
+from sinfonia.simulation.memory_node import SimulatedMemoryNode
+from sinfonia.simulation.process import Surroundings
 from sinfonia.storage.disk_image import CHECKSUM_FILE, IMAGE_FILE
 from sinfonia.storage.files import LOG_PREFIX
 from sinfonia.storage.log_blocks import log_id_of
-from sinfonia.testing.disk import Damage
-from sinfonia.testing.disk_damage import rot
-from sinfonia.testing.process import Surroundings
-from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
 
 # A pass over a small image and log, the pause after the one before, and a checkpoint.
 SCRUBBED_S = 3.0

@@ -16,14 +16,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from sinfonia.addresses import MemoryNodeId
+from sinfonia.checking.history import HistoryRecorder, Outcome
+from sinfonia.checking.serializability.check import Serializability, check
 from sinfonia.minitransaction import Minitransaction
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
-from sinfonia.testing.faults import Faults
-from sinfonia.testing.history import HistoryRecorder, Outcome
-from sinfonia.testing.invariants import check_bounds, unrest
-from sinfonia.testing.network import Network, Traffic, Weather
-from sinfonia.testing.process import Surroundings
-from sinfonia.testing.profile import (
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
+from sinfonia.simulation.client import SimulatedClient
+from sinfonia.simulation.faults import Faults
+from sinfonia.simulation.invariants import check_bounds, unrest
+from sinfonia.simulation.manager import SimulatedManager
+from sinfonia.simulation.memory_node import SimulatedMemoryNode, member_name
+from sinfonia.simulation.network import Network, Traffic, Weather
+from sinfonia.simulation.operator import SimulatedOperator
+from sinfonia.simulation.process import Surroundings
+from sinfonia.simulation.profile import (
     AIMED,
     LONG,
     Profile,
@@ -31,19 +36,14 @@ from sinfonia.testing.profile import (
     targeted_profile,
     with_foul_weather,
 )
-from sinfonia.testing.progress import BOUT_S, Progress, progress_within
-from sinfonia.testing.scheduler import Scheduler
-from sinfonia.testing.serializability import Serializability, check
-from sinfonia.testing.simulated_client import SimulatedClient
-from sinfonia.testing.simulated_manager import SimulatedManager
-from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode, member_name
-from sinfonia.testing.simulated_operator import SimulatedOperator
-from sinfonia.testing.simulated_store import SimulatedStore
-from sinfonia.testing.small_sizes import small_sizes
-from sinfonia.testing.store_losses import StoreLosses
-from sinfonia.testing.transcript import words
-from sinfonia.testing.wire import Message, through_the_wire
-from sinfonia.testing.workload import (
+from sinfonia.simulation.progress import BOUT_S, Progress, progress_within
+from sinfonia.simulation.scheduler import Scheduler
+from sinfonia.simulation.small_sizes import small_sizes
+from sinfonia.simulation.store import SimulatedStore
+from sinfonia.simulation.store_losses import StoreLosses
+from sinfonia.simulation.transcript import words
+from sinfonia.simulation.wire import Message, through_the_wire
+from sinfonia.simulation.workload import (
     CAPACITY,
     HOT_BYTES,
     HOT_START,

@@ -6,9 +6,10 @@ from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 from sinfonia.memnode import checkpointer, copies, leading, node, replica
-from sinfonia.protocol import kept, pacing, sessions, shipping
-from sinfonia.testing.fair_line import FairLine
-from sinfonia.testing.profile import Profile
+from sinfonia.protocol import kept, sessions
+from sinfonia.protocol.replication import pacing, shipping
+from sinfonia.simulation.fair_line import FairLine
+from sinfonia.simulation.profile import Profile
 
 
 @contextmanager

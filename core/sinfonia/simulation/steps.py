@@ -15,11 +15,11 @@ from sinfonia.client.steps import NO_HINT, NOTHING, Drive, Pause, Steps, WaitFor
 from sinfonia.errors import NotExecuted, OutcomeUnknown, SinfoniaError
 from sinfonia.minitransaction import Minitransaction
 from sinfonia.protocol.attempts import Call
-from sinfonia.testing.faults import Faults
-from sinfonia.testing.network import Weather
-from sinfonia.testing.profile import Profile
-from sinfonia.testing.simulated_client import LATE_MAX_S, Asked, SimulatedClient
-from sinfonia.testing.simulator import CLIENT_DEATHS_MAX, LOOPS_MAX, Simulation
+from sinfonia.simulation.client import LATE_MAX_S, Asked, SimulatedClient
+from sinfonia.simulation.faults import Faults
+from sinfonia.simulation.network import Weather
+from sinfonia.simulation.profile import Profile
+from sinfonia.simulation.simulator import CLIENT_DEATHS_MAX, LOOPS_MAX, Simulation
 
 # A timeout that only somebody who never dies and whom nothing strikes can rely on.
 CALM_TIMEOUT_S = 10.0

@@ -7,8 +7,8 @@ import random
 
 from sinfonia.management.shared_store import SharedDirectory, Snapshot
 from sinfonia.management.store import StoreUnavailable
-from sinfonia.protocol.management_messages import Directory
-from sinfonia.testing.scheduler import Scheduler
+from sinfonia.protocol.membership.messages import Directory
+from sinfonia.simulation.scheduler import Scheduler
 
 # Short, so that another manager takes over within a short run.
 LEASE_S = 1.0

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from sinfonia.errors import ConfigError
 from sinfonia.management.store import read_directory, write_directory
 from sinfonia.memnode.settings import State
-from sinfonia.protocol.management_messages import Directory
-from sinfonia.protocol.rebuilding import plan_rebuild
+from sinfonia.protocol.membership.messages import Directory
+from sinfonia.protocol.membership.rebuilding import plan_rebuild
+from sinfonia.simulation.disk import VirtualDisk
+from sinfonia.simulation.manager import SimulatedManager
+from sinfonia.simulation.memory_node import SimulatedMemoryNode
+from sinfonia.simulation.process import Surroundings
 from sinfonia.storage.survey import survey
-from sinfonia.testing.disk import VirtualDisk
-from sinfonia.testing.process import Surroundings
-from sinfonia.testing.simulated_manager import SimulatedManager
-from sinfonia.testing.simulated_memory_node import SimulatedMemoryNode
 
 # An operator comes when nothing of the former manager's is on its way any more, but not at once.
 REBUILT_AFTER_S_MIN = 1.0

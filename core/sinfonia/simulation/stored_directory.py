@@ -7,8 +7,8 @@ import msgspec
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.management.shared_store import StoredDirectory
 from sinfonia.management.store import EmbeddedStore
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
-from sinfonia.testing.simulated_manager import CLUSTER, SimulatedManager
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
+from sinfonia.simulation.manager import CLUSTER, SimulatedManager
 
 
 def stored_entry(

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from sinfonia.errors import StorageError
 from sinfonia.protocol.records import OnePhase, Prepared
+from sinfonia.simulation.disk import Damage, VirtualDisk
+from sinfonia.simulation.workload import CAPACITY
 from sinfonia.storage.address_space import PAGE_BYTES, PAGE_SHIFT
 from sinfonia.storage.data_directory import IDENTITY_FILE
 from sinfonia.storage.disk_image import (
@@ -25,8 +27,6 @@ from sinfonia.storage.disk_image import (
 from sinfonia.storage.log_blocks import HEADER_BYTES, Lsn, log_id_of, segment_name
 from sinfonia.storage.log_segments import read_blocks, read_log, segment_starts
 from sinfonia.storage.synced_mark import MARK_FILE, SyncedMark
-from sinfonia.testing.disk import Damage, VirtualDisk
-from sinfonia.testing.workload import CAPACITY
 
 _CHECKSUM_BYTES = 4
 

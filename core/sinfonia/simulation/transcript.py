@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from sinfonia.minitransaction import AddItem
 from sinfonia.protocol.identifiers import Tid
-from sinfonia.protocol.management_messages import Register, Registered
+from sinfonia.protocol.membership.messages import Register, Registered
 from sinfonia.protocol.messages import (
     Commit,
     CommitAck,

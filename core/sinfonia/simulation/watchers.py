@@ -21,7 +21,7 @@ from sinfonia.minitransaction import Minitransaction
 from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.coordinator import Coordinator
 from sinfonia.protocol.effects import SendTo
-from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.membership.messages import Directory
 from sinfonia.protocol.messages import (
     MANAGER,
     PROTOCOL_VERSION,
@@ -33,11 +33,11 @@ from sinfonia.protocol.messages import (
 )
 from sinfonia.protocol.watches import WATCH_LEASE
 from sinfonia.protocol.watching import ASK_AGAIN, WATCH_RENEW, Watched
-from sinfonia.testing.faults import Faults
-from sinfonia.testing.network import Weather
-from sinfonia.testing.process import Process, Surroundings
-from sinfonia.testing.simulator import WORK_S_MAX, Simulation
-from sinfonia.testing.wire import Message
+from sinfonia.simulation.faults import Faults
+from sinfonia.simulation.network import Weather
+from sinfonia.simulation.process import Process, Surroundings
+from sinfonia.simulation.simulator import WORK_S_MAX, Simulation
+from sinfonia.simulation.wire import Message
 
 WORD = 256
 WORD_BYTES = 8

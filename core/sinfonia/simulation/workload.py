@@ -11,10 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.minitransaction import WIDTHS, Minitransaction, Relation, Result
-from sinfonia.rings import HEADER_BYTES, TAIL_OFFSET, TRIMMED_OFFSET, RingHeader
-from sinfonia.storage.address_space import CHUNK_BYTES
-from sinfonia.testing.asked_and_told import (
+from sinfonia.checking.asked_and_told import (
     PAYLOAD_BYTES,
     RING,
     answers,
@@ -22,7 +19,10 @@ from sinfonia.testing.asked_and_told import (
     update_items,
     write_items,
 )
-from sinfonia.testing.history import Added, Extent
+from sinfonia.checking.history import Added, Extent
+from sinfonia.minitransaction import WIDTHS, Minitransaction, Relation, Result
+from sinfonia.rings import HEADER_BYTES, TAIL_OFFSET, TRIMMED_OFFSET, RingHeader
+from sinfonia.storage.address_space import CHUNK_BYTES
 
 # The hot bytes lie across a border of the chunks in which memory is copied, and so of pages of
 # whatever size up to that.

@@ -15,7 +15,7 @@ from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.coordinator import TICK, Coordinator
 from sinfonia.protocol.effects import Send, SendOnceStable, SendTo, SendVia
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     ExecCommit,
@@ -28,7 +28,7 @@ from sinfonia.protocol.messages import (
     Voted,
     WrongConfig,
 )
-from sinfonia.testing.parties import CAPACITY, CLIENT, Party
+from sinfonia.simulation.parties import CAPACITY, CLIENT, Party
 
 # Items as (kind, node, address, bytes or length).
 Item = tuple[str, int, int, bytes | int]

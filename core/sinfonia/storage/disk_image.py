@@ -38,7 +38,7 @@ import msgspec
 from sinfonia.errors import DamagedData, StorageError, SyncFailed
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.records import ParticipantState
-from sinfonia.protocol.replication_messages import Life
+from sinfonia.protocol.replication.messages import Life
 from sinfonia.storage.address_space import PAGE_BYTES, PAGE_SHIFT, AddressSpace
 from sinfonia.storage.files import BackgroundJob, File, Files
 from sinfonia.storage.log_blocks import Lsn

@@ -6,8 +6,8 @@ order.  After a ``sync`` that failed nothing may be believed about the writes be
 may have dropped them and still show them.
 
 Storage keeps all its files in one flat directory, so that the simulator can stand in for the disk
-with a dictionary; see ``sinfonia.testing.disk``.  On a real disk, the redo log may be elsewhere: on
-a device that is faster, or that keeps what was written without being asked to.
+with a dictionary; see ``sinfonia.simulation.disk``.  On a real disk, the redo log may be
+elsewhere: on a device that is faster, or that keeps what was written without being asked to.
 """
 
 import errno

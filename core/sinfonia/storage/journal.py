@@ -15,7 +15,7 @@ from typing import Protocol
 
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.records import Batch, Record, decode_body, encode_body
-from sinfonia.protocol.replication_messages import Life
+from sinfonia.protocol.replication.messages import Life
 from sinfonia.storage.batches import cut_batch, take_batches
 
 # How much is kept for members and backups that have fallen behind: a member that was away for

@@ -14,7 +14,7 @@ from typing import Self
 import msgspec
 
 from sinfonia.errors import DamagedData, StorageError
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.storage.files import Files
 from sinfonia.storage.sealed_file import read_sealed, write_sealed
 

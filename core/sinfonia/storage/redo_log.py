@@ -28,7 +28,7 @@ from typing import NamedTuple, Self
 from sinfonia.errors import CorruptLog, StorageError, SyncFailed
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.records import Batch, Record
-from sinfonia.protocol.replication_messages import Life
+from sinfonia.protocol.replication.messages import Life
 from sinfonia.storage.batches import (
     cut_batch,
     head_of_batch,

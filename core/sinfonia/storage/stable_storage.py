@@ -17,7 +17,7 @@ import msgspec
 from sinfonia.errors import StorageError
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.records import ParticipantState
-from sinfonia.protocol.replication_messages import Life
+from sinfonia.protocol.replication.messages import Life
 from sinfonia.storage.address_space import AddressSpace
 from sinfonia.storage.damage import refuse_damage
 from sinfonia.storage.data_directory import IDENTITY_FILE, LOCK_FILE

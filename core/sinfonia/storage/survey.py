@@ -8,7 +8,7 @@ image are not checked: the next start does that.
 import msgspec
 
 from sinfonia.errors import DamagedData, StorageError
-from sinfonia.protocol.rebuilding import MemberReport
+from sinfonia.protocol.membership.rebuilding import MemberReport
 from sinfonia.storage.damage import refuse_damage
 from sinfonia.storage.data_directory import DataDirectory
 from sinfonia.storage.disk_image import read_checkpoint

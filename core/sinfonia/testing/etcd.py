@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sinfonia.cli.peers.etcd_server import Etcd
+from sinfonia.testing.etcd_server import Etcd
 
 __all__ = ["Etcd", "running_etcd"]
 

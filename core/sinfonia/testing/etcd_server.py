@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 
-from sinfonia.cli.local_cluster import LOOPBACK, free_ports
-from sinfonia.cli.processes import uninterrupted
 from sinfonia.errors import ConfigError
+from sinfonia.operating.local_cluster import LOOPBACK, free_ports
+from sinfonia.operating.processes import uninterrupted
 
 ETCD = "/usr/bin/etcd"
 

@@ -2,8 +2,8 @@
 
 from sinfonia.client.steps import Steps, execute, minitransaction
 from sinfonia.structures import HashMap, Place
-from sinfonia.structures.hash_map_layout import CLASS_MAX, CLASS_MIN, Extent
-from sinfonia.structures.hash_map_space import REGION_HEADER_BYTES, free_bytes
+from sinfonia.structures.hash_map.layout import CLASS_MAX, CLASS_MIN, Extent
+from sinfonia.structures.hash_map.space import REGION_HEADER_BYTES, free_bytes
 
 
 def audit(map_: HashMap) -> Steps[int]:

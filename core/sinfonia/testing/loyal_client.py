@@ -6,7 +6,7 @@ import zmq
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import ReadItem
-from sinfonia.protocol.management_messages import Directory
+from sinfonia.protocol.membership.messages import Directory
 from sinfonia.protocol.messages import PROTOCOL_VERSION, ExecCommit, Reply, Requests
 from sinfonia.transport.codec import decode_replies, encode_requests
 from sinfonia.transport.zeromq import connect_dealer, drain, try_send

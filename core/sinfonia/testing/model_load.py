@@ -10,8 +10,8 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.load import NodeLoad, node_load
 from sinfonia.errors import OutOfRange
 from sinfonia.minitransaction import Minitransaction, Result
-from sinfonia.protocol.load_counters import LoadCounters
-from sinfonia.protocol.load_windows import LOAD_WINDOWS
+from sinfonia.protocol.load.counters import LoadCounters
+from sinfonia.protocol.load.windows import LOAD_WINDOWS
 from sinfonia.protocol.messages import Load, LoadWindow
 
 Written = tuple[MemoryNodeId, int, int]

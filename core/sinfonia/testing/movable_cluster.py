@@ -16,7 +16,7 @@ import zmq
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol.effects import Send, SendOnceStable
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import (
     MANAGER,
     PROTOCOL_VERSION,
@@ -26,7 +26,7 @@ from sinfonia.protocol.messages import (
     Requests,
     WrongConfig,
 )
-from sinfonia.testing.parties import CAPACITY, Party
+from sinfonia.simulation.parties import CAPACITY, Party
 from sinfonia.transport.codec import decode_requests, encode_replies
 from sinfonia.transport.zeromq import bind_router, drain, try_send
 

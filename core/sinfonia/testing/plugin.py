@@ -13,8 +13,8 @@ from typing import Protocol
 
 import pytest
 
-from sinfonia.cli.local_cluster import LocalCluster, free_ports
 from sinfonia.config import Times
+from sinfonia.operating.local_cluster import LocalCluster, free_ports
 
 # Address space costs what is written to it, so tests need not be modest.
 CAPACITY = 1 << 30

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from sinfonia.cli.cluster_status import (
+from sinfonia.config import ByteCount, Times
+from sinfonia.operating.cluster_status import (
     PRIMARY,
     REPLICA,
     ClusterStatus,
@@ -22,9 +23,8 @@ from sinfonia.cli.cluster_status import (
     ProcessStatus,
     look_at,
 )
-from sinfonia.cli.local_cluster import LocalCluster, free_ports
-from sinfonia.cli.local_description import ports_needed
-from sinfonia.config import ByteCount, Times
+from sinfonia.operating.local_cluster import LocalCluster, free_ports
+from sinfonia.operating.local_description import ports_needed
 
 # A process that ignores SIGTERM for so long is killed, and the test has failed.
 STOP_PATIENCE = 10.0

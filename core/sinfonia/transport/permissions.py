@@ -7,7 +7,7 @@ memory nodes.  Members and managers may ask for everything.
 
 from enum import StrEnum
 
-from sinfonia.protocol.management_messages import HandOver, Recreate, RemoveReplica, WantReplicas
+from sinfonia.protocol.membership.messages import HandOver, Recreate, RemoveReplica, WantReplicas
 from sinfonia.protocol.messages import (
     Commit,
     ExecCommit,
@@ -22,7 +22,7 @@ from sinfonia.protocol.messages import (
     Unwatch,
     Watch,
 )
-from sinfonia.protocol.replication_messages import GetImage, GetLog, GetPages
+from sinfonia.protocol.replication.messages import GetImage, GetLog, GetPages
 
 
 class Role(StrEnum):

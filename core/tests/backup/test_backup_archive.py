@@ -28,12 +28,12 @@ from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.settings import MemoryNodeSettings
 from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol.effects import Send
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import PROTOCOL_VERSION, ExecCommit, Requests, Voted
 from sinfonia.protocol.records import OnePhase, decode_body
+from sinfonia.simulation.backup_world import CAPACITY, NODES, BackupWorld
+from sinfonia.simulation.parties import PlainMemory
 from sinfonia.storage.files import OsFiles
-from sinfonia.testing.backup_world import CAPACITY, NODES, BackupWorld
-from sinfonia.testing.parties import PlainMemory
 
 FLIPS_PER_FILE = 12
 INCREMENT_NAME = "increment-0001"

@@ -14,7 +14,7 @@ from sinfonia.errors import BackupError
 from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol.messages import PROTOCOL_VERSION, NotServing, Replies, Reply, Request
 from sinfonia.protocol.records import OnePhase, ParticipantState, Record, Stamp, encode_body
-from sinfonia.protocol.replication_messages import (
+from sinfonia.protocol.replication.messages import (
     GetImage,
     GetLog,
     GetPages,

@@ -22,11 +22,11 @@ from sinfonia.backup.archive import Backup
 from sinfonia.backup.copier import take_full, take_increment
 from sinfonia.backup.moments import format_moment
 from sinfonia.backup.restore import LIVES_SKIPPED
-from sinfonia.cli.local_cluster import LocalCluster
-from sinfonia.cli.local_description import LOOPBACK, PRIVATE_PORTS, StartFailed, refuse_taken
 from sinfonia.cli.main import main
 from sinfonia.client.seed import ask_for_directory
 from sinfonia.errors import BackupError
+from sinfonia.operating.local_cluster import LocalCluster
+from sinfonia.operating.local_description import LOOPBACK, PRIVATE_PORTS, StartFailed, refuse_taken
 from sinfonia.testing.bank import (
     ACCOUNTS,
     OPENING_BALANCE,

@@ -9,16 +9,11 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.settings import MemoryNodeSettings
 from sinfonia.minitransaction import WriteItem
-from sinfonia.protocol.configuration import on_register
-from sinfonia.protocol.management_messages import (
-    Directory,
-    MemoryNodeEntry,
-    Register,
-    Registered,
-)
+from sinfonia.protocol.membership.configuration import on_register
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry, Register, Registered
 from sinfonia.protocol.messages import PROTOCOL_VERSION, Replies, Reply, Request, Requests
 from sinfonia.protocol.records import OnePhase, Record, Stamp
-from sinfonia.protocol.replication_messages import (
+from sinfonia.protocol.replication.messages import (
     GetImage,
     GetLog,
     GetPages,
@@ -26,8 +21,8 @@ from sinfonia.protocol.replication_messages import (
     LogPart,
     Pages,
 )
-from sinfonia.testing.disk import VirtualDisk
-from sinfonia.testing.parties import CLIENT, one_phase
+from sinfonia.simulation.disk import VirtualDisk
+from sinfonia.simulation.parties import CLIENT, one_phase
 
 NODE = MemoryNodeId(0)
 CAPACITY = 1 << 20

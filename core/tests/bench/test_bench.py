@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from sinfonia.cli.bench_commands import bench
-from sinfonia.cli.benchmark import Builder, Latencies, message_sizes
+from sinfonia.operating.measuring.benchmark import Builder, Latencies, message_sizes
 from sinfonia.testing.model import ModelCluster
 
 DEADLINE = 60.0
-SCRIPTS = Path(__file__).parents[1] / "bench"
+SCRIPTS = Path(__file__).parents[2] / "bench"
 FIELDS = {
     "mode",
     "memory_nodes",

@@ -1,4 +1,4 @@
-"""`sinfonia bench compare` and `contention` measure real processes, check what these did, and leave
+"""`bench.compare` and `bench.contention` measure real processes, check what these did, and leave
 nothing behind.  No test looks at a time."""
 
 import json
@@ -12,27 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from sinfonia.cli.bench_commands import bench
-from sinfonia.cli.comparison import Goal, ratio_of
-from sinfonia.cli.contention import ITEM_COUNTS, collision_probability
-from sinfonia.cli.local_cluster import LOOPBACK
-from sinfonia.cli.peers.etcd_load import EtcdLoad, succeeded, txn
-from sinfonia.cli.peers.http2 import Connection, call_frames, numbered
-from sinfonia.cli.peers.programs import find_programs
-from sinfonia.cli.peers.redis_server import Driven
-from sinfonia.cli.peers.work import Piece, build, message_bytes, pieces
-from sinfonia.cli.processes import uninterrupted
+from bench.compare.comparison import Goal, ratio_of
+from bench.compare.peers.etcd_load import EtcdLoad, succeeded, txn
+from bench.compare.peers.http2 import Connection, call_frames, numbered
+from bench.compare.peers.programs import find_programs
+from bench.compare.peers.redis_server import Driven
+from bench.compare.peers.work import Piece, build, message_bytes, pieces
+from bench.contention.figure_16 import ITEM_COUNTS, collision_probability
 from sinfonia.errors import ConfigError
+from sinfonia.operating.local_cluster import LOOPBACK
+from sinfonia.operating.processes import uninterrupted
 from sinfonia.testing.etcd import running_etcd
 from sinfonia.testing.model import ModelCluster
 
 DEADLINE = 110.0
 
 
-def measure(directory: Path, *arguments: str) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "sinfonia.cli.main", "bench", *arguments]
+def measure(directory: Path, benchmark: str, *arguments: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", f"bench.{benchmark}", *arguments]
     command += ["--seconds", "0.1", "--directory", str(directory), "--json"]
     done = subprocess.run(command, capture_output=True, timeout=DEADLINE, check=True)
     assert list(directory.iterdir()) == []
@@ -100,7 +98,7 @@ def test_a_hot_counter_holds_what_was_added_with_and_without_waiting(tmp_path: P
 def test_an_interrupted_comparison_leaves_neither_files_nor_processes(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    command = [sys.executable, "-m", "sinfonia.cli.main", "bench", "compare", "--seconds", "60"]
+    command = [sys.executable, "-m", "bench.compare", "--seconds", "60"]
     with subprocess.Popen([*command, "--directory", str(tmp_path)]) as process:
         try:
             deadline = time.monotonic() + DEADLINE
@@ -160,12 +158,6 @@ def test_what_is_missing_is_named_with_how_to_install_it(monkeypatch: pytest.Mon
     monkeypatch.setattr("shutil.which", lambda _name, **_: None)
     with pytest.raises(ConfigError, match=r"apt-get install etcd-server redis-tools$"):
         find_programs("etcd", "redis-benchmark")
-
-
-def test_options_before_a_command_are_refused_and_not_ignored() -> None:
-    refused = CliRunner().invoke(bench, ["--json", "compare"])
-    assert refused.exit_code == 2
-    assert "options come after the command" in refused.output
 
 
 def test_collisions_are_as_likely_as_in_the_paper() -> None:

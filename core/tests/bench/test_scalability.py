@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sinfonia.testing.scale.costs import RECORDED, Costs
-from sinfonia.testing.scale.experiment import Point, run
-from sinfonia.testing.scale.measure import measure
+from bench.scale.costs import RECORDED, Costs
+from bench.scale.experiment import Point, run
+from bench.scale.measure import measure
 
 DEADLINE = 60.0
 VOTES = 4_000
-FIGURE = Path(__file__).parents[1] / "bench" / "figures" / "scalability.jsonl"
+FIGURE = Path(__file__).parents[2] / "bench" / "figures" / "scalability.jsonl"
 
 
 def point(load: str, memory_nodes: int, *, seed: int = 1, costs: Costs = RECORDED) -> Point:
@@ -85,7 +85,7 @@ def test_the_command_prints_its_costs_and_takes_them_again(tmp_path: Path) -> No
 
 def test_costs_that_cannot_be_read_are_one_clear_error(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
-    arguments = [sys.executable, "-m", "sinfonia.testing.scale", "--costs", str(missing)]
+    arguments = [sys.executable, "-m", "bench.scale", "--costs", str(missing)]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
@@ -95,12 +95,12 @@ def test_costs_that_cannot_be_read_are_one_clear_error(tmp_path: Path) -> None:
 def test_the_figure_can_be_drawn_from_the_lines_that_were_kept(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="`make bench-scale` installs it")
     png = tmp_path / "figure.png"
-    program = Path(__file__).parents[1] / "bench" / "plot_scalability.py"
+    program = Path(__file__).parents[2] / "bench" / "plot_scalability.py"
     subprocess.run([sys.executable, program, FIGURE, png], timeout=DEADLINE, check=True)
     assert png.read_bytes().startswith(b"\x89PNG")
 
 
 def scale(*arguments: str) -> str:
-    command = [sys.executable, "-m", "sinfonia.testing.scale", *arguments]
+    command = [sys.executable, "-m", "bench.scale", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=True)
     return done.stdout

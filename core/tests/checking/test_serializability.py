@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.testing.history import (
+from sinfonia.checking.history import (
     Added,
     Extent,
     Found,
@@ -17,8 +17,8 @@ from sinfonia.testing.history import (
     Operation,
     Outcome,
 )
-from sinfonia.testing.serializability import Serializability, check
-from sinfonia.testing.serializability_definition import explained
+from sinfonia.checking.serializability.check import Serializability, check
+from sinfonia.checking.serializability.definition import explained
 
 Places = dict[str, bytes]
 PLACES = {"x": (0, 0), "y": (1, 0), "z": (0, 64)}

@@ -7,9 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.minitransaction import Relation
-from sinfonia.rings import HEADER_BYTES, TRIMMED_OFFSET, RingHeader, encode_slot
-from sinfonia.testing.history import (
+from sinfonia.checking.history import (
     Added,
     Appended,
     Conditioned,
@@ -19,8 +17,10 @@ from sinfonia.testing.history import (
     Operation,
     Outcome,
 )
-from sinfonia.testing.serializability import Serializability, check
-from sinfonia.testing.serializability_definition import execute, explained
+from sinfonia.checking.serializability.check import Serializability, check
+from sinfonia.checking.serializability.definition import execute, explained
+from sinfonia.minitransaction import Relation
+from sinfonia.rings import HEADER_BYTES, TRIMMED_OFFSET, RingHeader, encode_slot
 
 OK, ILLEGAL = Serializability.OK, Serializability.ILLEGAL
 

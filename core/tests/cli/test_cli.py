@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from sinfonia.cli.local_cluster import LocalCluster, free_ports
-from sinfonia.cli.processes import ProcessIdentity
 from sinfonia.config import CONFIG_FILE
+from sinfonia.operating.local_cluster import LocalCluster, free_ports
+from sinfonia.operating.processes import ProcessIdentity
 from sinfonia.rings import RingHeader
 from sinfonia.testing.movable_cluster import MovableCluster
 from sinfonia.testing.plugin import ClusterFactory

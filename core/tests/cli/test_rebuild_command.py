@@ -11,8 +11,8 @@ from sinfonia.cli.main import main
 from sinfonia.management.rebuilt_store import REPLACED_FILE, RebuiltValue
 from sinfonia.management.store import DIRECTORY_FILE, read_directory, write_directory
 from sinfonia.minitransaction import WriteItem
-from sinfonia.protocol.management_messages import Directory, Member, MemoryNodeEntry
-from sinfonia.protocol.rebuilding import MARGIN
+from sinfonia.protocol.membership.messages import Directory, Member, MemoryNodeEntry
+from sinfonia.protocol.membership.rebuilding import MARGIN
 from sinfonia.protocol.records import OnePhase
 from sinfonia.storage.damage import note_damage
 from sinfonia.storage.data_directory import DataDirectory, DirectoryLock

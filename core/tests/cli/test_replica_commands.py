@@ -11,11 +11,12 @@ from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.cli.cluster_status import ClusterStatus, look_at
-from sinfonia.cli.local_description import free_ports
 from sinfonia.cli.main import main
-from sinfonia.cli.observer import OperationRefused, Sight, ask_all, ask_managers, members_of
-from sinfonia.cli.operations import (
+from sinfonia.errors import ConfigError, Unreachable
+from sinfonia.operating.cluster_status import ClusterStatus, look_at
+from sinfonia.operating.local_description import free_ports
+from sinfonia.operating.observer import OperationRefused, Sight, ask_all, ask_managers, members_of
+from sinfonia.operating.operations import (
     add_replica,
     drain_host,
     is_on,
@@ -23,9 +24,8 @@ from sinfonia.cli.operations import (
     promote,
     remove_replica,
 )
-from sinfonia.cli.operators import NotYet, Operator
-from sinfonia.errors import ConfigError, Unreachable
-from sinfonia.protocol.configuration import (
+from sinfonia.operating.operators import NotYet, Operator
+from sinfonia.protocol.membership.configuration import (
     Change,
     Refusal,
     on_hand_over,
@@ -33,7 +33,7 @@ from sinfonia.protocol.configuration import (
     on_remove_replica,
     on_want_replicas,
 )
-from sinfonia.protocol.management_messages import (
+from sinfonia.protocol.membership.messages import (
     Changed,
     Directory,
     HandOver,

@@ -14,9 +14,9 @@ from sinfonia import (
     Unreachable,
     connect_blocking,
 )
-from sinfonia.cli.local_cluster import LocalCluster, free_ports
 from sinfonia.client.cluster import Cluster
 from sinfonia.minitransaction import BYTES_MAX, ITEMS_MAX
+from sinfonia.operating.local_cluster import LocalCluster, free_ports
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.testing.plugin import ClusterFactory
 

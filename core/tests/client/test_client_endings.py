@@ -21,8 +21,8 @@ from sinfonia import (
     SinfoniaError,
     connect_blocking,
 )
-from sinfonia.cli.local_cluster import LocalCluster
 from sinfonia.client.steps import Steps, execute, minitransaction, pause
+from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.testing.plugin import ClusterFactory
 from sinfonia.testing.real_cluster import process_status
 

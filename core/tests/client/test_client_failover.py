@@ -9,9 +9,9 @@ import pytest
 
 import sinfonia
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.cli.local_cluster import free_ports
 from sinfonia.client import seed
 from sinfonia.errors import ConfigError, Unreachable
+from sinfonia.operating.local_cluster import free_ports
 from sinfonia.testing.movable_cluster import End, MovableCluster
 
 pytestmark = pytest.mark.network

@@ -9,12 +9,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 import sinfonia
-from sinfonia.cli.local_cluster import LocalCluster
 from sinfonia.cli.main import main
 from sinfonia.client.api import ClusterApi
 from sinfonia.errors import OutOfRange, Unreachable
-from sinfonia.protocol.load_counters import OTHER, TAGS_MAX
-from sinfonia.protocol.load_windows import LOAD_WINDOWS
+from sinfonia.operating.local_cluster import LocalCluster
+from sinfonia.protocol.load.counters import OTHER, TAGS_MAX
+from sinfonia.protocol.load.windows import LOAD_WINDOWS
 from sinfonia.testing.model import ModelCluster
 from sinfonia.testing.plugin import ClusterFactory
 from sinfonia.testing.real_cluster import paused, primary_of, real_cluster

@@ -12,9 +12,9 @@ import anyio
 import pytest
 
 import sinfonia
-from sinfonia.cli.local_cluster import LocalCluster
 from sinfonia.client.steps import Steps, execute, minitransaction, wait_for_change
 from sinfonia.errors import LimitExceeded, OutOfRange, Refused
+from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.protocol import watching
 from sinfonia.protocol.watches import WATCH_LEASE
 from sinfonia.testing.plugin import CAPACITY, ClusterFactory

@@ -8,15 +8,15 @@ import pytest
 import zmq
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.cli.local_cluster import free_ports
 from sinfonia.errors import ConfigError, StorageError
 from sinfonia.management.etcd_gateway import EtcdGateway
 from sinfonia.management.etcd_store import CALL_TIMEOUT, EtcdStore
 from sinfonia.management.leadership import LEASE_TTL, Election
 from sinfonia.management.server import ManagerServer
 from sinfonia.management.store import StoreConflict, StoreUnavailable
-from sinfonia.protocol.management import ManagerSettings
-from sinfonia.protocol.management_messages import Directory, NotLeading, Register, Registered
+from sinfonia.operating.local_cluster import free_ports
+from sinfonia.protocol.membership.manager import ManagerSettings
+from sinfonia.protocol.membership.messages import Directory, NotLeading, Register, Registered
 from sinfonia.protocol.messages import PROTOCOL_VERSION, Reply, Request, Requests
 from sinfonia.testing.etcd import Etcd, running_etcd
 from sinfonia.transport.codec import decode_replies, encode_requests

@@ -12,7 +12,7 @@ from sinfonia.memnode.leading import COPY_IDLE
 from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.settings import MemoryNodeSettings, State
 from sinfonia.protocol.attempts import CLOCK_DRIFT_MARGIN
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry, Registered
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry, Registered
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     Commit,
@@ -24,10 +24,10 @@ from sinfonia.protocol.messages import (
     Vote,
     Voted,
 )
-from sinfonia.protocol.replication_messages import GetImage
+from sinfonia.protocol.replication.messages import GetImage
+from sinfonia.simulation.disk import VirtualDisk
+from sinfonia.simulation.parties import CLIENT, one_phase, prepare, tid
 from sinfonia.storage.redo_log import RedoLog
-from sinfonia.testing.disk import VirtualDisk
-from sinfonia.testing.parties import CLIENT, one_phase, prepare, tid
 
 ROUTE = b"client"
 CHECKPOINT_AFTER = 64 * 1024

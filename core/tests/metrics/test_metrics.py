@@ -13,14 +13,14 @@ import prometheus_client
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-import sinfonia.exposition
+import sinfonia.metrics.exposition
 from sinfonia import monotonic
 from sinfonia.client.api import ClientStatistics
 from sinfonia.errors import ConfigError
-from sinfonia.exposition import CONNECTIONS_MAX, STALE_AFTER, MetricsServer
 from sinfonia.memnode.settings import State
-from sinfonia.metric_sources import Figure, Kind
-from sinfonia.metrics import (
+from sinfonia.metrics.exposition import CONNECTIONS_MAX, STALE_AFTER, MetricsServer
+from sinfonia.metrics.sources import Figure, Kind
+from sinfonia.metrics.table import (
     CLIENT,
     DOOR,
     MANAGER,
@@ -32,7 +32,7 @@ from sinfonia.metrics import (
     document,
 )
 from sinfonia.notice_board import PUBLISH_EVERY, Histogram, Notice, NoticeBoard
-from sinfonia.protocol.following import Phase
+from sinfonia.protocol.replication.following import Phase
 from sinfonia.storage.durations import BOUNDS, Durations
 
 LOOPBACK = "127.0.0.1"
@@ -72,7 +72,7 @@ def test_the_words_of_states_are_those_of_the_code() -> None:
 
 def test_metrics_md_is_what_the_table_says() -> None:
     """If not: `python -m sinfonia.metrics > core/METRICS.md`."""
-    page = Path(__file__).parents[1] / "METRICS.md"
+    page = Path(__file__).parents[2] / "METRICS.md"
     assert page.read_text("utf-8") == document()
 
 
@@ -111,7 +111,7 @@ def notice(state: str = "serving", *, well: bool = True, age: float = 0.0) -> No
 def shared() -> Iterator[tuple[NoticeBoard, MetricsServer]]:
     board = NoticeBoard()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sinfonia.exposition, "LOOK_EVERY", 0.02)
+        patch.setattr(sinfonia.metrics.exposition, "LOOK_EVERY", 0.02)
         server = MetricsServer(LOOPBACK, 0, board)
     yield board, server
     server.close()
@@ -186,13 +186,13 @@ def test_a_page_is_not_written_for_each_scrape(
     now = 5000.0
     monkeypatch.setattr(monotonic, "seconds", lambda: now)
     written = []
-    collect = sinfonia.exposition.ProcessFigures.collect
+    collect = sinfonia.metrics.exposition.ProcessFigures.collect
 
-    def collect_and_count(figures: sinfonia.exposition.ProcessFigures) -> object:
+    def collect_and_count(figures: sinfonia.metrics.exposition.ProcessFigures) -> object:
         written.append(figures)
         return collect(figures)
 
-    monkeypatch.setattr(sinfonia.exposition.ProcessFigures, "collect", collect_and_count)
+    monkeypatch.setattr(sinfonia.metrics.exposition.ProcessFigures, "collect", collect_and_count)
     board.publish(notice())
     pages = {get(server, "/metrics")[1] for _ in range(20)}
     assert (len(written), len(pages)) == (1, 1)
@@ -287,7 +287,7 @@ def test_many_scrapers_that_hang_hold_up_nobody(board: NoticeBoard, server: Metr
 def test_a_scraper_that_hangs_is_cut_off(
     board: NoticeBoard, server: MetricsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sinfonia.exposition, "REQUEST_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(sinfonia.metrics.exposition, "REQUEST_SECONDS_MAX", 0.05)
     with contextlib.closing(hang(server)) as connection:
         assert connection.recv(1) == b""
 
@@ -296,7 +296,7 @@ def test_a_scraper_that_drips_is_cut_off_too(
     server: MetricsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A limit for each read would never end it."""
-    monkeypatch.setattr(sinfonia.exposition, "REQUEST_SECONDS_MAX", 0.3)
+    monkeypatch.setattr(sinfonia.metrics.exposition, "REQUEST_SECONDS_MAX", 0.3)
     with contextlib.closing(hang(server)) as connection:
         connection.settimeout(0.05)
         assert drip(connection, until=monotonic.seconds() + DEADLINE) == "cut off"

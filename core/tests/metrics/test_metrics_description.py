@@ -5,8 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sinfonia.cli.local_cluster import LOOPBACK
-from sinfonia.cli.local_description import (
+from sinfonia.config import ClusterConfig, normalise_metrics
+from sinfonia.errors import ConfigError
+from sinfonia.operating.local_cluster import LOOPBACK
+from sinfonia.operating.local_description import (
     new_cluster,
     port_of,
     ports_needed,
@@ -15,8 +17,6 @@ from sinfonia.cli.local_description import (
     with_replica,
     without_member,
 )
-from sinfonia.config import ClusterConfig, normalise_metrics
-from sinfonia.errors import ConfigError
 
 FIRST_PORT = 23_000
 FIRST_METRICS_PORT = FIRST_PORT + 5

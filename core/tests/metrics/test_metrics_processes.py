@@ -22,10 +22,10 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
 import sinfonia
-from sinfonia.cli.local_cluster import LOOPBACK, LocalCluster, free_ports
-from sinfonia.cli.local_description import with_metrics
-from sinfonia.exposition import CONNECTIONS_MAX
-from sinfonia.metrics import CLIENT, DOOR, MANAGER, MEMORY_NODE, PROCESS, client_collector
+from sinfonia.metrics.exposition import CONNECTIONS_MAX
+from sinfonia.metrics.table import CLIENT, DOOR, MANAGER, MEMORY_NODE, PROCESS, client_collector
+from sinfonia.operating.local_cluster import LOOPBACK, LocalCluster, free_ports
+from sinfonia.operating.local_description import with_metrics
 from sinfonia.testing.real_cluster import primary_of, real_cluster, replicas_of
 
 pytestmark = pytest.mark.network

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sinfonia.cli.local_description import (
+from sinfonia.config import CONFIG_FILE, ClusterConfig, Mode
+from sinfonia.errors import ConfigError
+from sinfonia.operating.local_description import (
     LOOPBACK,
     free_ports,
     new_cluster,
@@ -18,8 +20,6 @@ from sinfonia.cli.local_description import (
     without_member,
     write_description,
 )
-from sinfonia.config import CONFIG_FILE, ClusterConfig, Mode
-from sinfonia.errors import ConfigError
 
 MIB = 1 << 20
 FIRST_PORT = 14_000

@@ -11,15 +11,15 @@ from click.testing import CliRunner
 
 from sinfonia import connect_blocking
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.cli.cluster_status import ClusterStatus, look_at
-from sinfonia.cli.local_cluster import LocalCluster, StartFailed
-from sinfonia.cli.local_description import free_ports, ports_needed, with_replica
 from sinfonia.cli.main import main
-from sinfonia.cli.observer import OperationRefused
-from sinfonia.cli.operations import promote
-from sinfonia.cli.operators import Operator
 from sinfonia.config import MODES
-from sinfonia.protocol.configuration import keeps_replicas
+from sinfonia.operating.cluster_status import ClusterStatus, look_at
+from sinfonia.operating.local_cluster import LocalCluster, StartFailed
+from sinfonia.operating.local_description import free_ports, ports_needed, with_replica
+from sinfonia.operating.observer import OperationRefused
+from sinfonia.operating.operations import promote
+from sinfonia.operating.operators import Operator
+from sinfonia.protocol.membership.configuration import keeps_replicas
 from sinfonia.testing.etcd import running_etcd
 
 pytestmark = pytest.mark.network

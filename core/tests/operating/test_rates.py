@@ -4,13 +4,8 @@ import json
 
 import pytest
 
-from sinfonia.cli.cluster_status import (
-    ClusterStatus,
-    Figure,
-    MemoryNodeStatus,
-    ProcessStatus,
-)
-from sinfonia.cli.rates import ClusterRates, rates_between
+from sinfonia.operating.cluster_status import ClusterStatus, Figure, MemoryNodeStatus, ProcessStatus
+from sinfonia.operating.rates import ClusterRates, rates_between
 
 LIFE: dict[str, Figure] = {"identity": "a", "incarnation": 3}
 

@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sinfonia import connect_blocking
-from sinfonia.cli.cluster_status import look_at
-from sinfonia.cli.local_cluster import LocalCluster
 from sinfonia.cli.main import main
+from sinfonia.operating.cluster_status import look_at
+from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.testing.plugin import ClusterFactory
 
 pytestmark = pytest.mark.network

@@ -14,10 +14,10 @@ import zmq
 
 from sinfonia import connect_blocking
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.cli.local_cluster import LocalCluster
 from sinfonia.client.seed import ask_for_directory
 from sinfonia.cluster_keys import operator_keys
 from sinfonia.minitransaction import ReadItem, WriteItem
+from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     ExecCommit,

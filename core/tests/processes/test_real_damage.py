@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sinfonia import BlockingCluster, connect_blocking
-from sinfonia.cli.local_cluster import LocalCluster, StartFailed
 from sinfonia.config import Times
+from sinfonia.operating.local_cluster import LocalCluster, StartFailed
 from sinfonia.storage.files import SECTOR_BYTES
 from sinfonia.testing.real_cluster import (
     primary_of,

@@ -7,9 +7,9 @@ import pytest
 
 from sinfonia import connect_blocking
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.cli.cluster_status import ClusterStatus, leads, look_at
-from sinfonia.cli.local_cluster import LocalCluster
-from sinfonia.cli.operations import (
+from sinfonia.operating.cluster_status import ClusterStatus, leads, look_at
+from sinfonia.operating.local_cluster import LocalCluster
+from sinfonia.operating.operations import (
     add_memory_node,
     add_replica,
     drain_host,
@@ -17,7 +17,7 @@ from sinfonia.cli.operations import (
     promote,
     remove_replica,
 )
-from sinfonia.cli.operators import Operator
+from sinfonia.operating.operators import Operator
 from sinfonia.testing.bank import Bank, bank_under_load
 from sinfonia.testing.etcd import Etcd, running_etcd
 from sinfonia.testing.real_cluster import (

@@ -12,11 +12,11 @@ import pytest
 from msgspec.structs import replace
 
 from sinfonia import connect_blocking
-from sinfonia.cli.cluster_status import REPLICA, SILENT, ClusterStatus
-from sinfonia.cli.local_cluster import LocalCluster
-from sinfonia.cli.local_description import new_cluster, ports_needed, write_description
 from sinfonia.client.seed import ask_for_directory
 from sinfonia.config import ClusterConfig, ProcessDescription, SecurityDescription, Times
+from sinfonia.operating.cluster_status import REPLICA, SILENT, ClusterStatus
+from sinfonia.operating.local_cluster import LocalCluster
+from sinfonia.operating.local_description import new_cluster, ports_needed, write_description
 from sinfonia.protocol.messages import Voted, WrongConfig
 from sinfonia.testing.bank import NODES, bank_under_load
 from sinfonia.testing.loyal_client import LoyalClient

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from sinfonia import BlockingCluster, Contended, Unreachable, connect_blocking
-from sinfonia.cli.local_cluster import StartFailed
-from sinfonia.cli.processes import ProcessIdentity
 from sinfonia.config import Times
+from sinfonia.operating.local_cluster import StartFailed
+from sinfonia.operating.processes import ProcessIdentity
 from sinfonia.testing.bank import (
     NODES,
     Account,

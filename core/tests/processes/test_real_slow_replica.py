@@ -5,16 +5,16 @@ from typing import Self
 
 import pytest
 
+from bench.slow_disk import replica_with_slow_disk
 from sinfonia import connect_blocking
-from sinfonia.cli.cluster_status import ClusterStatus
 from sinfonia.client.blocking import BlockingCluster
+from sinfonia.operating.cluster_status import ClusterStatus
 from sinfonia.testing.real_cluster import (
     real_cluster,
     replicas_of,
     wait_until,
     wait_until_well,
 )
-from sinfonia.testing.slow_disk import replica_with_slow_disk
 
 pytestmark = [pytest.mark.network, pytest.mark.slow]
 

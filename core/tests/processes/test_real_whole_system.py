@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 
 from sinfonia import connect_blocking
-from sinfonia.cli.local_cluster import LocalCluster, StartFailed
 from sinfonia.cli.main import main
-from sinfonia.cli.observer import ask_all
-from sinfonia.protocol.configuration import keeps_replicas
+from sinfonia.operating.local_cluster import LocalCluster, StartFailed
+from sinfonia.operating.observer import ask_all
+from sinfonia.protocol.membership.configuration import keeps_replicas
 from sinfonia.testing.bank import bank_under_load
 from sinfonia.testing.real_cluster import (
     primary_of,

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from sinfonia import connect_blocking
-from sinfonia.cli.local_cluster import LocalCluster
 from sinfonia.cli.main import main
 from sinfonia.config import CONFIG_FILE
+from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.testing.real_cluster import real_cluster, wait_until, wait_until_well
 
 pytestmark = pytest.mark.network

@@ -18,12 +18,12 @@ import zmq
 
 from sinfonia import BlockingCluster, Keys, Unreachable, connect_blocking, load_keys
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.cli.local_cluster import LocalCluster
-from sinfonia.cli.observer import ask_all
 from sinfonia.client.seed import ask_for_directory
 from sinfonia.minitransaction import WriteItem
+from sinfonia.operating.local_cluster import LocalCluster
+from sinfonia.operating.observer import ask_all
 from sinfonia.protocol.identifiers import Tid
-from sinfonia.protocol.management_messages import Recreate
+from sinfonia.protocol.membership.messages import Recreate
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     Commit,

@@ -22,9 +22,9 @@ from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.settings import MemoryNodeSettings, State
 from sinfonia.minitransaction import Executor, Minitransaction, Relation, Result
 from sinfonia.protocol.coordinator import Coordinator
-from sinfonia.protocol.load_inquiry import LoadInquiry
-from sinfonia.protocol.management import ManagementRequest, Manager, ManagerSettings
-from sinfonia.protocol.management_messages import (
+from sinfonia.protocol.load.inquiry import LoadInquiry
+from sinfonia.protocol.membership.manager import ManagementRequest, Manager, ManagerSettings
+from sinfonia.protocol.membership.messages import (
     Directory,
     Member,
     MemoryNodeEntry,
@@ -45,8 +45,8 @@ from sinfonia.protocol.messages import (
     Vote,
     Voted,
 )
-from sinfonia.testing.disk import VirtualDisk
-from sinfonia.testing.parties import prepare
+from sinfonia.simulation.disk import VirtualDisk
+from sinfonia.simulation.parties import prepare
 from sinfonia.transport.codec import (
     decode_replies,
     decode_requests,

@@ -8,8 +8,8 @@ from sinfonia.minitransaction import AddItem, Minitransaction, Result
 from sinfonia.protocol import coordinator as coordinator_module
 from sinfonia.protocol.coordinator import NOT_SERVING_RETRY, RESEND_AFTER, TICK
 from sinfonia.protocol.messages import Commit, ExecCommit, Request, Requests, Resolve, Vote, Voted
-from sinfonia.testing.parties import Party, prepare, tid
-from sinfonia.testing.world import Item, World
+from sinfonia.simulation.parties import Party, prepare, tid
+from sinfonia.simulation.world import Item, World
 
 WRITE: Item = ("write", 0, 0, b"x")
 WRITE_BOTH: tuple[Item, Item] = (("write", 0, 0, b"x"), ("write", 1, 0, b"y"))

@@ -5,8 +5,8 @@ import pytest
 from sinfonia.protocol import participant as participant_module
 from sinfonia.protocol import sessions as sessions_module
 from sinfonia.protocol.messages import Commit, Forget, Vote
-from sinfonia.testing.member_group import MemberGroup
-from sinfonia.testing.parties import Party, one_phase, prepare, tid
+from sinfonia.simulation.member_group import MemberGroup
+from sinfonia.simulation.parties import Party, one_phase, prepare, tid
 
 LIMIT = 5
 

@@ -11,8 +11,8 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol.attempts import Attempt
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.messages import Vote, Voted
-from sinfonia.protocol.replication import ReplicationTimes
-from sinfonia.testing.clock import RATE_MAX, RATE_MIN
+from sinfonia.protocol.replication.agreement import ReplicationTimes
+from sinfonia.simulation.clock import RATE_MAX, RATE_MIN
 
 RATES = list(product((RATE_MIN, 1.0, RATE_MAX), repeat=2))
 

@@ -18,8 +18,8 @@ from sinfonia.protocol.messages import (
     Voted,
 )
 from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
-from sinfonia.testing.parties import one_phase, prepare, tid
-from sinfonia.testing.world import Item, World
+from sinfonia.simulation.parties import one_phase, prepare, tid
+from sinfonia.simulation.world import Item, World
 
 WRITE_BOTH: tuple[Item, Item] = (("write", 0, 0, b"x"), ("write", 1, 0, b"y"))
 

@@ -17,7 +17,7 @@ from sinfonia.protocol.coordinator import (
     TICK,
 )
 from sinfonia.protocol.known_cluster import DIRECTORY_EVERY
-from sinfonia.protocol.management_messages import MemoryNodeEntry
+from sinfonia.protocol.membership.messages import MemoryNodeEntry
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     Commit,
@@ -30,8 +30,8 @@ from sinfonia.protocol.messages import (
     WrongConfig,
 )
 from sinfonia.protocol.recovery import Outcome
-from sinfonia.testing.parties import CAPACITY, Party, one_phase, tid
-from sinfonia.testing.world import Item, World
+from sinfonia.simulation.parties import CAPACITY, Party, one_phase, tid
+from sinfonia.simulation.world import Item, World
 
 N0, N1 = MemoryNodeId(0), MemoryNodeId(1)
 

@@ -13,12 +13,12 @@ from msgspec.structs import replace
 
 from sinfonia import ConfigError, connect_blocking
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.cli.local_cluster import LocalCluster
 from sinfonia.minitransaction import WriteItem
-from sinfonia.protocol.configuration import COUNT_MAX, Refusal, on_register
+from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lists import PROBE_PARTICIPANTS_MAX, first_of
-from sinfonia.protocol.management_messages import MemoryNodeEntry, Register
+from sinfonia.protocol.membership.configuration import COUNT_MAX, Refusal, on_register
+from sinfonia.protocol.membership.messages import MemoryNodeEntry, Register
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     ExecCommit,
@@ -32,7 +32,7 @@ from sinfonia.protocol.messages import (
     Voted,
 )
 from sinfonia.protocol.sessions import EPOCHS_AHEAD_MAX
-from sinfonia.testing.parties import CLIENT, Party, prepare, tid
+from sinfonia.simulation.parties import CLIENT, Party, prepare, tid
 from sinfonia.testing.plugin import ClusterFactory
 from sinfonia.transport import door as door_module
 from sinfonia.transport.allow_list import LOOK_EVERY, AllowList

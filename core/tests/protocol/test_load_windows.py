@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.load import NodeLoad, loads_of, node_load
 from sinfonia.errors import Unreachable
-from sinfonia.protocol.load_counters import OTHER, TAGS_MAX, LoadCounters
-from sinfonia.protocol.load_inquiry import ASK_AGAIN, LoadInquiry
-from sinfonia.protocol.load_windows import LOAD_WINDOWS, NOTHING, STEPS, Counts, LoadWindows
+from sinfonia.protocol.load.counters import OTHER, TAGS_MAX, LoadCounters
+from sinfonia.protocol.load.inquiry import ASK_AGAIN, LoadInquiry
+from sinfonia.protocol.load.windows import LOAD_WINDOWS, NOTHING, STEPS, Counts, LoadWindows
 from sinfonia.protocol.messages import GetLoad, Load, LoadWindow
 
 NODE = MemoryNodeId(3)

@@ -19,7 +19,7 @@ from sinfonia.protocol.messages import (
     Vote,
     Voted,
 )
-from sinfonia.testing.parties import Party, prepare, tid
+from sinfonia.simulation.parties import Party, prepare, tid
 
 
 def deliver(party: Party, request: Request, *, client: int = 8, floor: int = 0) -> list[Effect]:

@@ -2,7 +2,7 @@
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol.effects import Log, LogLazily, Send, SendOnceStable
-from sinfonia.protocol.management_messages import Recreate
+from sinfonia.protocol.membership.messages import Recreate
 from sinfonia.protocol.messages import (
     Answer,
     Commit,
@@ -15,7 +15,7 @@ from sinfonia.protocol.messages import (
     WrongIncarnation,
 )
 from sinfonia.protocol.records import Decided, ForcedAbort, OnePhase, Prepared
-from sinfonia.testing.parties import Party, one_phase, prepare, tid
+from sinfonia.simulation.parties import Party, one_phase, prepare, tid
 
 
 def test_trap_1_a_participant_with_compare_items_only_logs_if_the_minitransaction_writes() -> None:

@@ -2,7 +2,7 @@
 
 from sinfonia.minitransaction import Result
 from sinfonia.protocol.coordinator import RESEND_AFTER, TICK
-from sinfonia.testing.world import Item, World
+from sinfonia.simulation.world import Item, World
 
 WRITE: Item = ("write", 0, 0, b"x")
 QUEUE = 40

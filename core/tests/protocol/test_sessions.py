@@ -6,8 +6,8 @@ from sinfonia.errors import OutcomeUnknown, Overloaded
 from sinfonia.protocol import sessions as sessions_module
 from sinfonia.protocol.messages import PROTOCOL_VERSION, Commit, NotServing, Requests, Vote, Voted
 from sinfonia.protocol.records import Forgotten
-from sinfonia.testing.parties import Party, one_phase, prepare, tid
-from sinfonia.testing.world import World
+from sinfonia.simulation.parties import Party, one_phase, prepare, tid
+from sinfonia.simulation.world import World
 
 SHORT_LIVED = 200_000
 KEPT = 4

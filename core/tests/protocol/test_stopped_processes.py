@@ -14,7 +14,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.client import wire as wire_module
 from sinfonia.client.wire import Wire
 from sinfonia.minitransaction import Minitransaction
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import PROTOCOL_VERSION, Replies, Vote, Voted
 from sinfonia.transport.codec import encode_replies
 

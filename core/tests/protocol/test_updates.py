@@ -20,9 +20,9 @@ from sinfonia.minitransaction import (
 from sinfonia.protocol.messages import Commit, ExecCommit, ExecPrepare, Vote
 from sinfonia.protocol.records import OnePhase, Prepared
 from sinfonia.rings import HEADER_BYTES, SLOT_HEADER_BYTES, RingHeader, decode_slot
+from sinfonia.simulation.parties import CAPACITY, Party, one_phase, prepare, tid
+from sinfonia.simulation.world import World
 from sinfonia.testing.model import ModelCluster, apply_minitransaction
-from sinfonia.testing.parties import CAPACITY, Party, one_phase, prepare, tid
-from sinfonia.testing.world import World
 
 RING = 256
 SLOT = SLOT_HEADER_BYTES + 8

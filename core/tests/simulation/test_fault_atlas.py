@@ -3,8 +3,8 @@
 from msgspec.structs import replace
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.protocol.management_messages import Member, MemoryNodeEntry
-from sinfonia.testing.fault_atlas import FaultAtlas
+from sinfonia.protocol.membership.messages import Member, MemoryNodeEntry
+from sinfonia.simulation.fault_atlas import FaultAtlas
 
 
 def entry(*replicas: Member, starts: int = 3) -> MemoryNodeEntry:

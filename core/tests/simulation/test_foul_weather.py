@@ -3,10 +3,10 @@
 import random
 from collections.abc import Callable
 
-from sinfonia.testing.disk import VirtualDisk
-from sinfonia.testing.foul_weather import FoulWeather
-from sinfonia.testing.history import Outcome
-from sinfonia.testing.simulator import Report, Simulation
+from sinfonia.checking.history import Outcome
+from sinfonia.simulation.disk import VirtualDisk
+from sinfonia.simulation.foul_weather import FoulWeather
+from sinfonia.simulation.simulator import Report, Simulation
 
 SYNC_S = 0.1
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sinfonia.testing.load_simulation import STORIES, LoadSimulation
-from sinfonia.testing.mutations_of_progress import PROGRESS_MUTATIONS
-from sinfonia.testing.simulator import SimulationFailure
+from sinfonia.simulation.load_simulation import STORIES, LoadSimulation
+from sinfonia.simulation.mutations.progress import PROGRESS_MUTATIONS
+from sinfonia.simulation.simulator import SimulationFailure
 
 SEEDS = 3
 SEEDS_MAX = 20

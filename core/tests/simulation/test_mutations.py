@@ -2,10 +2,10 @@
 
 import pytest
 
-from sinfonia.testing.aimed_profiles import LOST_STORES, REPLICATED
-from sinfonia.testing.mutations import MUTATIONS
-from sinfonia.testing.profile import PROFILES
-from sinfonia.testing.simulator import Simulation, SimulationFailure
+from sinfonia.simulation.aimed_profiles import LOST_STORES, REPLICATED
+from sinfonia.simulation.mutations.catalogue import MUTATIONS
+from sinfonia.simulation.profile import PROFILES
+from sinfonia.simulation.simulator import Simulation, SimulationFailure
 
 SEEDS_MAX = 200
 

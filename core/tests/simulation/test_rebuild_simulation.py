@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from sinfonia.testing.aimed_profiles import LOST_STORES
-from sinfonia.testing.simulator import Simulation
+from sinfonia.simulation.aimed_profiles import LOST_STORES
+from sinfonia.simulation.simulator import Simulation
 
 SEEDS = 12
 

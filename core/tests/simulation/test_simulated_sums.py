@@ -6,10 +6,10 @@ from unittest.mock import patch
 
 import pytest
 
+from sinfonia.checking.history import Added, Operation, Outcome
 from sinfonia.minitransaction import Minitransaction
-from sinfonia.testing.history import Added, Operation, Outcome
-from sinfonia.testing.simulator import Simulation
-from sinfonia.testing.workload import HOT_START, WORD_BYTES, Beliefs, Workload
+from sinfonia.simulation.simulator import Simulation
+from sinfonia.simulation.workload import HOT_START, WORD_BYTES, Beliefs, Workload
 
 COUNTER = HOT_START + 28  # over the border of two chunks of memory
 

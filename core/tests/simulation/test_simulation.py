@@ -6,11 +6,11 @@ from unittest.mock import patch
 
 import pytest
 
-from sinfonia.testing.aimed_profiles import DAMAGED
-from sinfonia.testing.history import Outcome
-from sinfonia.testing.marks import MARKS
-from sinfonia.testing.profile import AIMED, LONG, WITH_REPLICAS, WITHOUT_REPLICAS
-from sinfonia.testing.simulator import Report, Simulation, SimulationFailure
+from sinfonia.checking.history import Outcome
+from sinfonia.simulation.aimed_profiles import DAMAGED
+from sinfonia.simulation.marks import MARKS
+from sinfonia.simulation.profile import AIMED, LONG, WITH_REPLICAS, WITHOUT_REPLICAS
+from sinfonia.simulation.simulator import Report, Simulation, SimulationFailure
 
 SEEDS = 320
 SEEDS_WITH_REPLICAS = 1000

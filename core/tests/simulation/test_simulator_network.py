@@ -6,14 +6,13 @@ from itertools import pairwise
 import pytest
 
 from sinfonia.addresses import MemoryNodeId
+from sinfonia.checking.asked_and_told import write_items
 from sinfonia.minitransaction import Minitransaction
-from sinfonia.testing.asked_and_told import write_items
-from sinfonia.testing.clock import RATE_ERROR_MAX, RATES_DIFFER_BY, SteadyClock, uneven_clock
-from sinfonia.testing.model import ModelCluster, apply_minitransaction
-from sinfonia.testing.network import Network, Weather
-from sinfonia.testing.profile import random_profile
-from sinfonia.testing.scheduler import Scheduler
-from sinfonia.testing.workload import (
+from sinfonia.simulation.clock import RATE_ERROR_MAX, RATES_DIFFER_BY, SteadyClock, uneven_clock
+from sinfonia.simulation.network import Network, Weather
+from sinfonia.simulation.profile import random_profile
+from sinfonia.simulation.scheduler import Scheduler
+from sinfonia.simulation.workload import (
     CAPACITY,
     HOT_BYTES,
     HOT_START,
@@ -24,6 +23,7 @@ from sinfonia.testing.workload import (
     Beliefs,
     Workload,
 )
+from sinfonia.testing.model import ModelCluster, apply_minitransaction
 
 
 class _Link:

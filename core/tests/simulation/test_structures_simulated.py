@@ -1,6 +1,6 @@
 """Leases, client tables and allocators on simulated clusters, while everything fails.
 
-The machines below are the real ones, replicas, fail-overs and all; see simulated_steps.py.
+The machines below are the real ones, replicas, fail-overs and all; see simulation/steps.py.
 """
 
 import struct
@@ -13,6 +13,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.steps import Steps, execute, minitransaction, pause
 from sinfonia.errors import NotExecuted, OutcomeUnknown
 from sinfonia.minitransaction import Relation
+from sinfonia.simulation.steps import StepsClient, StepsSimulation
 from sinfonia.structures import (
     Allocator,
     Arena,
@@ -32,7 +33,6 @@ from sinfonia.structures import (
     execute_until_known,
 )
 from sinfonia.structures.client_table import Lane
-from sinfonia.testing.simulated_steps import StepsClient, StepsSimulation
 
 SEEDS = (1, 3)  # that are soon over
 MORE_SEEDS = (0, 2, *range(4, 34))

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sinfonia.simulation.disk import PowerLost, VirtualDisk
 from sinfonia.storage.files import SECTOR_BYTES, Files, OsFiles
-from sinfonia.testing.disk import PowerLost, VirtualDisk
 
 SEEDS = range(200)
 

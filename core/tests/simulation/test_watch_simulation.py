@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from sinfonia.testing.profile import WITH_REPLICAS, WITHOUT_REPLICAS
-from sinfonia.testing.watchers import WatchSimulation
+from sinfonia.simulation.profile import WITH_REPLICAS, WITHOUT_REPLICAS
+from sinfonia.simulation.watchers import WatchSimulation
 
 CHUNK = 15
 

@@ -10,9 +10,9 @@ import pytest
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import DataDirectoryInUse, StorageError
+from sinfonia.simulation.disk import PowerLost, VirtualDisk
 from sinfonia.storage.data_directory import IDENTITY_FILE, DataDirectory, DirectoryLock
 from sinfonia.storage.files import Files, OsFiles
-from sinfonia.testing.disk import PowerLost, VirtualDisk
 
 LOCKER = """
 import sys

@@ -23,6 +23,7 @@ from sinfonia.protocol.records import (
     Prepared,
     SessionState,
 )
+from sinfonia.simulation.disk import PowerLost, VirtualDisk
 from sinfonia.storage.address_space import PAGE_BYTES, AddressSpace
 from sinfonia.storage.disk_image import (
     CHECKPOINT_FILE,
@@ -32,7 +33,6 @@ from sinfonia.storage.disk_image import (
 )
 from sinfonia.storage.files import SECTOR_BYTES, Files, OsFiles
 from sinfonia.storage.stable_storage import StableStorage, open_stable_storage
-from sinfonia.testing.disk import PowerLost, VirtualDisk
 
 IDENTITY = "a-memory-node"
 PAGES = 8

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.records import Batch, OnePhase, Record, decode_body, encode_body
-from sinfonia.protocol.replication_messages import Life
+from sinfonia.protocol.replication.messages import Life
+from sinfonia.simulation.disk import VirtualDisk
 from sinfonia.storage import redo_log
 from sinfonia.storage.files import SECTOR_BYTES
 from sinfonia.storage.journal import Journal, MemoryLog
 from sinfonia.storage.log_blocks import Lsn, segment_name
 from sinfonia.storage.redo_log import RedoLog
-from sinfonia.testing.disk import VirtualDisk
 
 IDENTITY = "a-memory-node"
 SEGMENT_BYTES = 8 * SECTOR_BYTES

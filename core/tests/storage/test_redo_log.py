@@ -10,12 +10,12 @@ import pytest
 from sinfonia.errors import CorruptLog, DamagedData, StorageError
 from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol.records import Batch, OnePhase, Record
-from sinfonia.protocol.replication_messages import Life
+from sinfonia.protocol.replication.messages import Life
+from sinfonia.simulation.disk import VirtualDisk
 from sinfonia.storage import log_blocks, redo_log
 from sinfonia.storage.files import SECTOR_BYTES, Files, OsFiles
 from sinfonia.storage.log_blocks import Lsn, encode_block, log_id_of, segment_name
 from sinfonia.storage.redo_log import RedoLog
-from sinfonia.testing.disk import VirtualDisk
 
 IDENTITY = "a-memory-node"
 SEGMENT_BYTES = 8 * SECTOR_BYTES

@@ -21,11 +21,11 @@ from sinfonia.protocol.records import (
     Record,
     Stamp,
 )
+from sinfonia.simulation.disk import PowerLost, VirtualDisk
 from sinfonia.storage.files import SECTOR_BYTES
 from sinfonia.storage.log_blocks import Lsn, log_id_of
 from sinfonia.storage.log_segments import read_log
 from sinfonia.storage.redo_log import RedoLog
-from sinfonia.testing.disk import PowerLost, VirtualDisk
 
 IDENTITY = "a-memory-node"
 SEGMENT_BYTES = 8 * SECTOR_BYTES

@@ -10,11 +10,11 @@ import pytest
 from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.records import OnePhase, Record
-from sinfonia.protocol.replication_messages import Life
+from sinfonia.protocol.replication.messages import Life
+from sinfonia.simulation.disk import PowerLost, VirtualDisk
 from sinfonia.storage.files import SECTOR_BYTES
 from sinfonia.storage.log_blocks import Lsn
 from sinfonia.storage.redo_log import RedoLog
-from sinfonia.testing.disk import PowerLost, VirtualDisk
 
 IDENTITY = "a-memory-node"
 SEGMENT_BYTES = 8 * SECTOR_BYTES

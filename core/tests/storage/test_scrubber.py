@@ -11,12 +11,12 @@ from sinfonia.memnode.checkpointer import Checkpointer
 from sinfonia.memnode.scrubber import STEP_BYTES, Scrubber
 from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol.records import OnePhase, ParticipantState
+from sinfonia.simulation.disk import VirtualDisk
 from sinfonia.storage.address_space import PAGE_BYTES
 from sinfonia.storage.disk_image import CHECKSUM_FILE, IMAGE_FILE
 from sinfonia.storage.files import SECTOR_BYTES, Files, OsFiles
 from sinfonia.storage.log_blocks import Lsn, segment_name
 from sinfonia.storage.stable_storage import StableStorage, open_stable_storage
-from sinfonia.testing.disk import VirtualDisk
 
 CAPACITY = 64 * PAGE_BYTES
 RATE = 1024 * 1024

@@ -11,7 +11,8 @@ import pytest
 from sinfonia.errors import CorruptLog
 from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol.records import OnePhase, ParticipantState
-from sinfonia.protocol.replication_messages import Life
+from sinfonia.protocol.replication.messages import Life
+from sinfonia.simulation.disk import PowerLost, VirtualDisk
 from sinfonia.storage.address_space import PAGE_BYTES
 from sinfonia.storage.data_directory import IDENTITY_FILE
 from sinfonia.storage.files import SECTOR_BYTES, Files, OsFiles
@@ -21,7 +22,6 @@ from sinfonia.storage.stable_storage import (
     open_stable_storage,
     refound,
 )
-from sinfonia.testing.disk import PowerLost, VirtualDisk
 
 IDENTITY = "a-memory-node"
 CAPACITY = 8 * PAGE_BYTES

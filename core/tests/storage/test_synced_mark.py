@@ -8,11 +8,11 @@ import pytest
 from sinfonia.errors import CorruptLog, SyncFailed
 from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol.records import OnePhase
+from sinfonia.simulation.disk import VirtualDisk
 from sinfonia.storage.files import SECTOR_BYTES, Files, OsFiles
 from sinfonia.storage.log_blocks import Lsn, log_id_of, segment_name
 from sinfonia.storage.redo_log import RedoLog
 from sinfonia.storage.synced_mark import MARK_FILE, SyncedMark
-from sinfonia.testing.disk import VirtualDisk
 
 IDENTITY = "a-memory-node"
 LOG_ID = log_id_of(IDENTITY)

@@ -27,8 +27,8 @@ from sinfonia.structures import (
     scan,
     statistics,
 )
-from sinfonia.structures.hash_map_directory import reverse_bits, span
-from sinfonia.structures.hash_map_layout import (
+from sinfonia.structures.hash_map.directory import reverse_bits, span
+from sinfonia.structures.hash_map.layout import (
     CLASS_MAX,
     CLASS_MIN,
     DEPTH_MAX,

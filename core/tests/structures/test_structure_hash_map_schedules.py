@@ -13,9 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sinfonia.addresses import MemoryNodeId
+from sinfonia.checking.history import Extent, HistoryRecorder, Located, Outcome
+from sinfonia.checking.serializability.check import Serializability, check
 from sinfonia.client.steps import Steps, pause
 from sinfonia.errors import NotExecuted, OutcomeUnknown, SinfoniaError
 from sinfonia.minitransaction import Minitransaction
+from sinfonia.simulation.steps import StepsClient, StepsSimulation
 from sinfonia.structures import (
     Conflict,
     Found,
@@ -29,9 +32,6 @@ from sinfonia.structures import (
     scan,
 )
 from sinfonia.testing.hash_map_audit import audit
-from sinfonia.testing.history import Extent, HistoryRecorder, Located, Outcome
-from sinfonia.testing.serializability import Serializability, check
-from sinfonia.testing.simulated_steps import StepsClient, StepsSimulation
 from sinfonia.testing.stepwise import FAULTS, Actor, Fate, Stage
 
 NODE = MemoryNodeId(0)

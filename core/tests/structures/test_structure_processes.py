@@ -6,7 +6,7 @@ import pytest
 
 from sinfonia import connect_blocking
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.cli.local_cluster import LocalCluster
+from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.structures import (
     ClientTable,
     Full,

@@ -13,9 +13,9 @@ from sinfonia.errors import LimitExceeded, OutcomeUnknown, OutOfRange
 from sinfonia.minitransaction import BYTES_MAX, UPDATES_MAX, Minitransaction
 from sinfonia.rings import RingHeader, decode_slot
 from sinfonia.structures import ClientTable, NotFormatted, WrongPosition
-from sinfonia.structures.ring import Full, Records, Ring, Trimmed
-from sinfonia.structures.ring_cursors import Cursor, fetch, follow, trim_behind
-from sinfonia.structures.ring_writers import STAMP_BYTES, Stamped, Writer
+from sinfonia.structures.ring.cursors import Cursor, fetch, follow, trim_behind
+from sinfonia.structures.ring.ring import Full, Records, Ring, Trimmed
+from sinfonia.structures.ring.writers import STAMP_BYTES, Stamped, Writer
 from sinfonia.testing.stepwise import Fate, Stage
 
 T = TypeVar("T")

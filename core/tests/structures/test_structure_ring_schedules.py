@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.steps import Steps, execute, minitransaction, pause
 from sinfonia.errors import NotExecuted, OutcomeUnknown
+from sinfonia.simulation.steps import StepsClient, StepsSimulation
 from sinfonia.structures import (
     ClientTable,
     Cursor,
@@ -25,7 +26,6 @@ from sinfonia.structures import (
     trim_behind,
 )
 from sinfonia.structures.client_table import Lane
-from sinfonia.testing.simulated_steps import StepsClient, StepsSimulation
 from sinfonia.testing.stepwise import FAULTS, Actor, Fate, Stage
 
 NODE = MemoryNodeId(0)

@@ -14,7 +14,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.cluster_keys import KEYS_VARIABLE, resolve_keys
 from sinfonia.config import ClusterConfig
 from sinfonia.protocol.identifiers import Tid
-from sinfonia.protocol.management_messages import HandOver, Recreate
+from sinfonia.protocol.membership.messages import HandOver, Recreate
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     Commit,
@@ -28,7 +28,7 @@ from sinfonia.protocol.messages import (
     Resolve,
     Unwatch,
 )
-from sinfonia.protocol.replication_messages import Appended, GetImage, GetLog
+from sinfonia.protocol.replication.messages import Appended, GetImage, GetLog
 from sinfonia.transport import gate as gate_module
 from sinfonia.transport.allow_list import LOOK_AGAIN_AFTER, LOOK_EVERY, AllowList
 from sinfonia.transport.gate import CLIENT_SILENT_MAX, FORGET_EVERY, MAKE_ROOM_EVERY, Gate

@@ -18,18 +18,14 @@ import trio
 from sinfonia import Keys, connect
 from sinfonia.errors import SinfoniaError
 from sinfoniafs import mounts
-from sinfoniafs.cli_arguments import (
-    MountOptions,
-    Source,
-    parse_mount_options,
-)
-from sinfoniafs.cli_volume import fsck, info, mkfs
+from sinfoniafs.commands.arguments import MountOptions, Source, parse_mount_options
+from sinfoniafs.commands.volume import fsck, info, mkfs
 from sinfoniafs.errors import FileSystemError, FormatError
 from sinfoniafs.mount import LOG_FORMAT, MountRequest, in_background, serve
 from sinfoniafs.mounts import MountError
 from sinfoniafs.patience import TIMEOUT_S
 from sinfoniafs.session import SESSION_TIMES, SessionTimes
-from sinfoniafs.volume import DEFAULT_NAME
+from sinfoniafs.volume.volume import DEFAULT_NAME
 
 LOG_FILE_DEFAULT = Path("/var/log/sinfoniafs.log")
 

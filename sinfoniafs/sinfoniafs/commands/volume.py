@@ -27,14 +27,14 @@ from sinfonia.config import parse_size
 from sinfonia.errors import ConfigError
 from sinfoniafs import mounts
 from sinfoniafs.allocator import Kind
-from sinfoniafs.cli_arguments import Source
-from sinfoniafs.fsck import Report, check_volume
-from sinfoniafs.layout import index_of, node_of
+from sinfoniafs.commands.arguments import Source
+from sinfoniafs.format.layout import index_of, node_of
+from sinfoniafs.fsck.check import Report, check_volume
 from sinfoniafs.mkfs import make_volume
 from sinfoniafs.session import read_sessions
 from sinfoniafs.statistics import count_free
-from sinfoniafs.volume import DEFAULT_NAME
-from sinfoniafs.volume_opening import read_superblocks
+from sinfoniafs.volume.opening import read_superblocks
+from sinfoniafs.volume.volume import DEFAULT_NAME
 
 EXIT_PROBLEMS_LEFT = 4
 

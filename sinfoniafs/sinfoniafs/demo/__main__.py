@@ -22,8 +22,8 @@ from rich.table import Table
 
 from sinfonia.errors import SinfoniaError
 from sinfoniafs import mounts
-from sinfoniafs.demo_stage import MEMORY_NODES, DemoFailed, Interrupts, Stage, Surgery
-from sinfoniafs.demo_tree import TreesDiffer, Work, compare_trees, copy_tree, entries_of
+from sinfoniafs.demo.stage import MEMORY_NODES, DemoFailed, Interrupts, Stage, Surgery
+from sinfoniafs.demo.tree import TreesDiffer, Work, compare_trees, copy_tree, entries_of
 from sinfoniafs.mounts import MountError
 
 VICTIM = "node1"

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from sinfonia.cli.local_cluster import LocalCluster, free_ports
 from sinfonia.errors import SinfoniaError
+from sinfonia.operating.local_cluster import LocalCluster, free_ports
 from sinfoniafs import mounts
 from sinfoniafs.mounts import MountError
 

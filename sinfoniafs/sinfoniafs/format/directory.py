@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from sinfoniafs.attributes import InodeNumber
 from sinfoniafs.errors import CorruptVolume
-from sinfoniafs.layout import BLOCK_SIZE, BlockNumber
+from sinfoniafs.format.layout import BLOCK_SIZE, BlockNumber
 
 NAME_MAX: Final = 255
 ORDINALS: Final = 16

@@ -15,7 +15,7 @@ from array import array
 from typing import Final, NamedTuple
 
 from sinfoniafs.attributes import Attributes, InodeNumber
-from sinfoniafs.layout import BLOCK_SIZE
+from sinfoniafs.format.layout import BLOCK_SIZE
 
 _FIELDS: Final = struct.Struct("<QIIQIIIIIIQQQQ")
 _TIMES: Final = struct.Struct("<qqqq")

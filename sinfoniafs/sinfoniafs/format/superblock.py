@@ -13,7 +13,7 @@ from typing import Final
 from sinfonia.addresses import MemoryNodeId
 from sinfoniafs.attributes import InodeNumber
 from sinfoniafs.errors import FormatError
-from sinfoniafs.layout import BLOCK_SIZE, INODE_SIZE, NodeLayout
+from sinfoniafs.format.layout import BLOCK_SIZE, INODE_SIZE, NodeLayout
 
 MAGIC: Final = b"SinfonFS"
 VERSION: Final = 1

@@ -16,15 +16,15 @@ from typing import Final
 import anyio
 
 from sinfonia.client.api import ClusterApi
-from sinfoniafs.fsck_directories import check_directories
-from sinfoniafs.fsck_inodes import check_inodes
-from sinfoniafs.fsck_maps import Maps
-from sinfoniafs.layout import SESSION_SIZE, SESSIONS_MAX, Layout, session_address
+from sinfoniafs.format.layout import SESSION_SIZE, SESSIONS_MAX, Layout, session_address
+from sinfoniafs.format.superblock import Superblock
+from sinfoniafs.fsck.directories import check_directories
+from sinfoniafs.fsck.inodes import check_inodes
+from sinfoniafs.fsck.maps import Maps
 from sinfoniafs.session import IDENTITY, SessionRecord, read_sessions
-from sinfoniafs.superblock import Superblock
-from sinfoniafs.volume import DEFAULT_NAME, Volume
-from sinfoniafs.volume_opening import read_superblocks
-from sinfoniafs.volume_reclaim import Reclaimed, reclaim_session
+from sinfoniafs.volume.opening import read_superblocks
+from sinfoniafs.volume.reclaim import Reclaimed, reclaim_session
+from sinfoniafs.volume.volume import DEFAULT_NAME, Volume
 
 Progress = Callable[[str, int, int], None]
 

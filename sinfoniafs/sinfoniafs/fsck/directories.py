@@ -10,13 +10,13 @@ from typing import Final
 
 from sinfonia.client.api import ClusterApi
 from sinfoniafs.attributes import InodeNumber
-from sinfoniafs.directory import HASH_MASK, Interior, Leaf, position_of
 from sinfoniafs.errors import CorruptVolume
-from sinfoniafs.fsck_inodes import Inodes
-from sinfoniafs.fsck_maps import Maps
-from sinfoniafs.inode import Inode
-from sinfoniafs.layout import BLOCK_SIZE, BlockNumber, block_address, node_of
-from sinfoniafs.superblock import Superblock
+from sinfoniafs.format.directory import HASH_MASK, Interior, Leaf, position_of
+from sinfoniafs.format.inode import Inode
+from sinfoniafs.format.layout import BLOCK_SIZE, BlockNumber, block_address, node_of
+from sinfoniafs.format.superblock import Superblock
+from sinfoniafs.fsck.inodes import Inodes
+from sinfoniafs.fsck.maps import Maps
 
 _POSITION_END: Final = 2**63
 

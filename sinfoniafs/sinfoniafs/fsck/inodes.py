@@ -11,10 +11,8 @@ from typing import Final, NamedTuple
 
 from sinfonia.client.api import ClusterApi
 from sinfoniafs.attributes import InodeNumber
-from sinfoniafs.block_map import FANOUT, HEIGHT_MAX
-from sinfoniafs.fsck_maps import Maps
-from sinfoniafs.inode import AREA_SIZE, INLINE, Inode, opener_bit
-from sinfoniafs.layout import (
+from sinfoniafs.format.inode import AREA_SIZE, INLINE, Inode, opener_bit
+from sinfoniafs.format.layout import (
     BLOCK_SIZE,
     INODE_SIZE,
     ORPHAN,
@@ -24,6 +22,8 @@ from sinfoniafs.layout import (
     node_of,
     whole_blocks,
 )
+from sinfoniafs.fsck.maps import Maps
+from sinfoniafs.volume.block_map import FANOUT, HEIGHT_MAX
 
 # Inodes read together by one minitransaction, and minitransactions at a time.
 INODES_AT_ONCE: Final = 1024

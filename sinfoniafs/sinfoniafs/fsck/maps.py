@@ -10,7 +10,7 @@ from typing import Final
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClusterApi
 from sinfoniafs.attributes import InodeNumber
-from sinfoniafs.layout import (
+from sinfoniafs.format.layout import (
     FORMAT,
     FREE,
     INODE_MAP_ADDRESS,

@@ -10,16 +10,16 @@ and are put out of use if nobody knows.
 
 from array import array
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import SinfoniaError
 from sinfonia.minitransaction import Result
 from sinfoniafs.allocator import Kind
 from sinfoniafs.attributes import InodeNumber
-from sinfoniafs.directory import VERSION, Interior, Leaf
 from sinfoniafs.errors import CorruptVolume, SessionLost, StaleHandle
-from sinfoniafs.inode import (
+from sinfoniafs.format.directory import VERSION, Interior, Leaf
+from sinfoniafs.format.inode import (
     AREA_OFFSET,
     IVERSION,
     MTIME_OFFSET,
@@ -30,7 +30,7 @@ from sinfoniafs.inode import (
     encode_time,
     opener_bit,
 )
-from sinfoniafs.layout import (
+from sinfoniafs.format.layout import (
     BLOCK_SIZE,
     FREE,
     ORPHAN,
@@ -40,9 +40,7 @@ from sinfoniafs.layout import (
     node_of,
     runs,
 )
-
-if TYPE_CHECKING:
-    from sinfoniafs.volume_state import VolumeState
+from sinfoniafs.volume.state import VolumeState
 
 _WRAP: Final = 2**64 - 1
 
@@ -50,7 +48,7 @@ _WRAP: Final = 2**64 - 1
 class Conflict(Exception):
     """Something relied on has changed; it was dropped from the cache.
 
-    No error to anybody: the loop in ``volume_state`` tries again.
+    No error to anybody: the loop in ``running`` tries again.
     """
 
 
@@ -62,7 +60,7 @@ def life_turn(number: InodeNumber) -> tuple[str, InodeNumber]:
 class Attempt:
     """One try at an operation: at most one minitransaction that changes anything."""
 
-    def __init__(self, state: "VolumeState") -> None:
+    def __init__(self, state: VolumeState) -> None:
         self._state = state
         # The mount may begin a new session at any time; an attempt is made in one.
         self.session = state.session

@@ -15,9 +15,9 @@ from typing import Final
 from sinfonia.addresses import MemoryNodeId
 from sinfoniafs.allocator import Kind
 from sinfoniafs.errors import CorruptVolume
-from sinfoniafs.inode import POINTERS, Inode
-from sinfoniafs.layout import BLOCK_SIZE, BlockNumber, node_of
-from sinfoniafs.volume_attempt import Attempt
+from sinfoniafs.format.inode import POINTERS, Inode
+from sinfoniafs.format.layout import BLOCK_SIZE, BlockNumber, node_of
+from sinfoniafs.volume.attempt import Attempt
 
 FANOUT: Final = BLOCK_SIZE // 8
 HEIGHT_MAX: Final = 4  # 8 EiB, all that an offset can say

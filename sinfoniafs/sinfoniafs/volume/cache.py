@@ -11,9 +11,9 @@ from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
 from sinfoniafs.attributes import InodeNumber
-from sinfoniafs.directory import Interior, Leaf
-from sinfoniafs.inode import Inode
-from sinfoniafs.layout import BlockNumber
+from sinfoniafs.format.directory import Interior, Leaf
+from sinfoniafs.format.inode import Inode
+from sinfoniafs.format.layout import BlockNumber
 
 # About 1 KiB each in memory.
 INODES_MAX: Final = 32 * 1024

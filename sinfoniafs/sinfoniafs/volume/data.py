@@ -11,13 +11,14 @@ from typing import Final
 
 from sinfoniafs.allocator import Kind
 from sinfoniafs.attributes import Attributes, Changes, InodeNumber
-from sinfoniafs.block_map import BlockMapEditor
 from sinfoniafs.errors import FileTooBig, InvalidArgument, IsADirectory
-from sinfoniafs.inode import AREA_SIZE, INLINE, INODE_AREA_EMPTY, SIZE_MAX, Inode
-from sinfoniafs.layout import BLOCK_SIZE, INODE_SIZE, node_of, whole_blocks
+from sinfoniafs.format.inode import AREA_SIZE, INLINE, INODE_AREA_EMPTY, SIZE_MAX, Inode
+from sinfoniafs.format.layout import BLOCK_SIZE, INODE_SIZE, node_of, whole_blocks
 from sinfoniafs.privileges import without_set_id
-from sinfoniafs.volume_attempt import Attempt
-from sinfoniafs.volume_state import VolumeState
+from sinfoniafs.volume.attempt import Attempt
+from sinfoniafs.volume.block_map import BlockMapEditor
+from sinfoniafs.volume.running import until_committed
+from sinfoniafs.volume.state import VolumeState
 
 # How much one minitransaction reads or writes; its own limit is 16 MiB with all that goes along.
 PIECE_MAX: Final = 8 * 1024 * 1024
@@ -41,11 +42,13 @@ async def read(state: VolumeState, number: InodeNumber, offset: int, length: int
     if offset < 0 or length < 0:
         raise InvalidArgument("offset and length of a read cannot be negative")
     if length <= PIECE_MAX:
-        return await state.run(lambda attempt: _read(attempt, number, offset, length))
+        return await until_committed(state, lambda attempt: _read(attempt, number, offset, length))
     pieces: list[bytes] = []
     while length:
         wanted = min(length, PIECE_MAX)
-        piece = await state.run(partial(_read, number=number, offset=offset, length=wanted))
+        piece = await until_committed(
+            state, partial(_read, number=number, offset=offset, length=wanted)
+        )
         pieces.append(piece)
         offset, length = offset + len(piece), length - len(piece)
         if len(piece) < wanted:
@@ -68,7 +71,7 @@ async def write(
         body = partial(
             _write, number=number, offset=offset + start, data=piece, privileged=privileged
         )
-        await state.run(body, number)
+        await until_committed(state, body, number)
     return len(data)
 
 
@@ -79,7 +82,7 @@ async def append(
     if len(data) > PIECE_MAX:
         raise InvalidArgument(f"at most {PIECE_MAX} bytes can be appended at once")
     body = partial(_write, number=number, offset=None, data=data, privileged=privileged)
-    return await state.run(body, number)
+    return await until_committed(state, body, number)
 
 
 async def readlink(state: VolumeState, number: InodeNumber) -> bytes:
@@ -91,7 +94,7 @@ async def readlink(state: VolumeState, number: InodeNumber) -> bytes:
             raise InvalidArgument("not a symbolic link")
         return await _fetch(attempt, inode, 0, inode.size)
 
-    return await state.run(body)
+    return await until_committed(state, body)
 
 
 async def set_attributes(
@@ -104,8 +107,10 @@ async def set_attributes(
     if changes.size is not None and not 0 <= changes.size <= SIZE_MAX:
         raise FileTooBig(f"a file has 0 to {SIZE_MAX} bytes")
     while True:
-        inode = await state.run(
-            lambda attempt: _set_attributes_once(attempt, number, changes, privileged), number
+        inode = await until_committed(
+            state,
+            lambda attempt: _set_attributes_once(attempt, number, changes, privileged),
+            number,
         )
         # A file in too many pieces to be cut at once grows shorter in several steps.
         if changes.size is None or inode.size == changes.size:

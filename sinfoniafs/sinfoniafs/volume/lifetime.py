@@ -20,13 +20,14 @@ import anyio
 
 from sinfonia.addresses import MemoryNodeId
 from sinfoniafs.attributes import InodeNumber
-from sinfoniafs.block_map import BlockMapEditor
 from sinfoniafs.errors import NoSuchEntry, SessionLost, StaleHandle
-from sinfoniafs.inode import NLINK, NLINK_OFFSET, OPENERS_OFFSET, Inode, opener_bit
+from sinfoniafs.format.inode import NLINK, NLINK_OFFSET, OPENERS_OFFSET, Inode, opener_bit
 from sinfoniafs.session import Session
-from sinfoniafs.volume_attempt import Attempt, life_turn
-from sinfoniafs.volume_data import FREED_MAX, cut
-from sinfoniafs.volume_state import VolumeState
+from sinfoniafs.volume.attempt import Attempt, life_turn
+from sinfoniafs.volume.block_map import BlockMapEditor
+from sinfoniafs.volume.data import FREED_MAX, cut
+from sinfoniafs.volume.running import until_committed
+from sinfoniafs.volume.state import VolumeState
 
 # How many inodes may stay registered after their last close before they are unregistered together.
 CLOSING_MAX: Final = 256
@@ -42,7 +43,7 @@ async def open_file(state: VolumeState, number: InodeNumber) -> None:
             return
         async with state.turns.hold(life_turn(number)):
             if number not in state.registered:
-                await state.run(lambda attempt: _register(state, attempt, number))
+                await until_committed(state, lambda attempt: _register(state, attempt, number))
     except BaseException:
         _uncount(state, number)
         raise
@@ -102,7 +103,7 @@ async def lose_last_name(state: VolumeState, attempt: Attempt, inode: Inode) -> 
 
 async def reap(state: VolumeState, number: InodeNumber) -> None:
     """Free an orphan, step by step, unless somebody still has it open."""
-    while await state.run(lambda attempt: _reap_step(state, attempt, number)):
+    while await until_committed(state, lambda attempt: _reap_step(state, attempt, number)):
         pass
 
 
@@ -123,7 +124,7 @@ async def register_open(state: VolumeState) -> None:
         async with state.turns.hold(life_turn(number)):
             if number in state.open_counts and number not in state.registered:
                 with contextlib.suppress(StaleHandle):
-                    await state.run(partial(_register_again, state, number=number))
+                    await until_committed(state, partial(_register_again, state, number=number))
 
 
 async def _register_again(state: VolumeState, attempt: Attempt, number: InodeNumber) -> None:
@@ -207,7 +208,7 @@ async def _unregister(state: VolumeState, number: InodeNumber) -> None:
 
     state.cache.inodes.drop(number)
     try:
-        if await state.run(body):
+        if await until_committed(state, body):
             await reap(state, number)
     except StaleHandle:
         forget_open(state, number)  # others took us for dead, and freed it

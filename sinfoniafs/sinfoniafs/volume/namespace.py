@@ -11,7 +11,6 @@ from typing import Final
 from sinfonia.addresses import MemoryNodeId
 from sinfoniafs.allocator import Kind
 from sinfoniafs.attributes import Attributes, DirectoryEntry, InodeNumber, Owner
-from sinfoniafs.directory import COOKIE_FIRST, NAME_MAX, Entry
 from sinfoniafs.errors import (
     DirectoryNotEmpty,
     EntryExists,
@@ -23,7 +22,8 @@ from sinfoniafs.errors import (
     PermissionDenied,
     TooManyLinks,
 )
-from sinfoniafs.inode import (
+from sinfoniafs.format.directory import COOKIE_FIRST, NAME_MAX, Entry
+from sinfoniafs.format.inode import (
     HEADER_SIZE,
     INLINE,
     INODE_AREA_EMPTY,
@@ -31,13 +31,14 @@ from sinfoniafs.inode import (
     Inode,
     opener_bit,
 )
-from sinfoniafs.layout import INODE_SIZE, node_of
+from sinfoniafs.format.layout import INODE_SIZE, node_of
 from sinfoniafs.session import Session
-from sinfoniafs.volume_attempt import Attempt
-from sinfoniafs.volume_data import PERMISSIONS, put
-from sinfoniafs.volume_lifetime import forget_open, lose_last_name, opened, reap
-from sinfoniafs.volume_state import VolumeState
-from sinfoniafs.volume_tree import Tree
+from sinfoniafs.volume.attempt import Attempt
+from sinfoniafs.volume.data import PERMISSIONS, put
+from sinfoniafs.volume.lifetime import forget_open, lose_last_name, opened, reap
+from sinfoniafs.volume.running import until_committed
+from sinfoniafs.volume.state import VolumeState
+from sinfoniafs.volume.tree import Tree
 
 TARGET_MAX: Final = 4095  # of a symbolic link: PATH_MAX without its NUL
 ENTRIES_MAX: Final = 1024  # one minitransaction reads the inodes of that many entries
@@ -62,7 +63,7 @@ async def lookup(state: VolumeState, parent: InodeNumber, name: bytes) -> Attrib
         where = attempt.read_slot(number, INODE_SIZE)
         return Inode.decode(number, (await attempt.commit()).reads[where])
 
-    inode = await state.run(body)
+    inode = await until_committed(state, body)
     state.cache.inodes.put(inode.number, inode)
     state.give_out(inode)
     return inode.attributes
@@ -99,7 +100,7 @@ async def create(
         await attempt.commit()
         return await attempt.inode(inode.number), attempt.session
 
-    made, session = await state.run(body, parent)
+    made, session = await until_committed(state, body, parent)
     state.give_out(made)
     if register:
         opened(state, made, session)
@@ -136,7 +137,7 @@ async def mkdir(
         await attempt.commit()
         return inode
 
-    made = await state.run(body, parent)
+    made = await until_committed(state, body, parent)
     state.give_out(made)
     return made.attributes
 
@@ -163,7 +164,7 @@ async def link(
         await attempt.commit()
         return inode
 
-    linked = await state.run(body, parent, number)
+    linked = await until_committed(state, body, parent, number)
     state.give_out(linked)
     return linked.attributes
 
@@ -181,7 +182,7 @@ async def unlink(state: VolumeState, parent: InodeNumber, name: bytes) -> None:
         await attempt.commit()
         return entry.inode, must_reap
 
-    await after_lost_name(state, *await state.run(body, parent))
+    await after_lost_name(state, *await until_committed(state, body, parent))
 
 
 async def rmdir(state: VolumeState, parent: InodeNumber, name: bytes) -> None:
@@ -201,7 +202,7 @@ async def rmdir(state: VolumeState, parent: InodeNumber, name: bytes) -> None:
         await attempt.commit()
         return entry.inode, must_reap
 
-    await after_lost_name(state, *await state.run(body, parent))
+    await after_lost_name(state, *await until_committed(state, body, parent))
 
 
 async def read_directory(
@@ -225,7 +226,7 @@ async def read_directory(
             for each, inode in zip(entries, headers, strict=True)
         ]
 
-    return await state.run(body)
+    return await until_committed(state, body)
 
 
 # -- what rename needs, too

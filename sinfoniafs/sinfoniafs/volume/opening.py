@@ -3,8 +3,8 @@
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClusterApi
 from sinfoniafs.errors import FormatError
-from sinfoniafs.layout import NODE_SIZE_MIN, Layout
-from sinfoniafs.superblock import MAGIC, SUPERBLOCK_SIZE, Superblock
+from sinfoniafs.format.layout import NODE_SIZE_MIN, Layout
+from sinfoniafs.format.superblock import MAGIC, SUPERBLOCK_SIZE, Superblock
 
 
 async def read_superblocks(cluster: ClusterApi, name: str) -> tuple[Superblock, Layout]:

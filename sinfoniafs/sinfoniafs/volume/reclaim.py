@@ -19,8 +19,8 @@ from sinfonia.client.api import ClusterApi
 from sinfonia.minitransaction import ITEMS_MAX
 from sinfoniafs.attributes import InodeNumber
 from sinfoniafs.errors import SessionLost, StaleHandle
-from sinfoniafs.inode import OPENERS_OFFSET, opener_bit
-from sinfoniafs.layout import (
+from sinfoniafs.format.inode import OPENERS_OFFSET, opener_bit
+from sinfoniafs.format.layout import (
     FREE,
     INODE_MAP_ADDRESS,
     ORPHAN,
@@ -29,10 +29,10 @@ from sinfoniafs.layout import (
     Layout,
     number,
 )
+from sinfoniafs.format.superblock import Superblock
 from sinfoniafs.session import Session, SessionRecord, fence_session, free_slot, read_sessions
-from sinfoniafs.superblock import Superblock
-from sinfoniafs.volume_lifetime import reap
-from sinfoniafs.volume_state import VolumeState
+from sinfoniafs.volume.lifetime import reap
+from sinfoniafs.volume.state import VolumeState
 
 T = TypeVar("T")
 

@@ -17,10 +17,10 @@ from sinfoniafs.errors import (
     NoSuchEntry,
     NotADirectory,
 )
-from sinfoniafs.inode import Inode
-from sinfoniafs.volume_attempt import Attempt
-from sinfoniafs.volume_lifetime import lose_last_name
-from sinfoniafs.volume_namespace import (
+from sinfoniafs.format.inode import Inode
+from sinfoniafs.volume.attempt import Attempt
+from sinfoniafs.volume.lifetime import lose_last_name
+from sinfoniafs.volume.namespace import (
     after_lost_name,
     change_links,
     check_empty,
@@ -28,8 +28,9 @@ from sinfoniafs.volume_namespace import (
     directory_of,
     lose_name,
 )
-from sinfoniafs.volume_state import VolumeState
-from sinfoniafs.volume_tree import Tree
+from sinfoniafs.volume.running import until_committed
+from sinfoniafs.volume.state import VolumeState
+from sinfoniafs.volume.tree import Tree
 
 # Each directory on the way up is a compare item; a minitransaction has 4096 items.
 DEPTH_MAX: Final = 3000
@@ -145,6 +146,6 @@ async def rename(
         await attempt_at_rename.run(flags)
         return attempt_at_rename.replaced
 
-    replaced = await state.run(body, old[0], new[0])
+    replaced = await until_committed(state, body, old[0], new[0])
     if replaced is not None:
         await after_lost_name(state, *replaced)

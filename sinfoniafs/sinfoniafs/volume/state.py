@@ -1,16 +1,9 @@
-"""What one mount knows of a volume, and the loop in which every operation runs.
-
-Figure 8 of the paper: an operation works on what is cached, then executes one minitransaction
-whose compare items say what it relied on; if they fail, what was stale is dropped and the
-operation starts again.  An error that was concluded from cached bytes is believed only after the
-same comparisons have been made.
-"""
+"""What one mount knows of a volume: its session, its caches, and what the kernel holds of it."""
 
 import logging
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from collections.abc import Callable
 
 import anyio
 
@@ -18,24 +11,14 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClusterApi
 from sinfoniafs.allocator import Allocator
 from sinfoniafs.attributes import InodeNumber
-from sinfoniafs.cache import Cache
-from sinfoniafs.errors import Busy, FileSystemError, SessionLost
-from sinfoniafs.inode import Inode
-from sinfoniafs.layout import INODE_SIZE, Layout
-from sinfoniafs.patience import TIMEOUT_S, time_left
+from sinfoniafs.format.inode import Inode
+from sinfoniafs.format.layout import INODE_SIZE, Layout
+from sinfoniafs.format.superblock import Superblock
 from sinfoniafs.session import Session
-from sinfoniafs.superblock import Superblock
 from sinfoniafs.turns import Turns
-from sinfoniafs.volume_attempt import Attempt, Conflict
+from sinfoniafs.volume.cache import Cache
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-# The first retries come at once, for a stale cache is cured by reading; then rivals are likely.
-RETRIES_AT_ONCE: Final = 2
-BACKOFF_FIRST_S: Final = 0.001
-BACKOFF_MAX_S: Final = 0.1
 
 
 class VolumeState:
@@ -95,45 +78,6 @@ class VolumeState:
             self.in_doubt = False
             self.rejoined.set()
 
-    async def run(self, body: Callable[[Attempt], Awaitable[T]], *turns: InodeNumber) -> T:
-        """Run ``body`` until its minitransaction commits, holding the local turns named.
-
-        Raises Busy when rivals kept changing what it relied on until the deadline.
-        """
-        if not turns:
-            return await self._run(body)
-        async with self.turns.hold(*sorted(set(turns))):
-            return await self._run(body)
-
-    async def _run(self, body: Callable[[Attempt], Awaitable[T]]) -> T:
-        deadline = anyio.current_time() + time_left(otherwise=TIMEOUT_S)
-        retries = 0
-        while True:
-            attempt = Attempt(self)
-            lost = None
-            try:
-                return await body(attempt)
-            except Conflict:
-                pass
-            except SessionLost:
-                lost = attempt.session
-            except FileSystemError:
-                try:
-                    confirmed = await attempt.confirm()
-                except SessionLost:
-                    lost = attempt.session
-                else:
-                    if confirmed:
-                        raise
-            finally:
-                attempt.finish()
-            if lost is not None:
-                await self.rejoin(lost)
-            if anyio.current_time() > deadline:
-                raise Busy("other mounts kept changing the same files")
-            await self._back_off(retries)
-            retries += 1
-
     async def load_inode(self, inode: InodeNumber) -> Inode:
         """Read an inode's slot into the cache."""
         node, address = self.layout.inode_slot(inode)
@@ -161,8 +105,3 @@ class VolumeState:
         """What is always true between operations."""
         assert all(count > 0 for count in self.open_counts.values()), "a count of nothing"
         assert self.closing.keys() == self.registered - self.open_counts.keys()
-
-    async def _back_off(self, retries: int) -> None:
-        if retries >= RETRIES_AT_ONCE:
-            ceiling = min(BACKOFF_FIRST_S * 2 ** min(retries, 16), BACKOFF_MAX_S)
-            await anyio.sleep(self.rng.uniform(0, ceiling))

@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 
 from sinfoniafs.allocator import Kind
 from sinfoniafs.attributes import InodeNumber
-from sinfoniafs.directory import (
+from sinfoniafs.errors import CorruptVolume
+from sinfoniafs.format.directory import (
     CHILDREN_MAX,
     Entry,
     Interior,
@@ -21,10 +22,9 @@ from sinfoniafs.directory import (
     position_of,
     target_at,
 )
-from sinfoniafs.errors import CorruptVolume
-from sinfoniafs.inode import Inode
-from sinfoniafs.layout import BLOCK_SIZE, BlockNumber, node_of
-from sinfoniafs.volume_attempt import Attempt
+from sinfoniafs.format.inode import Inode
+from sinfoniafs.format.layout import BLOCK_SIZE, BlockNumber, node_of
+from sinfoniafs.volume.attempt import Attempt
 
 # A leaf is squeezed rather than split if that leaves a quarter of it free: less would not last.
 SQUEEZED_MAX: Final = BLOCK_SIZE * 3 // 4

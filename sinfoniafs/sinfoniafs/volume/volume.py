@@ -18,7 +18,6 @@ from typing import Final
 import anyio
 
 from sinfonia.client.api import ClusterApi
-from sinfoniafs import volume_data, volume_lifetime, volume_namespace
 from sinfoniafs.allocator import Kind
 from sinfoniafs.attributes import (
     Attributes,
@@ -28,20 +27,23 @@ from sinfoniafs.attributes import (
     Owner,
     VolumeStatistics,
 )
-from sinfoniafs.directory import NAME_MAX
 from sinfoniafs.errors import SessionLost, StaleHandle
-from sinfoniafs.inode import Inode
-from sinfoniafs.layout import BLOCK_SIZE
+from sinfoniafs.format.directory import NAME_MAX
+from sinfoniafs.format.inode import Inode
+from sinfoniafs.format.layout import BLOCK_SIZE
+from sinfoniafs.format.superblock import Superblock
 from sinfoniafs.patience import TIMEOUT_S
 from sinfoniafs.patient_cluster import PatientCluster
 from sinfoniafs.session import SESSION_TIMES, Session, SessionTimes
 from sinfoniafs.statistics import count_free
-from sinfoniafs.superblock import Superblock
-from sinfoniafs.volume_data import Privileged, always
-from sinfoniafs.volume_opening import read_superblocks
-from sinfoniafs.volume_reclaim import SessionWatch, reap_orphans, unregister_from_all
-from sinfoniafs.volume_rename import rename
-from sinfoniafs.volume_state import VolumeState
+from sinfoniafs.volume import data as volume_data
+from sinfoniafs.volume import lifetime as volume_lifetime
+from sinfoniafs.volume import namespace as volume_namespace
+from sinfoniafs.volume.data import Privileged, always
+from sinfoniafs.volume.opening import read_superblocks
+from sinfoniafs.volume.reclaim import SessionWatch, reap_orphans, unregister_from_all
+from sinfoniafs.volume.rename import rename
+from sinfoniafs.volume.state import VolumeState
 
 DEFAULT_NAME: Final = "default"
 

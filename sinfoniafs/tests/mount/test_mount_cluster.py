@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sinfonia.cli.local_cluster import LocalCluster
+from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.testing.plugin import ClusterFactory
 from sinfoniafs import mounts
 from sinfoniafs.mount_testing import can_mount, mounted, sinfoniafs

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sinfoniafs import mounts
-from sinfoniafs.demo_tree import TreesDiffer, compare_trees, copy_tree, entries_of
+from sinfoniafs.demo.tree import TreesDiffer, compare_trees, copy_tree, entries_of
 from sinfoniafs.mount_testing import can_mount
 
 SOURCE = Path(os.__file__).parent / "json"

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from sinfonia.cli.local_cluster import LocalCluster
-from sinfonia.cli.processes import ProcessIdentity
+from sinfonia.operating.local_cluster import LocalCluster
+from sinfonia.operating.processes import ProcessIdentity
 from sinfonia.testing.plugin import ClusterFactory
 from sinfoniafs import mounts
 from sinfoniafs.mount_testing import can_mount, mounted, sinfoniafs, until
@@ -216,7 +216,7 @@ def serve_broken(mountpoint: Path, broken: str) -> list[str]:
 import sys, trio
 from pathlib import Path
 from sinfoniafs import mount, mount_testing
-from sinfoniafs.volume import Volume
+from sinfoniafs.volume.volume import Volume
 {broken}
 trio.run(mount_testing._serve_model, Path(sys.argv[1]), 64)
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sinfonia.cli.local_cluster import LocalCluster
+from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.testing.plugin import ClusterFactory
 from sinfoniafs.mount import PAGES_LIMIT
 from sinfoniafs.mount_testing import can_mount, mounted, sinfoniafs

@@ -7,7 +7,7 @@ import pytest
 from sinfoniafs.attributes import RENAME_EXCHANGE, Changes, InodeNumber
 from sinfoniafs.errors import EntryExists, NoSuchEntry
 from sinfoniafs.testing import SOMEBODY, Site, on_volume
-from sinfoniafs.volume import Volume
+from sinfoniafs.volume.volume import Volume
 
 BLOCK = 16 * 1024
 

@@ -11,9 +11,9 @@ from sinfonia.errors import OutcomeUnknown
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.testing.model import ModelCluster
 from sinfoniafs.attributes import RENAME_EXCHANGE, Changes
-from sinfoniafs.fsck import check_volume
+from sinfoniafs.fsck.check import check_volume
 from sinfoniafs.testing import MIB, SOMEBODY, Bomb, Site, close_site, list_directory, open_site
-from sinfoniafs.volume import Volume
+from sinfoniafs.volume.volume import Volume
 
 BLOCK = 16 * 1024
 # More minitransactions than any operation here takes; so that no test goes on for ever.

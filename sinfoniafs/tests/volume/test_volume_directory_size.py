@@ -2,8 +2,8 @@
 
 import pytest
 
-from sinfoniafs import directory
 from sinfoniafs.errors import NoSuchEntry
+from sinfoniafs.format import directory
 from sinfoniafs.testing import MIB, SOMEBODY, Site, list_directory, on_volume
 
 
@@ -40,7 +40,7 @@ def test_twenty_thousand_entries_are_each_found_by_one_minitransaction() -> None
 
 def test_interior_nodes_split_and_empty_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """With four children to a node instead of 1022, a thousand names make a tree of some height."""
-    monkeypatch.setattr("sinfoniafs.volume_tree.CHILDREN_MAX", 4)
+    monkeypatch.setattr("sinfoniafs.volume.tree.CHILDREN_MAX", 4)
 
     async def body(site: Site) -> None:
         other = site.mounts[1]
@@ -68,7 +68,7 @@ def test_names_of_equal_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> 
     def collide(name: bytes, key: bytes) -> int:
         return plain(name, key) & 0x30 | 0x1000
 
-    for module in ("directory", "volume_tree", "fsck_directories"):
+    for module in ("format.directory", "volume.tree", "fsck.directories"):
         monkeypatch.setattr(f"sinfoniafs.{module}.position_of", collide)
 
     async def body(site: Site) -> None:

@@ -5,7 +5,7 @@ import trio
 
 from sinfoniafs.attributes import Changes
 from sinfoniafs.errors import NoSuchEntry, StaleHandle
-from sinfoniafs.fsck import check_volume
+from sinfoniafs.fsck.check import check_volume
 from sinfoniafs.testing import MIB, SOMEBODY, Bomb, Site, on_volume, open_site
 
 LARGE = b"x" * (3 * MIB)

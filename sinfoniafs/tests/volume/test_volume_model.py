@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from sinfoniafs.attributes import RENAME_EXCHANGE, RENAME_NOREPLACE, Changes, InodeNumber
 from sinfoniafs.errors import FileSystemError
 from sinfoniafs.testing import MIB, SOMEBODY, Site, close_site, list_directory, open_site
-from sinfoniafs.volume import Volume
+from sinfoniafs.volume.volume import Volume
 
 
 @dataclass(eq=False)

@@ -14,7 +14,7 @@ from sinfoniafs.errors import (
     NoSuchEntry,
 )
 from sinfoniafs.testing import SOMEBODY, Site, list_directory, on_volume
-from sinfoniafs.volume import Volume
+from sinfoniafs.volume.volume import Volume
 
 
 async def all_at_once(

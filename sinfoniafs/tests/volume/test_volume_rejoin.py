@@ -8,11 +8,11 @@ import trio
 
 from sinfoniafs.attributes import InodeNumber
 from sinfoniafs.errors import StaleHandle
-from sinfoniafs.fsck import check_volume
+from sinfoniafs.fsck.check import check_volume
 from sinfoniafs.session import SessionTimes, read_sessions
 from sinfoniafs.testing import SOMEBODY, Site, on_volume
-from sinfoniafs.volume import Volume
-from sinfoniafs.volume_reclaim import find_inodes, reap_orphans, reclaim_session
+from sinfoniafs.volume.reclaim import find_inodes, reap_orphans, reclaim_session
+from sinfoniafs.volume.volume import Volume
 
 LARGE = b"x" * 100_000
 TIMES = SessionTimes(3.0)

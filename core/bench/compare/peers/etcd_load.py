@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sinfonia.cli.benchmark import Latencies
-from sinfonia.cli.local_cluster import LOOPBACK
-from sinfonia.cli.peers.etcd_server import Etcd
-from sinfonia.cli.peers.http2 import Connection, call_frames
-from sinfonia.cli.peers.programs import cpu_seconds, find_programs
-from sinfonia.cli.peers.redis_server import Driven
-from sinfonia.cli.peers.work import EXPECTED, FOUND, WORDS, WRITTEN, Piece, pieces
+from bench.compare.peers.http2 import Connection, call_frames
+from bench.compare.peers.programs import cpu_seconds, find_programs
+from bench.compare.peers.redis_server import Driven
+from bench.compare.peers.work import EXPECTED, FOUND, WORDS, WRITTEN, Piece, pieces
 from sinfonia.errors import ProtocolError
+from sinfonia.operating.local_cluster import LOOPBACK
+from sinfonia.operating.measuring.benchmark import Latencies
+from sinfonia.testing.etcd_server import Etcd
 
 TXN = "/etcdserverpb.KV/Txn"
 

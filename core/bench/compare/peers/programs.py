@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from sinfonia.cli.processes import uninterrupted
 from sinfonia.errors import ConfigError
+from sinfonia.operating.processes import uninterrupted
 
 START_PATIENCE = 20.0
 STOP_PATIENCE = 10.0

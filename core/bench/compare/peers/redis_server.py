@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from sinfonia.cli.local_cluster import LOOPBACK, free_ports
-from sinfonia.cli.peers.programs import cpu_seconds, find_programs, running, wait_until
-from sinfonia.cli.peers.work import EXPECTED, FOUND, ITEMS, WORDS, WRITTEN
+from bench.compare.peers.programs import cpu_seconds, find_programs, running, wait_until
+from bench.compare.peers.work import EXPECTED, FOUND, ITEMS, WORDS, WRITTEN
 from sinfonia.errors import ConfigError
+from sinfonia.operating.local_cluster import LOOPBACK, free_ports
 
 SCRIPT = """
 local found = redis.call('MGET', unpack(KEYS, 1, 6))

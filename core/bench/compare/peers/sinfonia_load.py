@@ -12,15 +12,15 @@ from typing import Any
 
 import anyio
 
-from sinfonia.cli.benchmark import WARM_UP, Latencies
-from sinfonia.cli.local_cluster import LocalCluster
-from sinfonia.cli.peers.programs import cpu_seconds
-from sinfonia.cli.peers.redis_server import Driven
-from sinfonia.cli.peers.work import fill, stream
+from bench.compare.peers.programs import cpu_seconds
+from bench.compare.peers.redis_server import Driven
+from bench.compare.peers.work import fill, stream
 from sinfonia.client.api import ClusterApi
 from sinfonia.client.blocking import connect_blocking
 from sinfonia.client.cluster import connect
 from sinfonia.minitransaction import Minitransaction
+from sinfonia.operating.local_cluster import LocalCluster
+from sinfonia.operating.measuring.benchmark import WARM_UP, Latencies
 
 Source = Iterator[Minitransaction[Any]]
 

@@ -11,17 +11,17 @@ so what two of them found may never have been there together.
 A memory node that refuses names all of its items that did not hold.  Appends that met a full ring
 are a refusal like failed compares.
 
-``check`` decides this by search (serializability_search.py) over what the replies say
-(serializability_steps.py); memory is zeros at the start.
+``check`` decides this by search (search.py) over what the replies say
+(steps.py); memory is zeros at the start.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from sinfonia.testing.history import Added, Located, Operation, Outcome
-from sinfonia.testing.serializability_steps import Encoder, extents, may_change
-from sinfonia.testing.serializability_trials import holds
+from sinfonia.checking.history import Added, Located, Operation, Outcome
+from sinfonia.checking.serializability.steps import Encoder, extents, may_change
+from sinfonia.checking.serializability.trials import holds
 
 # A history of 150 operations takes some hundred choices when values are unique, and some thousand
 # when many outcomes are unknown; a search of so many steps takes a second or two.

@@ -7,9 +7,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sinfonia.minitransaction import Relation
-from sinfonia.rings import HEADER_BYTES, RingHeader, encode_slot
-from sinfonia.testing.history import (
+from sinfonia.checking.history import (
     Added,
     Appended,
     Conditioned,
@@ -18,6 +16,8 @@ from sinfonia.testing.history import (
     Operation,
     Outcome,
 )
+from sinfonia.minitransaction import Relation
+from sinfonia.rings import HEADER_BYTES, RingHeader, encode_slot
 
 
 def explained(history: Sequence[Operation]) -> bool:

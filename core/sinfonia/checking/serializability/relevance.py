@@ -13,7 +13,7 @@ that touches it is kept, and so it is where there are too many sums to try.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from sinfonia.testing.serializability_search import Step
+from sinfonia.checking.serializability.search import Step
 
 # Sums of one word to try each time; a hundredth of a second.
 SUMS_MAX = 16 * 1024

@@ -12,16 +12,10 @@ from dataclasses import replace
 from itertools import pairwise
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.testing.history import Added, Conditioned, Located, Operation, Outcome
-from sinfonia.testing.serializability_relevance import relevant
-from sinfonia.testing.serializability_search import INFINITY, Pairs, Search, Step
-from sinfonia.testing.serializability_trials import (
-    Trial,
-    View,
-    changed,
-    looked_at,
-    met_and_left,
-)
+from sinfonia.checking.history import Added, Conditioned, Located, Operation, Outcome
+from sinfonia.checking.serializability.relevance import relevant
+from sinfonia.checking.serializability.search import INFINITY, Pairs, Search, Step
+from sinfonia.checking.serializability.trials import Trial, View, changed, looked_at, met_and_left
 
 
 def extents(operation: Operation) -> Iterator[tuple[MemoryNodeId, int, int]]:

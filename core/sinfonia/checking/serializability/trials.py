@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from sinfonia.addresses import MemoryNodeId
+from sinfonia.checking.history import Added, Appended, Conditioned, Located, Update
+from sinfonia.checking.serializability.search import Pairs, Step
 from sinfonia.minitransaction import Relation
 from sinfonia.rings import (
     HEADER_BYTES,
@@ -19,8 +21,6 @@ from sinfonia.rings import (
     RingHeader,
     encode_slot,
 )
-from sinfonia.testing.history import Added, Appended, Conditioned, Located, Update
-from sinfonia.testing.serializability_search import Pairs, Step
 
 COUNT_BYTES = 8  # of the two counts in the header of a ring
 

@@ -19,11 +19,11 @@ from typing import Any
 import anyio
 import msgspec
 
-from sinfonia.cli.echo import EchoClient
 from sinfonia.client.api import ClusterApi
 from sinfonia.client.blocking import BlockingCluster
 from sinfonia.client.cluster import connect
 from sinfonia.minitransaction import CompareItem, Minitransaction, ReadItem, WriteItem
+from sinfonia.operating.measuring.echo import EchoClient
 from sinfonia.protocol.messages import PROTOCOL_VERSION, ExecCommit, Replies, Requests, Vote, Voted
 
 ITEM_BYTES = 8

@@ -1,6 +1,7 @@
 """The yardstick of the benchmark: a bare ZeroMQ echo, so that only the network is measured.
 
-``python -m sinfonia.cli.echo ENDPOINT REPLY_BYTES`` answers every message with REPLY_BYTES zeros.
+``python -m sinfonia.operating.measuring.echo ENDPOINT REPLY_BYTES`` answers every message with
+REPLY_BYTES zeros.
 """
 
 import sys

@@ -18,12 +18,12 @@ import click
 import msgspec
 from rich.table import Table
 
-from sinfonia.cli.arguments import table_console
-from sinfonia.cli.echo import EchoClient
-from sinfonia.cli.local_cluster import LOOPBACK, LocalCluster, free_ports
-from sinfonia.cli.local_description import ports_needed
-from sinfonia.cli.processes import ProcessIdentity, end, spawn_detached, uninterrupted
 from sinfonia.memnode.settings import is_replicated
+from sinfonia.operating.local_cluster import LOOPBACK, LocalCluster, free_ports
+from sinfonia.operating.local_description import ports_needed
+from sinfonia.operating.measuring.echo import EchoClient
+from sinfonia.operating.processes import ProcessIdentity, end, spawn_detached, uninterrupted
+from sinfonia.operating.tables import table_console
 
 # Allocations between two runs of the garbage collector.
 COLLECT_AFTER = 100_000
@@ -116,7 +116,7 @@ def running_echo(message_bytes: Callable[[], tuple[int, int]]) -> Iterator[EchoC
     request_bytes, reply_bytes = message_bytes()
     [port] = free_ports(1)
     endpoint = f"tcp://{LOOPBACK}:{port}"
-    arguments = ["-m", "sinfonia.cli.echo", endpoint, str(reply_bytes)]
+    arguments = ["-m", "sinfonia.operating.measuring.echo", endpoint, str(reply_bytes)]
     processes: list[ProcessIdentity] = []
     try:
         with uninterrupted():

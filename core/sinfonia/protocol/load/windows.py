@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sinfonia.protocol.load_counters import LoadCounters
+from sinfonia.protocol.load.counters import LoadCounters
 from sinfonia.protocol.messages import LoadWindow
 
 # The paper's, in seconds, shortest first.

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from sinfonia.addresses import ADDRESS_MAX
-from sinfonia.protocol.election import Awaiting, Position, Positions, longest, proven
-from sinfonia.protocol.management_messages import (
+from sinfonia.protocol.membership.election import Awaiting, Position, Positions, longest, proven
+from sinfonia.protocol.membership.messages import (
     HandOver,
     Member,
     MemoryNodeEntry,

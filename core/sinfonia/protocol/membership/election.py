@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sinfonia.protocol.identifiers import Seq
-from sinfonia.protocol.management_messages import Member, MemoryNodeEntry
+from sinfonia.protocol.membership.messages import Member, MemoryNodeEntry
 
 
 class Position(NamedTuple):

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.protocol.election import NOTHING, Position
-from sinfonia.protocol.management_messages import Directory, MemoryNodeEntry
+from sinfonia.protocol.membership.election import NOTHING, Position
+from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 
 # A manager that stood still for this share of ``fail_after`` may have missed answers.
 STOOD_STILL_SHARE = 0.5

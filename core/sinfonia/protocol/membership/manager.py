@@ -26,12 +26,12 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.protocol import configuration
-from sinfonia.protocol.configuration import Change, Refusal
 from sinfonia.protocol.effects import ReplyTo, SendTo, SendToMember, StoreDirectory
-from sinfonia.protocol.election import Awaiting, Position, Positions
-from sinfonia.protocol.failure_detector import FailureDetector, Life, primary_life
-from sinfonia.protocol.management_messages import (
+from sinfonia.protocol.membership import configuration
+from sinfonia.protocol.membership.configuration import Change, Refusal
+from sinfonia.protocol.membership.election import Awaiting, Position, Positions
+from sinfonia.protocol.membership.failure_detector import FailureDetector, Life, primary_life
+from sinfonia.protocol.membership.messages import (
     Changed,
     Directory,
     HandOver,
@@ -46,6 +46,7 @@ from sinfonia.protocol.management_messages import (
     RemoveReplica,
     WantReplicas,
 )
+from sinfonia.protocol.membership.whole_system import WholeSystemRecovery
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     CommitAck,
@@ -58,7 +59,6 @@ from sinfonia.protocol.messages import (
     Unsettled,
 )
 from sinfonia.protocol.recovery import Recoveries
-from sinfonia.protocol.whole_system import WholeSystemRecovery
 
 # A change is pushed to all members at once, but so seldom (seconds) that many changes, as when a
 # cluster starts, share a push.

@@ -23,9 +23,9 @@ from msgspec.structs import replace
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import ConfigError
-from sinfonia.protocol.election import Position
 from sinfonia.protocol.identifiers import Counter, Uint64
-from sinfonia.protocol.management_messages import Directory, Member, MemoryNodeEntry
+from sinfonia.protocol.membership.election import Position
+from sinfonia.protocol.membership.messages import Directory, Member, MemoryNodeEntry
 
 # So far is what is restored ahead of what is known, in config epochs, versions and incarnations.
 # A manager that changed an entry ten times a second would take a day to say as much that nobody

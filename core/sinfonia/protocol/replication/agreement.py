@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from sinfonia.protocol.attempts import CLOCK_DRIFT_MARGIN
 from sinfonia.protocol.identifiers import Seq
-from sinfonia.protocol.replication_messages import Life
+from sinfonia.protocol.replication.messages import Life
 
 
 @dataclass(frozen=True, slots=True)

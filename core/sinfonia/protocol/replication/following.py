@@ -23,11 +23,11 @@ from enum import Enum
 import msgspec
 
 from sinfonia.protocol.identifiers import Seq
-from sinfonia.protocol.management_messages import MemoryNodeEntry
+from sinfonia.protocol.membership.messages import MemoryNodeEntry
 from sinfonia.protocol.messages import Reply, Request
 from sinfonia.protocol.records import Batch, decode_body, encode_body
-from sinfonia.protocol.replication import ReplicationTimes, new_lives
-from sinfonia.protocol.replication_messages import (
+from sinfonia.protocol.replication.agreement import ReplicationTimes, new_lives
+from sinfonia.protocol.replication.messages import (
     Append,
     Appended,
     GetImage,

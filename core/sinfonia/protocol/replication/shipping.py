@@ -31,13 +31,13 @@ from collections.abc import Iterator, Sequence
 from msgspec.structs import replace
 
 from sinfonia.protocol.identifiers import Seq
-from sinfonia.protocol.management_messages import Member, MemoryNodeEntry, Reconfigure
+from sinfonia.protocol.membership.messages import Member, MemoryNodeEntry, Reconfigure
 from sinfonia.protocol.messages import Reply
-from sinfonia.protocol.pacing import Pacing
 from sinfonia.protocol.records import Batch
-from sinfonia.protocol.replication import ReplicationTimes, common_prefix, lacks
-from sinfonia.protocol.replication_messages import Append, Appended, Join, Joined, Life
-from sinfonia.protocol.slowness import Slowness
+from sinfonia.protocol.replication.agreement import ReplicationTimes, common_prefix, lacks
+from sinfonia.protocol.replication.messages import Append, Appended, Join, Joined, Life
+from sinfonia.protocol.replication.pacing import Pacing
+from sinfonia.protocol.replication.slowness import Slowness
 
 # Recent batches kept in memory to be sent again; who needs older ones pulls them from the log.
 WINDOW_BYTES_MAX = 32 * 1024 * 1024

@@ -19,7 +19,7 @@ So a replica that is fast enough only when nobody writes holds up writers seldom
 """
 
 from sinfonia.protocol.identifiers import Seq
-from sinfonia.protocol.replication import ReplicationTimes
+from sinfonia.protocol.replication.agreement import ReplicationTimes
 
 # What is forgiven in a second, in seconds.  Late for a sixth of the time is as much as that.
 PARDON = 0.2

@@ -36,7 +36,7 @@ from sinfonia.protocol.messages import (
 from sinfonia.protocol.participant import Participant
 from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
 from sinfonia.protocol.sessions import Session, Sessions
-from sinfonia.testing.mutation import mutation
+from sinfonia.simulation.mutations.mutation import mutation
 
 
 @mutation()

@@ -7,9 +7,9 @@ clocks whose rates differ by a tenth, so that both are taken away together.
 from collections.abc import Iterator
 from unittest.mock import patch
 
-from sinfonia.protocol import replication
-from sinfonia.protocol.management import ManagerSettings
-from sinfonia.testing.mutation import mutation
+from sinfonia.protocol.membership.manager import ManagerSettings
+from sinfonia.protocol.replication import agreement as replication
+from sinfonia.simulation.mutations.mutation import mutation
 
 
 @mutation(profile="replicas-uneven-clocks")

@@ -5,14 +5,9 @@ from collections.abc import Iterator
 from unittest.mock import patch
 
 from sinfonia.memnode.replica import Replica
-from sinfonia.protocol.following import (
-    ApplyUpTo,
-    Follower,
-    FollowerEffect,
-    Phase,
-)
+from sinfonia.protocol.replication.following import ApplyUpTo, Follower, FollowerEffect, Phase
+from sinfonia.simulation.mutations.mutation import mutation
 from sinfonia.storage.stable_storage import StableStorage, refound
-from sinfonia.testing.mutation import mutation
 
 
 @mutation(profile="replicas-copies-in-pieces")

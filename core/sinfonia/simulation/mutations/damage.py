@@ -7,17 +7,17 @@ from unittest.mock import patch
 
 from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.scrubber import Scrubber
-from sinfonia.protocol import configuration
-from sinfonia.protocol.configuration import Change
-from sinfonia.protocol.election import Awaiting, Positions
-from sinfonia.protocol.management_messages import Member, MemoryNodeEntry, Register
+from sinfonia.protocol.membership import configuration
+from sinfonia.protocol.membership.configuration import Change
+from sinfonia.protocol.membership.election import Awaiting, Positions
+from sinfonia.protocol.membership.messages import Member, MemoryNodeEntry, Register
+from sinfonia.simulation.mutations.mutation import mutation
 from sinfonia.storage import log_blocks, redo_log
 from sinfonia.storage.address_space import AddressSpace
 from sinfonia.storage.disk_image import DiskImage
 from sinfonia.storage.files import File
 from sinfonia.storage.log_blocks import Lsn
 from sinfonia.storage.redo_log import RedoLog
-from sinfonia.testing.mutation import mutation
 
 
 @mutation(profile="replicas-ends-lost-unmarked")

@@ -23,9 +23,9 @@ from sinfonia.protocol.messages import (
 )
 from sinfonia.protocol.participant import Participant
 from sinfonia.protocol.sessions import Session
+from sinfonia.simulation.mutations.mutation import mutation
 from sinfonia.storage import log_blocks
 from sinfonia.storage.files import File
-from sinfonia.testing.mutation import mutation
 
 
 @mutation()

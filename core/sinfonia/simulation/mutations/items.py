@@ -29,8 +29,8 @@ from sinfonia.protocol.participant import Participant
 from sinfonia.protocol.sessions import Session
 from sinfonia.protocol.updates import Computed, Sliceable
 from sinfonia.rings import RingHeader
-from sinfonia.testing.fair_line import FairLine
-from sinfonia.testing.mutation import mutation
+from sinfonia.simulation.fair_line import FairLine
+from sinfonia.simulation.mutations.mutation import mutation
 
 # --- updates ------------------------------------------------------------------------------------
 

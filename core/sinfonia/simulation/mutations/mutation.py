@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from sinfonia.testing.profile import WITHOUT_REPLICAS
+from sinfonia.simulation.profile import WITHOUT_REPLICAS
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Broken on purpose: what makes things get better under load.
 
-Each is noticed by a story of load_simulation.py, named here, not by a profile.
+Each is noticed by a story of simulation/load_simulation.py, named here, not by a profile.
 """
 
 from collections.abc import Callable, Iterator
@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 from unittest.mock import PropertyMock, patch
 
-from sinfonia.protocol.pacing import Pacing
-from sinfonia.protocol.slowness import Slowness
+from sinfonia.protocol.replication.pacing import Pacing
+from sinfonia.protocol.replication.slowness import Slowness
 
 
 class ProgressMutation(NamedTuple):

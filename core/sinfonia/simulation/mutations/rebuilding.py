@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from unittest.mock import PropertyMock, patch
 
-from sinfonia.protocol import rebuilding
-from sinfonia.protocol.management_messages import MemoryNodeEntry
+from sinfonia.protocol.membership import rebuilding
+from sinfonia.protocol.membership.messages import MemoryNodeEntry
+from sinfonia.simulation.mutations.mutation import mutation
 from sinfonia.storage.known_configuration import KnownConfiguration
-from sinfonia.testing.mutation import mutation
 
 
 @mutation(profile="replicas-store-lost")

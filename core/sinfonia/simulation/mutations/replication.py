@@ -9,23 +9,20 @@ import msgspec
 from sinfonia.management.driver import ManagerDriver
 from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.replica import Replica
-from sinfonia.protocol import configuration, records, shipping
-from sinfonia.protocol.configuration import Change
+from sinfonia.protocol import records
 from sinfonia.protocol.effects import StoreDirectory
-from sinfonia.protocol.election import Awaiting, Positions
-from sinfonia.protocol.following import Follower, FollowerEffect, LogBatch
 from sinfonia.protocol.identifiers import Seq
-from sinfonia.protocol.management_messages import (
-    Member,
-    MemoryNodeEntry,
-    Reconfigure,
-    Register,
-)
+from sinfonia.protocol.membership import configuration
+from sinfonia.protocol.membership.configuration import Change
+from sinfonia.protocol.membership.election import Awaiting, Positions
+from sinfonia.protocol.membership.messages import Member, MemoryNodeEntry, Reconfigure, Register
 from sinfonia.protocol.messages import Request
 from sinfonia.protocol.participant import Participant
-from sinfonia.protocol.replication_messages import Append, Appended, Joined, Life
-from sinfonia.protocol.shipping import Peer, Shipping, ToReplica
-from sinfonia.testing.mutation import mutation
+from sinfonia.protocol.replication import shipping
+from sinfonia.protocol.replication.following import Follower, FollowerEffect, LogBatch
+from sinfonia.protocol.replication.messages import Append, Appended, Joined, Life
+from sinfonia.protocol.replication.shipping import Peer, Shipping, ToReplica
+from sinfonia.simulation.mutations.mutation import mutation
 
 # --- leases --------------------------------------------------------------------------------------
 

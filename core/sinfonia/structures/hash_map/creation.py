@@ -6,7 +6,7 @@ from itertools import pairwise
 from sinfonia.client.steps import Steps, execute, minitransaction
 from sinfonia.errors import LimitExceeded
 from sinfonia.structures.errors import NotFormatted
-from sinfonia.structures.hash_map_layout import (
+from sinfonia.structures.hash_map.layout import (
     MAP_HEADER_BYTES,
     NODE_MAX,
     PLACE_ADDRESS_MAX,
@@ -18,7 +18,7 @@ from sinfonia.structures.hash_map_layout import (
     Place,
     Region,
 )
-from sinfonia.structures.hash_map_space import REGION_HEADER_BYTES, SpacePlan, encode_region
+from sinfonia.structures.hash_map.space import REGION_HEADER_BYTES, SpacePlan, encode_region
 from sinfonia.structures.settling import execute_until_known
 
 # A page, in which some forty small entries fit: a read brings all of it.

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from sinfonia.client.steps import Steps, execute, minitransaction
 from sinfonia.structures.errors import NotFormatted
-from sinfonia.structures.hash_map_layout import (
+from sinfonia.structures.hash_map.layout import (
     DEPTH_MAX,
     ENTRIES_OFFSET,
     HASH_BITS,

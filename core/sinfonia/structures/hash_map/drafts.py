@@ -13,7 +13,7 @@ from typing import Any
 from sinfonia.client.steps import Steps, execute, minitransaction
 from sinfonia.errors import OutcomeUnknown, SinfoniaError
 from sinfonia.minitransaction import Minitransaction
-from sinfonia.structures.hash_map_layout import (
+from sinfonia.structures.hash_map.layout import (
     CHILDREN_OFFSET,
     ENTRIES_OFFSET,
     MARKS,
@@ -30,7 +30,7 @@ from sinfonia.structures.hash_map_layout import (
     encode_extent,
     size_class,
 )
-from sinfonia.structures.hash_map_space import SpacePlan, compute
+from sinfonia.structures.hash_map.space import SpacePlan, compute
 from sinfonia.structures.settling import TRIES_MAX
 
 _MARK_BYTES = 16

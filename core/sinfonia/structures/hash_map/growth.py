@@ -8,10 +8,10 @@ of two who try, one does it, and both look again.
 from sinfonia.client.steps import Steps, execute, minitransaction
 from sinfonia.errors import OutcomeUnknown
 from sinfonia.structures.errors import NoSpace
-from sinfonia.structures.hash_map_directory import Directory
-from sinfonia.structures.hash_map_drafts import add_change, add_version
-from sinfonia.structures.hash_map_layout import DEPTH_MAX, Bucket, MapHeader, Mark, Place
-from sinfonia.structures.hash_map_space import SpacePlan, compute
+from sinfonia.structures.hash_map.directory import Directory
+from sinfonia.structures.hash_map.drafts import add_change, add_version
+from sinfonia.structures.hash_map.layout import DEPTH_MAX, Bucket, MapHeader, Mark, Place
+from sinfonia.structures.hash_map.space import SpacePlan, compute
 
 # Spreads successive buckets over the regions; the golden ratio in 64 bits.
 _SPREAD = 0x9E3779B97F4A7C15

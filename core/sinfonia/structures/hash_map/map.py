@@ -20,9 +20,9 @@ from sinfonia.client.steps import Steps, execute, minitransaction, pause
 from sinfonia.errors import Contended, LimitExceeded, OutcomeUnknown
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.structures.errors import NoSpace
-from sinfonia.structures.hash_map_creation import read_header
-from sinfonia.structures.hash_map_directory import Directory
-from sinfonia.structures.hash_map_drafts import (
+from sinfonia.structures.hash_map.creation import read_header
+from sinfonia.structures.hash_map.directory import Directory
+from sinfonia.structures.hash_map.drafts import (
     Change,
     Draft,
     Pending,
@@ -34,8 +34,8 @@ from sinfonia.structures.hash_map_drafts import (
     is_too_full,
     settle,
 )
-from sinfonia.structures.hash_map_growth import grow_to, split
-from sinfonia.structures.hash_map_layout import (
+from sinfonia.structures.hash_map.growth import grow_to, split
+from sinfonia.structures.hash_map.layout import (
     EXTENT_HEADER_BYTES,
     VALUE_BYTES_MAX,
     Bucket,
@@ -46,7 +46,7 @@ from sinfonia.structures.hash_map_layout import (
     Place,
     decode_extent,
 )
-from sinfonia.structures.hash_map_space import SpacePlan, UnknownRegion
+from sinfonia.structures.hash_map.space import SpacePlan, UnknownRegion
 
 # An update or a look-up has so many keys, which keeps it inside of one minitransaction's limits
 # with the largest buckets and values but for absurd cases, which are refused as LimitExceeded.

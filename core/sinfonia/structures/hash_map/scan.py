@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sinfonia.client.steps import Steps, execute, minitransaction
-from sinfonia.structures.hash_map import Found, HashMap
-from sinfonia.structures.hash_map_directory import reverse_bits, span
-from sinfonia.structures.hash_map_layout import HASH_BITS, Bucket, BucketHead, Entry, Place
-from sinfonia.structures.hash_map_space import REGION_HEADER_BYTES, free_bytes
+from sinfonia.structures.hash_map.directory import reverse_bits, span
+from sinfonia.structures.hash_map.layout import HASH_BITS, Bucket, BucketHead, Entry, Place
+from sinfonia.structures.hash_map.map import Found, HashMap
+from sinfonia.structures.hash_map.space import REGION_HEADER_BYTES, free_bytes
 
 # A page has the entries of so many buckets, unless the caller wants fewer.
 PAGE_BUCKETS = 16

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from sinfonia.client.steps import Steps, execute, minitransaction
 from sinfonia.minitransaction import ITEMS_MAX, Minitransaction
 from sinfonia.structures.errors import NoSpace, NotFormatted
-from sinfonia.structures.hash_map_layout import (
+from sinfonia.structures.hash_map.layout import (
     CLASS_MAX,
     CLASS_MIN,
     REGION_MAGIC,

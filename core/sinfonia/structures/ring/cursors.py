@@ -16,7 +16,7 @@ from sinfonia.client.steps import Steps, execute, minitransaction, wait_for_chan
 from sinfonia.minitransaction import Minitransaction, Relation
 from sinfonia.rings import HEADER_BYTES, TAIL_OFFSET
 from sinfonia.structures.guards import Guard
-from sinfonia.structures.ring import Records, Ring, Trimmed
+from sinfonia.structures.ring.ring import Records, Ring, Trimmed
 
 CURSOR_BYTES = 8
 

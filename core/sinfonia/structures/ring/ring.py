@@ -165,7 +165,7 @@ class Ring:
 
         ``lock_wait`` in seconds, as Minitransaction has it.  Raises OutOfRange if no ring is there
         and LimitExceeded if the payload is too large (both definite); OutcomeUnknown: it may have
-        been appended, and whoever cannot bear it twice uses a ``Writer`` (ring_writers.py).
+        been appended, and whoever cannot bear it twice uses a ``Writer`` (writers.py).
         """
         positions = yield from self.append_many([payload], lock_wait=lock_wait)
         return positions if isinstance(positions, Full) else positions[0]

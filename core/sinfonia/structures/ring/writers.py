@@ -15,7 +15,7 @@ from typing import NamedTuple
 from sinfonia.client.steps import Steps
 from sinfonia.structures.client_table import ClientTable, Lane
 from sinfonia.structures.errors import NotFormatted, OutOfSequence
-from sinfonia.structures.ring import Full, Ring, Trimmed
+from sinfonia.structures.ring.ring import Full, Ring, Trimmed
 
 _STAMP = struct.Struct("<QQQ")
 _POSITION_BYTES = 8

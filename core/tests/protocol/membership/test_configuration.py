@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.protocol import configuration
-from sinfonia.protocol.configuration import REPLICAS_MAX, Change, Refusal, on_register
-from sinfonia.protocol.election import Awaiting, Position, Positions
-from sinfonia.protocol.management_messages import (
+from sinfonia.protocol.membership import configuration
+from sinfonia.protocol.membership.configuration import REPLICAS_MAX, Change, Refusal, on_register
+from sinfonia.protocol.membership.election import Awaiting, Position, Positions
+from sinfonia.protocol.membership.messages import (
     HandOver,
     Member,
     MemoryNodeEntry,

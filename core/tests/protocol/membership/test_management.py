@@ -6,19 +6,20 @@ from hypothesis import strategies as st
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol.effects import ReplyTo, SendTo, SendToMember, StoreDirectory
-from sinfonia.protocol.management import (
+from sinfonia.protocol.membership.manager import (
     ManagementRequest,
     Manager,
     ManagerEffect,
     ManagerSettings,
 )
-from sinfonia.protocol.management_messages import (
+from sinfonia.protocol.membership.messages import (
     Directory,
     NotLeading,
     Recreate,
     Register,
     Registered,
 )
+from sinfonia.protocol.membership.whole_system import REBOOT_WINDOW
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     Answer,
@@ -34,8 +35,7 @@ from sinfonia.protocol.messages import (
     Unsettled,
 )
 from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
-from sinfonia.protocol.whole_system import REBOOT_WINDOW
-from sinfonia.testing.parties import tid
+from sinfonia.simulation.parties import tid
 
 N0, N1, N2, N3 = (MemoryNodeId(number) for number in range(4))
 

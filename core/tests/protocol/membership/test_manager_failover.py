@@ -12,10 +12,10 @@ import pytest
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.management.driver import ManagerDriver
 from sinfonia.management.store import StoreConflict
-from sinfonia.protocol.election import Position
-from sinfonia.protocol.failure_detector import Life
-from sinfonia.protocol.management import ManagementRequest, Manager, ManagerSettings
-from sinfonia.protocol.management_messages import (
+from sinfonia.protocol.membership.election import Position
+from sinfonia.protocol.membership.failure_detector import Life
+from sinfonia.protocol.membership.manager import ManagementRequest, Manager, ManagerSettings
+from sinfonia.protocol.membership.messages import (
     Changed,
     Directory,
     HandOver,
@@ -29,8 +29,8 @@ from sinfonia.protocol.management_messages import (
     WantReplicas,
 )
 from sinfonia.protocol.messages import PROTOCOL_VERSION, Probe, ProbeReply, Replies, Reply, Requests
-from sinfonia.testing.scheduler import Scheduler
-from sinfonia.testing.simulated_store import LEASE_S, SimulatedStore, StoreClient
+from sinfonia.simulation.scheduler import Scheduler
+from sinfonia.simulation.store import LEASE_S, SimulatedStore, StoreClient
 
 NODE = MemoryNodeId(0)
 SETTINGS = ManagerSettings(fail_after=1.0)

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import ConfigError
-from sinfonia.protocol.configuration import COUNT_MAX
-from sinfonia.protocol.management_messages import Directory, Member, MemoryNodeEntry
-from sinfonia.protocol.rebuilding import MARGIN, MemberReport, NodePlan, plan_rebuild
+from sinfonia.protocol.membership.configuration import COUNT_MAX
+from sinfonia.protocol.membership.messages import Directory, Member, MemoryNodeEntry
+from sinfonia.protocol.membership.rebuilding import MARGIN, MemberReport, NodePlan, plan_rebuild
 
 NODE = MemoryNodeId(3)
 

@@ -5,16 +5,16 @@ import pytest
 
 from sinfonia.errors import StorageError
 from sinfonia.memnode.settings import State
-from sinfonia.protocol.following import Follower
-from sinfonia.protocol.management_messages import Member, MemoryNodeEntry, Registered
+from sinfonia.protocol.membership.messages import Member, MemoryNodeEntry, Registered
 from sinfonia.protocol.records import Batch, Stamp, encode_body
-from sinfonia.protocol.replication import lacks
-from sinfonia.protocol.replication_messages import Appended, ImageBegun, Join, Life
-from sinfonia.protocol.shipping import Shipping
+from sinfonia.protocol.replication.agreement import lacks
+from sinfonia.protocol.replication.following import Follower
+from sinfonia.protocol.replication.messages import Appended, ImageBegun, Join, Life
+from sinfonia.protocol.replication.shipping import Shipping
+from sinfonia.simulation.member_group import NODE, TIMES, MemberGroup
 from sinfonia.storage.damage import DAMAGED_FILE
 from sinfonia.storage.files import SECTOR_BYTES
 from sinfonia.storage.known_configuration import CONFIGURATION_FILE
-from sinfonia.testing.member_group import NODE, TIMES, MemberGroup
 
 
 def in_sync_group(*names: str) -> MemberGroup:

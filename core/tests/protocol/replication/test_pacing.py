@@ -3,7 +3,8 @@
 import pytest
 
 from sinfonia.protocol.messages import PROTOCOL_VERSION, Replies, Reply, Requests
-from sinfonia.protocol.pacing import (
+from sinfonia.protocol.records import Batch
+from sinfonia.protocol.replication.pacing import (
     COPIER_SILENT_MAX,
     COPIERS_MAX,
     CREDIT_BYTES_MAX,
@@ -13,11 +14,10 @@ from sinfonia.protocol.pacing import (
     Asked,
     Pacing,
 )
-from sinfonia.protocol.records import Batch
+from sinfonia.simulation.member_group import MemberGroup
+from sinfonia.simulation.parties import one_phase
 from sinfonia.storage.batches import head_of_batch, split_batch
 from sinfonia.storage.journal import KEEP_FOR_COPIES_FACTOR, MemoryLog
-from sinfonia.testing.member_group import MemberGroup
-from sinfonia.testing.parties import one_phase
 
 MIB = 1 << 20
 R = b"route"

@@ -5,9 +5,12 @@ import pytest
 
 from sinfonia.errors import StorageError
 from sinfonia.memnode.settings import State
-from sinfonia.protocol import shipping
 from sinfonia.protocol.attempts import CLOCK_DRIFT_MARGIN
-from sinfonia.protocol.following import (
+from sinfonia.protocol.membership.messages import Member, MemoryNodeEntry, Register
+from sinfonia.protocol.records import Batch, Stamp, encode_body
+from sinfonia.protocol.replication import shipping
+from sinfonia.protocol.replication.agreement import common_prefix, new_lives
+from sinfonia.protocol.replication.following import (
     LOST_AFTER,
     Answer,
     ApplyUpTo,
@@ -16,10 +19,7 @@ from sinfonia.protocol.following import (
     Resign,
     SaveCopy,
 )
-from sinfonia.protocol.management_messages import Member, MemoryNodeEntry, Register
-from sinfonia.protocol.records import Batch, Stamp, encode_body
-from sinfonia.protocol.replication import common_prefix, new_lives
-from sinfonia.protocol.replication_messages import (
+from sinfonia.protocol.replication.messages import (
     Appended,
     GetImage,
     GetLog,
@@ -30,10 +30,10 @@ from sinfonia.protocol.replication_messages import (
     LogPart,
     Pages,
 )
-from sinfonia.protocol.shipping import Shipping
+from sinfonia.protocol.replication.shipping import Shipping
+from sinfonia.simulation.member_group import NODE, TIMES, MemberGroup
+from sinfonia.simulation.parties import one_phase
 from sinfonia.storage.journal import MemoryLog
-from sinfonia.testing.member_group import NODE, TIMES, MemberGroup
-from sinfonia.testing.parties import one_phase
 
 
 def in_sync_group(

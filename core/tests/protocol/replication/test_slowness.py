@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from sinfonia.protocol.replication import ReplicationTimes
-from sinfonia.protocol.slowness import PARDON, TIME_OUT_MAX, Slowness
-from sinfonia.testing.member_group import TIMES, MemberGroup
+from sinfonia.protocol.replication.agreement import ReplicationTimes
+from sinfonia.protocol.replication.slowness import PARDON, TIME_OUT_MAX, Slowness
+from sinfonia.simulation.member_group import TIMES, MemberGroup
 
 SYNC = 0.002
 STEP = 0.005

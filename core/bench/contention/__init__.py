@@ -1,0 +1,1 @@
+"""Minitransactions that want the same bytes."""

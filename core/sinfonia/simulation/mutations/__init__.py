@@ -1,0 +1,1 @@
+"""Rules of the real code, each of which can be taken out, to see that the simulator notices."""

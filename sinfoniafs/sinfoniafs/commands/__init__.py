@@ -1,0 +1,1 @@
+"""`sinfoniafs` and `mount.sinfoniafs`: what users write, and what they are shown."""

@@ -1,0 +1,1 @@
+"""The check of a whole volume: inodes, directories and maps, each counted anew."""

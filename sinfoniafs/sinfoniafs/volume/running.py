@@ -1,0 +1,73 @@
+"""An operation runs until its minitransaction commits, or until the caller's time is up.
+
+Figure 8 of the paper: an operation works on what is cached, then executes one minitransaction
+whose compare items say what it relied on; if they fail, what was stale is dropped and the
+operation starts again.  An error that was concluded from cached bytes is believed only after the
+same comparisons have been made.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import anyio
+
+from sinfoniafs.attributes import InodeNumber
+from sinfoniafs.errors import Busy, FileSystemError, SessionLost
+from sinfoniafs.patience import TIMEOUT_S, time_left
+from sinfoniafs.volume.attempt import Attempt, Conflict
+from sinfoniafs.volume.state import VolumeState
+
+T = TypeVar("T")
+# The first retries come at once, for a stale cache is cured by reading; then rivals are likely.
+RETRIES_AT_ONCE: Final = 2
+BACKOFF_FIRST_S: Final = 0.001
+BACKOFF_MAX_S: Final = 0.1
+
+
+async def until_committed(
+    state: VolumeState, body: Callable[[Attempt], Awaitable[T]], *turns: InodeNumber
+) -> T:
+    """Run ``body`` until its minitransaction commits, holding the local turns named.
+
+    Raises Busy when rivals kept changing what it relied on until the deadline.
+    """
+    if not turns:
+        return await _run(state, body)
+    async with state.turns.hold(*sorted(set(turns))):
+        return await _run(state, body)
+
+
+async def _run(state: VolumeState, body: Callable[[Attempt], Awaitable[T]]) -> T:
+    deadline = anyio.current_time() + time_left(otherwise=TIMEOUT_S)
+    retries = 0
+    while True:
+        attempt = Attempt(state)
+        lost = None
+        try:
+            return await body(attempt)
+        except Conflict:
+            pass
+        except SessionLost:
+            lost = attempt.session
+        except FileSystemError:
+            try:
+                confirmed = await attempt.confirm()
+            except SessionLost:
+                lost = attempt.session
+            else:
+                if confirmed:
+                    raise
+        finally:
+            attempt.finish()
+        if lost is not None:
+            await state.rejoin(lost)
+        if anyio.current_time() > deadline:
+            raise Busy("other mounts kept changing the same files")
+        await _back_off(state, retries)
+        retries += 1
+
+
+async def _back_off(state: VolumeState, retries: int) -> None:
+    if retries >= RETRIES_AT_ONCE:
+        ceiling = min(BACKOFF_FIRST_S * 2 ** min(retries, 16), BACKOFF_MAX_S)
+        await anyio.sleep(state.rng.uniform(0, ceiling))
