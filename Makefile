@@ -3,14 +3,16 @@
 PYTHON  ?= /usr/bin/python3
 VENV    := .venv
 BIN     := $(VENV)/bin
+RUNNING := $(VENV)/.installed-to-run
 STAMP   := $(VENV)/.installed
 RUNS    ?= 300
 SEED    ?= 1
 PROFILE ?=
 MUTATION ?=
 KEEP    ?=
-PACKAGES := python3-venv python3-dev build-essential pkg-config libfuse3-dev fuse3 etcd-server iproute2 prometheus \
-            redis-server redis-tools
+# What the suite needs to run, and what only its tests and benchmarks need beside that.
+RUN_PACKAGES  := python3-venv python3-dev build-essential pkg-config libfuse3-dev fuse3
+TEST_PACKAGES := etcd-server iproute2 prometheus redis-server redis-tools
 FAST    := not slow and not fuse and not network
 
 .PHONY: help setup demo test check format sim bench bench-compare bench-contention bench-modes bench-faults bench-scale clean
@@ -26,29 +28,40 @@ help:
 	@echo "make bench-modes       all modes side by side, as a figure"
 	@echo "make bench-faults      fail-over, catch-up, checkpoints and restarts in figures"
 	@echo "make bench-scale       throughput of 2 to 256 simulated memory nodes, as a figure"
-	@echo "make setup             Debian packages, virtual environment and dependencies"
+	@echo "make setup             Debian packages, virtual environment and dependencies, for tests, too"
 	@echo "make clean             remove the virtual environment and all caches"
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml
-	@missing=""; for package in $(PACKAGES); do \
-	    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q "ok installed" \
-	        || missing="$$missing $$package"; \
-	done; \
-	if [ -n "$$missing" ]; then \
-	    if [ "$$(id -u)" != 0 ]; then \
-	        echo "These Debian packages are missing:$$missing"; \
-	        echo "Run make as root, or install them: apt-get install$$missing"; exit 1; \
-	    fi; \
-	    apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing; \
-	fi
-	@echo "Making $(VENV), with the Python packages that pyproject.toml names"
+# Shell code that installs those of the Debian packages $(1) that are missing.
+define debian_packages
+missing=""; for package in $(1); do \
+    dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q "ok installed" \
+        || missing="$$missing $$package"; \
+done; \
+if [ -n "$$missing" ]; then \
+    if [ "$$(id -u)" != 0 ]; then \
+        echo "These Debian packages are missing:$$missing"; \
+        echo "Run make as root, or install them: apt-get install$$missing"; exit 1; \
+    fi; \
+    apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing; \
+fi
+endef
+
+$(RUNNING): pyproject.toml
+	@$(call debian_packages,$(RUN_PACKAGES))
+	@echo "Making $(VENV), with the Python packages that the suite needs to run"
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(STAMP): $(RUNNING)
+	@$(call debian_packages,$(TEST_PACKAGES))
+	@echo "Adding the Python packages that tests and benchmarks need"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@touch $@
 
-demo: setup
+demo: $(RUNNING)
 	$(BIN)/python -m sinfoniafs.demo $(if $(KEEP),--keep)
 
 # Tests marked fuse and network start real processes; two at a time suit two cores.
