@@ -46,7 +46,7 @@ path_type = click.Path(path_type=Path)
 MIB = 1 << 20
 
 
-@click.command()
+@click.command(short_help="Back up a running cluster into a directory.")
 @click.argument("places", metavar="[CLUSTER] DEST", nargs=-1, required=True)
 @click.option("--incremental", is_flag=True, help="Add to the backup in DEST what came since.")
 @click.option("--list", "listing", is_flag=True, help="Only show what the backup in DEST reaches.")
@@ -96,7 +96,7 @@ def backup(places: Sequence[str], *, incremental: bool, listing: bool, as_json: 
         click.echo(f"Restore it: sinfonia restore {destination} DIR")
 
 
-@click.command()
+@click.command(short_help="Make a new cluster from a backup.")
 @click.argument("source", metavar="DEST", type=path_type)
 @click.argument("directory", metavar="[DIR]", type=path_type, required=False)
 @click.option("--at", metavar="TIME", help="As of this moment.  [default: the last in the backup]")

@@ -38,7 +38,7 @@ PLAIN_SECONDS = 3.0
 COMPARISON_SECONDS = 0.75
 
 
-@click.command()
+@click.command(short_help="Measure minitransactions on this machine.")
 @click.option(
     "--compare-modes",
     "side_by_side",

@@ -38,7 +38,7 @@ MODE_DEFAULT = "LOG"
 CAPACITY_DEFAULT = 1 << 30
 
 
-@click.command()
+@click.command(short_help="Start a cluster, or what is down of it, here.")
 @directory_argument
 @click.option(
     "--memory-nodes",
@@ -146,7 +146,7 @@ def up(
     _print_cluster(cluster, directory)
 
 
-@click.command()
+@click.command(short_help="Stop a cluster on this machine.")
 @directory_argument
 @json_option
 def down(directory: Path, *, as_json: bool) -> None:
@@ -169,7 +169,7 @@ def down(directory: Path, *, as_json: bool) -> None:
     click.echo(f"Cluster {cluster.config.cluster!r} is down: {', '.join(running)} ended.")
 
 
-@click.command()
+@click.command(short_help="Show how each process and memory node is.")
 @cluster_or_default
 @json_option
 def status(cluster: str, *, as_json: bool) -> None:
@@ -189,7 +189,7 @@ def status(cluster: str, *, as_json: bool) -> None:
         click.get_current_context().exit(1)
 
 
-@click.command()
+@click.command(short_help="Let a memory node begin anew, empty.")
 @cluster_argument
 @click.argument("node", type=click.IntRange(0))
 @click.confirmation_option(prompt="What this memory node held will be given up for good. Go on?")

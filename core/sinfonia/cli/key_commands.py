@@ -9,7 +9,7 @@ from sinfonia.transport.keys import CLIENTS, CLUSTER, OPERATOR
 from sinfonia.transport.permissions import Role
 
 
-@click.command()
+@click.command(short_help="Make the keys of a cluster, or one more key.")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--cluster", metavar="NAME", help="Whose keys.  [default: DIRECTORY's name]")
 @click.option("--client", metavar="NAME", help="Add one more client to the keys in DIRECTORY.")

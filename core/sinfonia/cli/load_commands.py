@@ -54,7 +54,7 @@ class ClusterLoad:
         return {"cluster": self.cluster, "memory_nodes": nodes, "silent": self.silent}
 
 
-@click.command()
+@click.command(short_help="Show the load of each memory node, by class.")
 @cluster_or_default
 @click.option("--by-tag", is_flag=True, help="A row for each class of minitransactions.")
 @click.option("--tag", metavar="TAG", help="Only minitransactions with this tag.")

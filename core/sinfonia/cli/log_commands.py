@@ -37,7 +37,7 @@ from sinfonia.storage.log_segments import LoggedRecord, read_log
 SHOWN_BYTES = 16
 
 
-@click.command()
+@click.command(short_help="Print a stopped memory node's redo log.")
 @click.argument("data_directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--log-directory",

@@ -21,6 +21,7 @@ from sinfonia.cli.minitransaction_commands import execute, get, put
 from sinfonia.cli.process_commands import manager, memnode
 from sinfonia.cli.rebuild_commands import rebuild_manager
 from sinfonia.cli.replica_commands import drain, memory_node, replica
+from sinfonia.cli.sections import SectionedGroup
 from sinfonia.cli.top import top
 from sinfonia.cli.unreachable import explained
 from sinfonia.cli.watch_commands import watch
@@ -34,7 +35,7 @@ class OutcomeUnknownFailure(click.ClickException):
     exit_code = 4
 
 
-class PlainGroup(click.Group):
+class PlainGroup(SectionedGroup):
     """Commands whose errors are one line each."""
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click has it
@@ -80,32 +81,25 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
 
 
-COMMANDS: tuple[click.Command, ...] = (
-    up,
-    down,
-    status,
-    top,
-    load,
-    get,
-    put,
-    execute,
-    watch,
-    memory_node,
-    replica,
-    drain,
-    recreate,
-    rebuild_manager,
-    backup,
-    restore,
-    log,
-    keygen,
-    bench,
-    memnode,
-    manager,
-)
+SECTIONS: dict[str, tuple[click.Command, ...]] = {
+    "Data": (get, put, execute, watch),
+    "Cluster": (up, down, status, top, load),
+    "Operate": (
+        memory_node,
+        replica,
+        drain,
+        recreate,
+        rebuild_manager,
+        backup,
+        restore,
+        log,
+        keygen,
+    ),
+    "Daemons": (memnode, manager),
+    "Measure": (bench,),
+}
 
-for command in COMMANDS:
-    main.add_command(command)
+main.add_sections(SECTIONS)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -45,7 +45,7 @@ timeout_option = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Print the bytes at an address.")
 @cluster_argument
 @click.argument("extent", metavar="NODE:OFFSET+LENGTH", type=parse_extent)
 @click.option("--raw", is_flag=True, help="Print the bytes themselves, and nothing else.")
@@ -64,7 +64,7 @@ def get(cluster: str, extent: Extent, *, raw: bool, timeout: float) -> None:
         click.echo(printable(data))
 
 
-@click.command()
+@click.command(short_help="Put bytes at an address.")
 @cluster_argument
 @click.argument("place", metavar="NODE:OFFSET", type=parse_place)
 @click.argument("value", metavar="VALUE", type=parse_value)
@@ -79,7 +79,7 @@ def put(cluster: str, place: Place, value: bytes, *, timeout: float) -> None:
         connection.write(*place, value, timeout=timeout)
 
 
-@click.command(name="exec")
+@click.command(name="exec", short_help="Execute one minitransaction.")
 @cluster_argument
 @click.option(
     "--compare",

@@ -55,7 +55,7 @@ plain_option = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Run one member of a memory node.")
 @config_option
 @click.option("--node", type=click.IntRange(0), required=True, help="Its id in the cluster.")
 @click.option(
@@ -186,7 +186,7 @@ def memnode(
     server.serve()
 
 
-@click.command()
+@click.command(short_help="Run a manager.")
 @config_option
 @click.option("--number", type=click.IntRange(0), default=0, help="With --config: which one.")
 @listen_option

@@ -69,7 +69,7 @@ def rebuild_options(command: CommandT) -> CommandT:
     return command
 
 
-@click.group("rebuild-manager")
+@click.group("rebuild-manager", short_help="Rebuild a manager's store that was lost.")
 def rebuild_manager() -> None:
     """Rebuild the manager's store after it was lost or put back from an older copy.
 

@@ -47,12 +47,12 @@ to_option = click.option(
 )
 
 
-@click.group()
+@click.group(short_help="Add, remove, move or promote replicas.")
 def replica() -> None:
     """Add, remove, move or promote replicas of a memory node."""
 
 
-@replica.command("add")
+@replica.command("add", short_help="Give a memory node one more replica.")
 @cluster_argument
 @node_argument
 @to_option
@@ -73,7 +73,7 @@ def add(cluster: str, node: int, *, to: str | None, timeout: float | None, as_js
         _say(add_replica(operator, node, to), as_json=as_json)
 
 
-@replica.command("remove")
+@replica.command("remove", short_help="Give up a replica.")
 @cluster_argument
 @node_argument
 @click.argument("endpoint")
@@ -89,7 +89,7 @@ def remove(cluster: str, node: int, endpoint: str, *, force: bool, as_json: bool
         _say(remove_replica(operator, node, endpoint, force=force), as_json=as_json)
 
 
-@replica.command("move")
+@replica.command("move", short_help="Move a member to another place.")
 @cluster_argument
 @node_argument
 @click.argument("endpoint")
@@ -119,7 +119,7 @@ def move(
         _say(move_member(operator, node, endpoint, to), as_json=as_json)
 
 
-@replica.command("promote")
+@replica.command("promote", short_help="Make an in-sync replica the primary.")
 @cluster_argument
 @node_argument
 @click.argument("endpoint")
@@ -151,7 +151,7 @@ def promote_replica(
         _say(promote(operator, node, endpoint, force=force), as_json=as_json)
 
 
-@click.command()
+@click.command(short_help="Hand over all primaries that are on a host.")
 @cluster_argument
 @click.argument("host", metavar="HOST[:PORT]")
 @json_option
@@ -165,12 +165,12 @@ def drain(cluster: str, host: str, *, as_json: bool) -> None:
         _say(drain_host(operator, host), as_json=as_json)
 
 
-@click.group("memory-node")
+@click.group("memory-node", short_help="Add memory nodes to a running cluster.")
 def memory_node() -> None:
     """Add memory nodes to a running cluster."""
 
 
-@memory_node.command("add")
+@memory_node.command("add", short_help="Start another memory node.")
 @directory_argument
 @click.option("--node", type=click.IntRange(0), help="Its id.  [default: the next one]")
 @click.option(

@@ -37,7 +37,7 @@ _SHOWN = {
 }
 
 
-@click.command()
+@click.command(short_help="Show live what a cluster does.")
 @cluster_or_default
 @click.option(
     "--interval",

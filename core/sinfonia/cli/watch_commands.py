@@ -16,7 +16,7 @@ from sinfonia.operating.chosen_keys import keys_of
 CONNECT_TIMEOUT = 5.0
 
 
-@click.command()
+@click.command(short_help="Print bytes now and after each change.")
 @cluster_argument
 @click.argument("extent", metavar="NODE:OFFSET+LENGTH", type=parse_extent)
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N changes.")

@@ -380,10 +380,18 @@ def test_the_log_shows_every_record(cluster_factory: ClusterFactory) -> None:
 
 def test_every_command_explains_itself() -> None:
     listing = succeeds("--help")
-    commands = [line.split()[0] for line in listing.partition("Commands:")[2].splitlines() if line]
+    sections = ["Data:", "Cluster:", "Operate:", "Daemons:", "Measure:"]
+    lines = [line for line in listing.partition("Data:\n")[2].splitlines() if line]
+    commands = [line.split()[0] for line in lines if line not in sections]
     assert {"up", "down", "status", "top", "replica", "memory-node", "drain"} <= set(commands)
+    assert [line for line in listing.splitlines() if line in sections] == sections
     for command in commands:
         assert len(succeeds(command, "--help").splitlines()) > 5
+
+
+def test_no_summary_of_a_command_is_cut_off() -> None:
+    for command in ((), ("replica",), ("memory-node",)):
+        assert "..." not in succeeds(*command, "--help").partition("--help ")[2]
 
 
 def until(condition: Callable[[], bool]) -> None:

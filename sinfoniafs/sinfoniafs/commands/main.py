@@ -166,7 +166,7 @@ async def _connect_and_serve(
         await serve(cluster, request, on_serving=on_serving)
 
 
-@main.command()
+@main.command(short_help="Unmount a volume, and wait until its mount has ended.")
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.option("--lazy", is_flag=True, help="Detach it now, even in use; end when it is no longer.")
 @click.option("--force", is_flag=True, help="Fail what is waiting; also removes a dead mount.")

@@ -149,7 +149,7 @@ def path_facts(path: Path, mount: mounts.KernelMount) -> dict[str, Any]:
     }
 
 
-@click.command()
+@click.command(short_help="Show what a path or a volume is.")
 @click.argument("what", metavar="PATH|CLUSTER")
 @NAME_OPTION
 @JSON_OPTION
