@@ -1,18 +1,19 @@
 """What users write on a command line, and how values and tables are shown to them, in one place.
 
 A value is ``text:hello``, ``hex:00ff`` or ``file:PATH``; an address is ``NODE:OFFSET``, and a range
-``NODE:OFFSET+LENGTH``.  Whatever is not understood is refused with the form it should have.
+``NODE:OFFSET+LENGTH``.  OFFSET and LENGTH may have a unit: ``0:1GiB+5``.  Whatever is not
+understood is refused with the form it should have.
 """
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import click
 
-from sinfonia.config import parse_size
+from sinfonia.config import CONFIG_FILE, parse_size
 from sinfonia.errors import ConfigError
 from sinfonia.minitransaction import Relation
 from sinfonia.operating.chosen_keys import keys_option
@@ -26,10 +27,17 @@ CommandT = TypeVar("CommandT", bound=Callable[..., object])
 WIDTH_DEFAULT = 8
 
 
-_ADDRESS = re.compile(r"(\d+):(\d+)")
-_CHECK = re.compile(r"(\d+):(\d+)(?:/(\d+))?(==|!=|<=|>=|<|>)(\d+)")
-_ADD = re.compile(r"(\d+):(\d+)(?:/(\d+))?=([+-]\d+)")
-_RANGE = re.compile(r"(\d+):(\d+)\+(\d+)")
+# A number of bytes, with a unit or without.
+_BYTES = r"(\d+(?:[KMGT]iB)?)"
+_ADDRESS = re.compile(rf"(\d+):{_BYTES}")
+_CHECK = re.compile(rf"(\d+):{_BYTES}(?:/(\d+))?(==|!=|<=|>=|<|>)(\d+)")
+_ADD = re.compile(rf"(\d+):{_BYTES}(?:/(\d+))?=([+-]\d+)")
+_RANGE = re.compile(rf"(\d+):{_BYTES}\+{_BYTES}")
+
+_ENDPOINT = re.compile(r"[^/]+:\d+")
+
+# A hex dump shows so many bytes on a line, as hexdump(1) and xxd(1) do.
+DUMP_WIDTH = 16
 
 
 class Place(NamedTuple):
@@ -105,16 +113,27 @@ def parse_place(text: str) -> Place:
     """``NODE:OFFSET``.  Raises click.BadParameter."""
     match = _ADDRESS.fullmatch(text)
     if match is None:
-        raise click.BadParameter(f"{text!r} is not an address; write NODE:OFFSET, as 0:100")
-    return Place(int(match[1]), int(match[2]))
+        raise click.BadParameter(
+            f"{text!r} is not an address; write NODE:OFFSET, as 0:100 or 0:4KiB"
+        )
+    return Place(int(match[1]), _bytes(match[2]))
 
 
 def parse_extent(text: str) -> Extent:
     """``NODE:OFFSET+LENGTH``.  Raises click.BadParameter."""
     match = _RANGE.fullmatch(text)
     if match is None:
-        raise click.BadParameter(f"{text!r} is not a range; write NODE:OFFSET+LENGTH, as 0:100+8")
-    return Extent(int(match[1]), int(match[2]), int(match[3]))
+        raise click.BadParameter(
+            f"{text!r} is not a range; write NODE:OFFSET+LENGTH, as 0:100+8 or 0:1GiB+8"
+        )
+    return Extent(int(match[1]), _bytes(match[2]), _bytes(match[3]))
+
+
+def _bytes(text: str) -> int:
+    """What matched ``_BYTES``; 0 is a number of bytes here, unlike among sizes."""
+    digits = text.rstrip("KMGTiB")
+    unit = text.removeprefix(digits)
+    return int(digits) * parse_size(f"1{unit}")
 
 
 def parse_value(text: str) -> bytes:
@@ -153,7 +172,7 @@ def parse_check(text: str) -> Check:
         )
     relation = RELATIONS[match[4]]
     return Check(
-        int(match[1]), int(match[2]), relation, int(match[5]), int(match[3] or WIDTH_DEFAULT)
+        int(match[1]), _bytes(match[2]), relation, int(match[5]), int(match[3] or WIDTH_DEFAULT)
     )
 
 
@@ -164,13 +183,30 @@ def parse_addition(text: str) -> Addition:
         raise click.BadParameter(
             f"{text!r} adds nothing; write NODE:OFFSET[/WIDTH]=+NUMBER, as 0:8=+1 or 0:8/4=-2"
         )
-    return Addition(int(match[1]), int(match[2]), int(match[4]), int(match[3] or WIDTH_DEFAULT))
+    return Addition(int(match[1]), _bytes(match[2]), int(match[4]), int(match[3] or WIDTH_DEFAULT))
 
 
 def printable(data: bytes) -> str:
     """``data`` as ``parse_value`` reads it, as text if that is what it seems to be."""
     text = data.decode("utf-8", "replace")
     return f"text:{text}" if text.isprintable() and "\ufffd" not in text else f"hex:{data.hex()}"
+
+
+def hex_dump(address: int, data: bytes) -> Iterator[str]:
+    """Lines that show ``data``, which begins at ``address``; a line like the one before is ``*``.
+
+    The last line is the address after the last byte.
+    """
+    before, repeated = None, False
+    for start in range(0, len(data), DUMP_WIDTH):
+        piece = data[start : start + DUMP_WIDTH]
+        if piece != before:
+            text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in piece)
+            yield f"{address + start:012x}  {piece.hex(' '):{3 * DUMP_WIDTH - 1}}  |{text}|"
+        elif not repeated:
+            yield "*"
+        before, repeated = piece, piece == before
+    yield f"{address + len(data):012x}"
 
 
 def cluster_argument(command: CommandT) -> CommandT:
@@ -192,6 +228,14 @@ def _refuse_endpoint(_ctx: click.Context, _parameter: click.Parameter, value: Pa
             "machine, and takes no address"
         )
     return value
+
+
+def names_cluster(place: str) -> bool:
+    """Whether ``place`` is an endpoint, a directory made by `sinfonia up`, or a description."""
+    path = Path(place)
+    if path.exists():
+        return path.name == CONFIG_FILE or (path / CONFIG_FILE).is_file()
+    return place.startswith("tcp:") or _ENDPOINT.fullmatch(place) is not None
 
 
 def default_cluster() -> str:

@@ -176,6 +176,29 @@ def status(cluster: str, *, as_json: bool) -> None:
     """Show how each process and each memory node of CLUSTER is.
 
     Exit code 1 if not all of them serve, or a replica is not in sync.
+
+    \b
+    Of each process:
+      PROCESS    its name
+      STATE      serving, following, catching up, ...; silent: runs and does not answer
+      ROLE       leader (of several managers), primary or replica
+      ENDPOINT   where it answers
+      SYNC       of a replica: in sync, or how far it is behind its primary
+      LOG        size of its redo log
+      REPAIRS    how often a copy replaced damaged data; only shown if that happened
+
+    \b
+    Of each memory node:
+      NODE       its number, as in NODE:OFFSET
+      PRIMARY    the process that serves it
+      REPLICAS   how many replicas are in sync, of how many there shall be
+      CONFIG     counts changes of its primary and replicas (configuration epoch)
+      MODE       what keeps its data: RAM, LOG, NVRAM, and -REPL with replicas
+      CAPACITY   how many bytes can be addressed
+      IN DOUBT   minitransactions that it voted for and whose outcome it does not know
+      PINNED     minitransactions that others must remember because it is silent
+      CLIENTS    clients that it remembers answers for
+      COMMITTED  minitransactions that it voted for since its primary started
     """
     found = look_at(cluster)
     if as_json:

@@ -64,7 +64,7 @@ def load(cluster: str, *, by_tag: bool, tag: str | None, as_json: bool) -> None:
 
     A minitransaction counts at each of its memory nodes.  Applications give minitransactions a tag
     to have them counted apart.  A node that began its life lately covers less than the window.
-    Exit code 1 if a memory node does not answer.
+    Exit code 1 if a memory node does not answer, or none counts TAG.
 
     \b
         sinfonia load demo
@@ -72,6 +72,7 @@ def load(cluster: str, *, by_tag: bool, tag: str | None, as_json: bool) -> None:
         sinfonia load demo --json
     """
     found = ask_for_load(cluster)
+    _refuse_unknown(tag, found)
     if as_json:
         click.echo(json.dumps(found.as_dict(tag), indent=2))
     else:
@@ -80,6 +81,16 @@ def load(cluster: str, *, by_tag: bool, tag: str | None, as_json: bool) -> None:
         click.echo(f"! memory node {node} has no primary that answers", err=True)
     if found.silent:
         click.get_current_context().exit(1)
+
+
+def _refuse_unknown(tag: str | None, found: ClusterLoad) -> None:
+    """Raises click.ClickException if no memory node that answers has counted ``tag``."""
+    known = {each for load in found.loads.values() for each in load.by_tag}
+    if tag is None or tag in known:
+        return
+    names = ", ".join(sorted(filter(None, known))) or "none yet"
+    silent = "".join(f"; memory node {node} does not answer" for node in found.silent)
+    raise click.ClickException(f"no memory node counts the tag {tag!r}; tags: {names}{silent}")
 
 
 def ask_for_load(cluster: str, *, timeout: float = ANSWER_WITHIN) -> ClusterLoad:

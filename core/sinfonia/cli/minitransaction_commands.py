@@ -17,6 +17,7 @@ from sinfonia.cli.arguments import (
     Extent,
     Place,
     cluster_argument,
+    hex_dump,
     json_option,
     parse_addition,
     parse_check,
@@ -27,7 +28,7 @@ from sinfonia.cli.arguments import (
     printable,
 )
 from sinfonia.client.blocking import BlockingCluster, connect_blocking
-from sinfonia.config import resolve_endpoint
+from sinfonia.config import count_of, resolve_endpoint
 from sinfonia.errors import OutcomeUnknown
 from sinfonia.minitransaction import LOCK_WAIT_MAX, Result
 from sinfonia.operating.chosen_keys import keys_of
@@ -53,13 +54,20 @@ timeout_option = click.option(
 def get(cluster: str, extent: Extent, *, raw: bool, timeout: float) -> None:
     """Print the bytes at an address.
 
+    A terminal gets a hex dump.  A pipe or a file gets one line, text:... or hex:..., as `put` takes
+    it.  OFFSET and LENGTH may have a unit.
+
     \b
         sinfonia get demo 0:100+5
+        sinfonia get demo 0:1GiB+4KiB
+        sinfonia get demo 0:100+5 --raw > file
     """
     with _connected(cluster, timeout) as connection:
         data = connection.read(*extent, timeout=timeout)
     if raw:
         sys.stdout.buffer.write(data)
+    elif sys.stdout.isatty():
+        click.echo("\n".join(hex_dump(extent.address, data)))
     else:
         click.echo(printable(data))
 
@@ -69,14 +77,22 @@ def get(cluster: str, extent: Extent, *, raw: bool, timeout: float) -> None:
 @click.argument("place", metavar="NODE:OFFSET", type=parse_place)
 @click.argument("value", metavar="VALUE", type=parse_value)
 @timeout_option
-def put(cluster: str, place: Place, value: bytes, *, timeout: float) -> None:
+@json_option
+def put(cluster: str, place: Place, value: bytes, *, timeout: float, as_json: bool) -> None:
     """Put bytes at an address.  VALUE is text:..., hex:... or file:PATH.
+
+    OFFSET may have a unit.
 
     \b
         sinfonia put demo 0:100 text:hello
+        sinfonia put demo 1:64KiB file:picture.png
     """
     with _connected(cluster, timeout) as connection:
         connection.write(*place, value, timeout=timeout)
+    if as_json:
+        click.echo(json.dumps({"node": place.node, "address": place.address, "bytes": len(value)}))
+    else:
+        click.echo(f"{count_of(len(value), 'byte')} written at {place.node}:{place.address}")
 
 
 @click.command(name="exec", short_help="Execute one minitransaction.")

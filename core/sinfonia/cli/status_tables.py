@@ -14,8 +14,10 @@ from sinfonia.operating.cluster_status import (
     leads,
 )
 
-_OF_A_PROCESS = ("PROCESS", "STATE", "ROLE", "ENDPOINT", "SYNC", "LOG")
-_OF_A_MEMORY_NODE = (
+# `status --help` explains each column.
+PROCESS_COLUMNS = ("PROCESS", "STATE", "ROLE", "ENDPOINT", "SYNC", "LOG")
+REPAIRS_COLUMN = "REPAIRS"
+MEMORY_NODE_COLUMNS = (
     "NODE",
     "PRIMARY",
     "REPLICAS",
@@ -32,7 +34,7 @@ _OF_A_MEMORY_NODE = (
 def process_table(status: ClusterStatus) -> Table:
     """A row for each process; how often members were repaired is shown if any was."""
     repaired = any(process.repairs for process in status.processes)
-    table = _table((*_OF_A_PROCESS, "REPAIRS") if repaired else _OF_A_PROCESS)
+    table = _table((*PROCESS_COLUMNS, REPAIRS_COLUMN) if repaired else PROCESS_COLUMNS)
     for process in status.processes:
         table.add_row(
             process.name,
@@ -48,7 +50,7 @@ def process_table(status: ClusterStatus) -> Table:
 
 def memory_node_table(status: ClusterStatus) -> Table:
     """A row for each memory node, whoever its members are."""
-    table = _table(_OF_A_MEMORY_NODE)
+    table = _table(MEMORY_NODE_COLUMNS)
     names = {process.endpoint: process.name for process in status.processes}
     for node in status.memory_nodes:
         in_sync = sum(replica.in_sync for replica in node.replicas)

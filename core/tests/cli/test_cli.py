@@ -11,8 +11,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
+from sinfonia.cli.arguments import (
+    hex_dump,
+    parse_addition,
+    parse_check,
+    parse_extent,
+    parse_place,
+)
+from sinfonia.cli.status_tables import MEMORY_NODE_COLUMNS, PROCESS_COLUMNS, REPAIRS_COLUMN
 from sinfonia.config import CONFIG_FILE
 from sinfonia.operating.local_cluster import LocalCluster, free_ports
 from sinfonia.operating.processes import ProcessIdentity
@@ -202,11 +211,53 @@ def test_down_where_there_is_no_cluster_says_so(tmp_path: Path) -> None:
 
 
 def test_what_is_put_can_be_got(name: str, tmp_path: Path) -> None:
-    succeeds("put", name, "1:64", "hex:00ff")
+    assert succeeds("put", name, "1:64", "hex:00ff") == "2 bytes written at 1:64\n"
     assert succeeds("get", name, "1:64+2") == "hex:00ff\n"
     (tmp_path / "value").write_bytes(b"from a file")
     succeeds("put", name, "1:64", f"file:{tmp_path / 'value'}")
     assert succeeds("get", name, "1:64+11", "--raw") == "from a file"
+
+
+def test_put_is_for_scripts_too(name: str) -> None:
+    written = json.loads(succeeds("put", name, "1:2KiB", "text:x", "--json"))
+    assert written == {"node": 1, "address": 2048, "bytes": 1}
+    assert succeeds("get", name, "1:2KiB+1") == succeeds("get", name, "1:2048+1") == "text:x\n"
+
+
+def test_addresses_take_units() -> None:
+    assert parse_place("0:1GiB") == (0, 1 << 30)
+    assert parse_extent("0:1GiB+5") == (0, 1 << 30, 5)
+    assert parse_extent("3:0+4KiB") == (3, 0, 4096)
+    assert parse_check("0:1MiB/4>=5").address == 1 << 20
+    assert parse_addition("0:1TiB=-1").address == 1 << 40
+    for wrong in ("0:1GB+5", "0:-1+5", "0:1 KiB+5", "0:KiB+5"):
+        with pytest.raises(click.BadParameter, match="write NODE:OFFSET"):
+            parse_extent(wrong)
+
+
+def test_get_shows_a_hex_dump_on_a_terminal(name: str) -> None:
+    succeeds("put", name, "1:96", "text:sixteen letters, and 5")
+    ours, theirs = os.openpty()
+    try:
+        command = [*COMMAND, "get", name, "1:96+23"]
+        subprocess.run(command, stdout=theirs, timeout=DEADLINE, check=True)
+        shown = os.read(ours, 4096).decode().splitlines()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert shown == [
+        "000000000060  73 69 78 74 65 65 6e 20 6c 65 74 74 65 72 73 2c  |sixteen letters,|",
+        "000000000070  20 61 6e 64 20 35 00                             | and 5.|",
+        "000000000077",
+    ]
+
+
+def test_a_hex_dump_shows_equal_lines_once() -> None:
+    lines = list(hex_dump(16, bytes(64) + b"x" + bytes(32)))
+    assert [line.partition(" ")[0] for line in lines] == [
+        *("000000000010", "*", "000000000050", "000000000060", "000000000070", "000000000071"),
+    ]
+    assert list(hex_dump(5, b"")) == ["000000000005"]
 
 
 def test_exec_shows_reads_and_failed_compares(name: str) -> None:
@@ -387,6 +438,12 @@ def test_every_command_explains_itself() -> None:
     assert [line for line in listing.splitlines() if line in sections] == sections
     for command in commands:
         assert len(succeeds(command, "--help").splitlines()) > 5
+
+
+def test_the_help_of_status_explains_each_column() -> None:
+    said = succeeds("status", "--help")
+    for column in (*PROCESS_COLUMNS, REPAIRS_COLUMN, *MEMORY_NODE_COLUMNS):
+        assert f"    {column}  " in said
 
 
 def test_no_summary_of_a_command_is_cut_off() -> None:

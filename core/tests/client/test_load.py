@@ -186,6 +186,17 @@ def test_the_table_shows_each_window_of_each_node(cluster: LocalCluster) -> None
     assert all("shown" in row for row in only[1:])
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_tag_that_is_not_counted_is_an_error(
+    cluster: LocalCluster, options: tuple[str, ...]
+) -> None:
+    with sinfonia.connect_blocking(cluster.endpoint) as client:
+        assert tagged(client, "counted")
+    done = run_command(cluster.endpoint, "--tag", "nosuch", *options)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "no memory node counts the tag 'nosuch'; tags: counted" in done.stderr
+
+
 def test_scripts_get_counts_and_rates(cluster: LocalCluster) -> None:
     with sinfonia.connect_blocking(cluster.endpoint) as client:
         assert tagged(client, "scripted")
