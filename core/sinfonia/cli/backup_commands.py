@@ -22,7 +22,7 @@ from sinfonia.backup.restore import (
     new_directory,
     restored_directory,
 )
-from sinfonia.cli.arguments import default_cluster, json_option
+from sinfonia.cli.arguments import default_cluster, json_option, names_cluster
 from sinfonia.config import (
     MODES,
     ByteCount,
@@ -55,6 +55,10 @@ MIB = 1 << 20
 def backup(places: Sequence[str], *, incremental: bool, listing: bool, as_json: bool) -> None:
     """Back up all memory nodes of CLUSTER into the directory DEST, while clients go on.
 
+    CLUSTER is a cluster that runs, by default $SINFONIA_CLUSTER, or else ./cluster.  DEST is the
+    backup's own directory: a new one, or with --incremental that of the backup to extend.  A
+    cluster is no DEST.
+
     Nobody waits and nothing is locked; the backup shows one moment, at which every minitransaction
     had happened at all its memory nodes or at none.  With --incremental, the backup in DEST is
     extended by the logs since: any moment between its first and its last can then be restored.
@@ -74,6 +78,7 @@ def backup(places: Sequence[str], *, incremental: bool, listing: bool, as_json: 
         return
     if len(places) > 2:
         raise click.UsageError("there are CLUSTER and DEST, and no more")
+    _refuse_cluster(places[-1], "DEST is a directory for the backup: sinfonia backup CLUSTER DEST")
     cluster = places[0] if len(places) == 2 else default_cluster()
     endpoint, destination = resolve_endpoint(cluster), Path(places[-1])
     take = take_increment if incremental else take_full
@@ -97,7 +102,7 @@ def backup(places: Sequence[str], *, incremental: bool, listing: bool, as_json: 
 
 
 @click.command(short_help="Make a new cluster from a backup.")
-@click.argument("source", metavar="DEST", type=path_type)
+@click.argument("source", metavar="SOURCE", type=path_type)
 @click.argument("directory", metavar="[DIR]", type=path_type, required=False)
 @click.option("--at", metavar="TIME", help="As of this moment.  [default: the last in the backup]")
 @click.option("--mode", type=click.Choice(MODES), help="[default: as the original]")
@@ -124,7 +129,10 @@ def restore(
     log_directory: Path | None,
     as_json: bool,
 ) -> None:
-    """Make a new cluster in DIR from the backup in DEST; start it with `sinfonia up DIR`.
+    """Make a new cluster in DIR from the backup in SOURCE; start it with `sinfonia up DIR`.
+
+    SOURCE is a directory made by `sinfonia backup`, and is only read.  DIR is a new directory on
+    this machine; a cluster that exists is never restored over.
 
     For a cluster on many hosts, make the data directory of the first member of each memory node by
     itself, with the same --at for all; then start new managers, these, and new empty replicas.
@@ -134,6 +142,11 @@ def restore(
         sinfonia restore /backups/monday restored --at 2026-03-01T12:00:00 --port 7100
         sinfonia restore /backups/monday --node 0 --data-directory /var/lib/sinfonia/node0
     """
+    _refuse_cluster(str(source), "SOURCE is a backup: sinfonia restore SOURCE DIR")
+    if directory is not None:
+        _refuse_cluster(
+            str(directory), "DIR is a new directory, in which restore makes another cluster"
+        )
     opened = Backup(source)
     moment = None if at is None else parse_moment(at)
     if node is not None:
@@ -157,6 +170,11 @@ def restore(
     restoration = _restore_cluster(opened, moment, directory, config)
     hint = f"Start it: sinfonia up {directory}"
     _print_restored(restoration, directory, as_json=as_json, hint=hint)
+
+
+def _refuse_cluster(place: str, what_it_is: str) -> None:
+    if names_cluster(place):
+        raise click.UsageError(f"{place} is a cluster; {what_it_is}")
 
 
 def _restore_member(
