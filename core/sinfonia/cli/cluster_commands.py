@@ -93,7 +93,8 @@ def up(
     """Start a cluster on this machine, with all it has in DIR.
 
     If there is one in DIR already, start what is not running of it: the whole cluster after
-    `sinfonia down` or a reboot, or one process that was killed.
+    `sinfonia down` or a reboot, or one process that was killed.  Nothing is started if another
+    process, as of another cluster, holds one of the ports.
 
     If a process refuses to start, as when its data is damaged, the others are started all the same
     and left running; the exit code is 1, and the error says which it is and what to do.
@@ -136,13 +137,22 @@ def up(
             secure=secure,
         )
     started = start_showing_progress(cluster)
+    ran = [name for name in cluster.running if name not in started]
     if as_json:
         pids = {name: process.pid for name, process in cluster.running.items()}
         found = {"cluster": cluster.config.cluster, "endpoint": cluster.endpoint}
-        click.echo(json.dumps({**found, "started": started, "processes": pids}, indent=2))
+        click.echo(
+            json.dumps(
+                {**found, "started": started, "ran_already": ran, "processes": pids}, indent=2
+            )
+        )
         return
     if not started:
         click.echo(f"Cluster {cluster.config.cluster!r} was up already.")
+    else:
+        click.echo(f"Started: {', '.join(started)}.")
+        if ran:
+            click.echo(f"Ran already: {', '.join(ran)}.")
     _print_cluster(cluster, directory)
 
 

@@ -47,6 +47,7 @@ from sinfonia.operating.local_description import (
 )
 from sinfonia.operating.observer import Observer, Sight
 from sinfonia.operating.processes import ProcessIdentity, end, spawn_detached, uninterrupted
+from sinfonia.operating.rivals import refuse_rivals
 from sinfonia.protocol.membership.messages import Directory
 from sinfonia.storage.data_directory import IDENTITY_FILE, DirectoryLock
 from sinfonia.transport.keygen import ensure_member_keys, make_cluster_keys
@@ -129,8 +130,8 @@ class LocalCluster:
         )
         if metrics_ports:
             config = with_metrics(config, metrics_ports)
+        refuse_rivals((process.endpoint for process in config.processes), config.cluster, None)
         for process in config.processes:
-            refuse_taken(process.endpoint)
             if process.metrics:
                 refuse_taken(process.metrics)
         try:
@@ -192,6 +193,7 @@ class LocalCluster:
         what can be started is left running when a process refuses to start, or does not serve.
         """
         with self._alone():
+            self._refuse_rivals(names or list(self.endpoints))
             started: dict[str, ProcessIdentity] = {}
             failed: dict[str, str] = {}
             try:
@@ -199,7 +201,6 @@ class LocalCluster:
                     failed |= self._too_early(wave, failed)
                     for name in wave:
                         if name not in failed:
-                            refuse_taken(self.endpoints[name])
                             with uninterrupted():
                                 started[name] = self._start(name)
                     waiting = {name: started[name] for name in wave if name in started}
@@ -259,6 +260,11 @@ class LocalCluster:
             yield
         finally:
             lock.release()
+
+    def _refuse_rivals(self, names: Sequence[str]) -> None:
+        """Raise StartFailed if another process holds the port of one that is to start."""
+        missing = [self.endpoints[name] for name in names if self.process(name) is None]
+        refuse_rivals(missing, self.config.cluster, operator_keys(self.config))
 
     def _waves(self, names: Sequence[str]) -> Iterator[list[str]]:
         """Those of ``names`` that do not run, in the order in which to start them.

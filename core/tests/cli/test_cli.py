@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import pytest
 
 from sinfonia.cli.arguments import (
@@ -24,6 +25,7 @@ from sinfonia.cli.arguments import (
 from sinfonia.cli.status_tables import MEMORY_NODE_COLUMNS, PROCESS_COLUMNS, REPAIRS_COLUMN
 from sinfonia.config import CONFIG_FILE
 from sinfonia.operating.local_cluster import LocalCluster, free_ports
+from sinfonia.operating.local_description import write_description
 from sinfonia.operating.processes import ProcessIdentity
 from sinfonia.rings import RingHeader
 from sinfonia.testing.movable_cluster import MovableCluster
@@ -91,11 +93,13 @@ def test_a_day_in_the_life_of_a_cluster(tmp_path: Path) -> None:
         listing = run("status", "demo", cwd=tmp_path)
         assert listing.returncode == 1
         assert "node0    down" in listing.stdout
-        succeeds("up", "demo", cwd=tmp_path)
+        again = succeeds("up", "demo", cwd=tmp_path)
+        assert "Started: node0.\nRan already: manager, node1.\n" in again
         assert "was up already" in succeeds("up", "demo", cwd=tmp_path)
         assert "manager, node0, node1 ended" in succeeds("down", "demo", cwd=tmp_path)
         assert "was not running" in succeeds("down", "demo", cwd=tmp_path)
-        succeeds("up", "demo", cwd=tmp_path)
+        said = json.loads(succeeds("up", "demo", "--json", cwd=tmp_path))
+        assert (said["started"], said["ran_already"]) == (["manager", "node0", "node1"], [])
         assert succeeds("get", "demo", "0:100+4", cwd=tmp_path) == "text:kept\n"
     finally:
         cluster.stop()
@@ -131,8 +135,28 @@ def test_up_does_not_change_a_cluster(cluster: LocalCluster, name: str) -> None:
 def test_up_on_taken_ports_starts_nothing(cluster: LocalCluster, tmp_path: Path) -> None:
     taken = cluster.endpoint.rpartition(":")[2]
     complaint = fails("up", "other", "--port", taken, cwd=tmp_path)
-    assert f"{cluster.endpoint} is in use by another process" in complaint
+    assert f"{cluster.endpoint} is in use by cluster '{cluster.config.cluster}'" in complaint
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["other", "the same"])
+def test_up_starts_nothing_while_another_cluster_holds_its_ports(
+    cluster: LocalCluster, tmp_path: Path, name: str
+) -> None:
+    """The directory's own manager could have started: its port is free."""
+    config = cluster.config
+    [free] = free_ports(1)
+    manager = msgspec.structs.replace(config.manager[0], endpoint=f"tcp://127.0.0.1:{free}")
+    called = config.cluster if name == "the same" else name
+    rival = msgspec.structs.replace(config, cluster=called, manager=[manager])
+    write_description(rival, tmp_path)
+    complaint = fails("up", str(tmp_path))
+    place = cluster.endpoints["node0"]
+    if name == "the same":
+        assert f"{place} is in use by a cluster that is called {called!r}, too" in complaint
+    else:
+        assert f"{place} is in use by cluster {config.cluster!r}, not by 'other'" in complaint
+    assert not (tmp_path / "log").exists()
 
 
 def test_up_in_a_directory_of_something_else_leaves_it_alone(tmp_path: Path) -> None:
@@ -341,6 +365,15 @@ def test_exec_says_when_nothing_was_executed(cluster_factory: ClusterFactory) ->
         (["exec", "NAME", "--add", "0:0+5"], 2, "as 0:8=+1"),
         (["exec", "NAME", "--append", "0:0=text:x"], 1, "no ring"),
         (["recreate", "NAME", "9", "--yes"], 1, "there is no memory node 9"),
+        (["backup", "NAME"], 2, "is a cluster; DEST is a directory for the backup"),
+        (["backup", "x", "NAME"], 2, "is a cluster; DEST is a directory for the backup"),
+        (["backup", "x", "CONFIG"], 2, "is a cluster; DEST is a directory for the backup"),
+        (["backup", "NAME", "tcp://127.0.0.1:7000"], 2, "is a cluster; DEST is a directory"),
+        (["backup", "NAME", "127.0.0.1:7000"], 2, "is a cluster; DEST is a directory"),
+        (["backup", "--incremental", "x", "NAME"], 2, "is a cluster; DEST is a directory"),
+        (["restore", "NAME", "x"], 2, "is a cluster; SOURCE is a backup"),
+        (["restore", "x", "NAME"], 2, "is a cluster; DIR is a new directory"),
+        (["restore", "x", "tcp://127.0.0.1:7000"], 2, "is a cluster; DIR is a new directory"),
         (["backup", "x"], 1, "there is no cluster at cluster"),
         (["down", "tcp://127.0.0.1:7000"], 2, "takes no address"),
         (["up", "tcp://127.0.0.1:7000"], 2, "takes no address"),
