@@ -20,7 +20,7 @@ from sinfonia.cli.log_commands import log
 from sinfonia.cli.minitransaction_commands import execute, get, put
 from sinfonia.cli.process_commands import manager, memnode
 from sinfonia.cli.rebuild_commands import rebuild_manager
-from sinfonia.cli.replica_commands import drain, memory_node, replica
+from sinfonia.cli.replica_commands import add_memnode, drain, replica
 from sinfonia.cli.sections import SectionedGroup
 from sinfonia.cli.top import top
 from sinfonia.cli.unreachable import explained
@@ -85,7 +85,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Data": (get, put, execute, watch),
     "Cluster": (up, down, status, top, load),
     "Operate": (
-        memory_node,
+        add_memnode,
         replica,
         drain,
         recreate,

@@ -83,7 +83,7 @@ def rebuild_manager() -> None:
     """
 
 
-@rebuild_manager.command("local")
+@rebuild_manager.command("local", short_help="Rebuild the store of a cluster on this machine.")
 @directory_argument
 @rebuild_options
 def rebuild_local(directory: Path, **wishes: bool) -> None:
@@ -104,7 +104,7 @@ def rebuild_local(directory: Path, **wishes: bool) -> None:
     plan.run(expected=[node.node for node in config.memory_node])
 
 
-@rebuild_manager.command("report")
+@rebuild_manager.command("report", short_help="Print what members keep of the configuration.")
 @click.argument("data_directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @log_directory_option
 def report_member(data_directory: Path, *, log_directory: Path | None) -> None:
@@ -116,7 +116,7 @@ def report_member(data_directory: Path, *, log_directory: Path | None) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(report), indent=1))
 
 
-@rebuild_manager.command("restore")
+@rebuild_manager.command("restore", short_help="Rebuild a store from reports.")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=path_type)
 @click.option("--store", type=path_type, help="The manager's data directory.")
 @click.option("--etcd", multiple=True, metavar="URL", help="Instead: where several managers agree.")

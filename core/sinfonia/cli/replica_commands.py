@@ -159,18 +159,14 @@ def drain(cluster: str, host: str, *, as_json: bool) -> None:
     """Hand over every primary of CLUSTER that is on HOST, so that HOST may go down.
 
     HOST is written as in the endpoints that `sinfonia status` shows.  Refused, before anything is
-    done, if a memory node there has no in-sync replica elsewhere.
+    done, if a memory node there has no in-sync replica elsewhere.  In the modes RAM, LOG and NVRAM
+    there are no replicas: there, `backup` and `restore` move the data, while clients are stopped.
     """
     with _operator(cluster, None) as operator:
         _say(drain_host(operator, host), as_json=as_json)
 
 
-@click.group("memory-node", short_help="Add memory nodes to a running cluster.")
-def memory_node() -> None:
-    """Add memory nodes to a running cluster."""
-
-
-@memory_node.command("add", short_help="Start another memory node.")
+@click.command("add-memnode", short_help="Add a memory node to a running cluster.")
 @directory_argument
 @click.option("--node", type=click.IntRange(0), help="Its id.  [default: the next one]")
 @click.option(
@@ -185,7 +181,7 @@ def memory_node() -> None:
     help="How many.  [default: as the first memory node]",
 )
 @json_option
-def add_node(
+def add_memnode(
     directory: Path,
     *,
     node: int | None,
@@ -195,8 +191,10 @@ def add_node(
 ) -> None:
     """Start another memory node of the cluster in DIR.
 
-    Clients that run see it when they look for it again (`refresh`).  With --node the command may be
-    repeated: what is there already is only started.
+    `sinfonia memnode` runs one member of a memory node; this adds the memory node to the cluster,
+    and starts its members.  Data stays where it is: volumes that exist do not use the new memory
+    node yet.  Clients that run see it when they look for it again (`refresh`).  With --node the
+    command may be repeated: what is there already is only started.
     """
     with _operator(str(directory), None) as operator:
         _say(add_memory_node(operator, node, capacity=capacity, replicas=replicas), as_json=as_json)

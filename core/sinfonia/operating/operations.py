@@ -6,6 +6,7 @@ trusted to keep a promise.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 
 from sinfonia.config import format_size
 from sinfonia.endpoints import normalise_endpoint
@@ -142,6 +143,7 @@ def drain_host(operator: Operator, host: str) -> Done:
         ]
         for entry in here
     }
+    _refuse_without_replicas(operator, [entry for entry in here if not heirs[entry.node]])
     stuck = [str(node) for node, places in heirs.items() if not places]
     if stuck:
         raise OperationRefused(
@@ -154,6 +156,21 @@ def drain_host(operator: Operator, host: str) -> Done:
         operator.tell(f"memory node {entry.node}: {target} takes over")
         promote(operator, entry.node, target)
     return Done(True, f"{len(here)} memory nodes were handed over; none has its primary on {host}.")
+
+
+def _refuse_without_replicas(operator: Operator, entries: Sequence[MemoryNodeEntry]) -> None:
+    """Raise OperationRefused if one of ``entries`` is in a mode that keeps no replicas."""
+    alone = [entry for entry in entries if not keeps_replicas(entry.mode)]
+    if not alone:
+        return
+    nodes = ", ".join(str(entry.node) for entry in alone)
+    modes = ", ".join(sorted({entry.mode for entry in alone}))
+    raise OperationRefused(
+        f"memory nodes {nodes} are in mode {modes}, which keeps no replicas that could take over; "
+        "nothing was handed over. To move the data of all memory nodes, stop the clients, then "
+        f"`sinfonia backup {operator.name} DEST` and, on another host, `sinfonia restore DEST DIR`"
+        " (with --mode LOG-REPL, a later drain needs no stop)"
+    )
 
 
 def is_on(endpoint: str, host: str) -> bool:
@@ -190,7 +207,10 @@ def add_memory_node(
     described = local.config.describe(chosen)
     size = format_size(described.capacity)
     return Done(
-        changed, f"Memory node {chosen} serves at {described.endpoint}: {size}, {described.mode}."
+        changed,
+        f"Memory node {chosen} serves at {described.endpoint}: {size}, {described.mode}. What the "
+        "cluster holds stays where it is: volumes that exist do not use the new memory node yet, "
+        "and programs use it once they refresh and write to it.",
     )
 
 

@@ -395,8 +395,8 @@ def test_exec_says_when_nothing_was_executed(cluster_factory: ClusterFactory) ->
         (["replica", "add", "NAME", "0", "--to", "x"], 2, "cannot be given for a cluster on this"),
         (["replica", "remove", "NAME", "0", "node9"], 1, "there is no process 'node9' here"),
         (["replica", "promote", "NAME", "5", "node0"], 1, "there is no memory node 5"),
-        (["drain", "NAME", "127.0.0.1"], 1, "memory nodes 0, 1 have no in-sync replica"),
-        (["memory-node", "add", "NAME", "--replicas", "1"], 1, "mode LOG keeps no replicas"),
+        (["drain", "NAME", "127.0.0.1"], 1, "memory nodes 0, 1 are in mode LOG, which keeps no"),
+        (["add-memnode", "NAME", "--replicas", "1"], 1, "mode LOG keeps no replicas"),
         (["top", "NAME", "--json"], 2, "give --once, too"),
         (["log", "/"], 1, "/ is not the data directory of a memory node"),
     ],
@@ -467,7 +467,7 @@ def test_every_command_explains_itself() -> None:
     sections = ["Data:", "Cluster:", "Operate:", "Daemons:", "Measure:"]
     lines = [line for line in listing.partition("Data:\n")[2].splitlines() if line]
     commands = [line.split()[0] for line in lines if line not in sections]
-    assert {"up", "down", "status", "top", "replica", "memory-node", "drain"} <= set(commands)
+    assert {"up", "down", "status", "top", "replica", "add-memnode", "drain"} <= set(commands)
     assert [line for line in listing.splitlines() if line in sections] == sections
     for command in commands:
         assert len(succeeds(command, "--help").splitlines()) > 5
@@ -480,7 +480,7 @@ def test_the_help_of_status_explains_each_column() -> None:
 
 
 def test_no_summary_of_a_command_is_cut_off() -> None:
-    for command in ((), ("replica",), ("memory-node",)):
+    for command in ((), ("replica",), ("rebuild-manager",)):
         assert "..." not in succeeds(*command, "--help").partition("--help ")[2]
 
 

@@ -543,6 +543,6 @@ def test_what_is_no_local_cluster_gets_no_processes(make: Make) -> None:
 
 
 def test_memory_nodes_are_added_to_local_clusters_only(tmp_path: Path) -> None:
-    refused = invoke("memory-node", "add", str(tmp_path))
+    refused = invoke("add-memnode", str(tmp_path))
     assert refused.exit_code == 1
     assert "there is no cluster at" in refused.stderr

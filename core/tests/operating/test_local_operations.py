@@ -163,7 +163,8 @@ def test_an_added_memory_node_is_seen_by_clients_that_run(tmp_path: Path) -> Non
     with running(tmp_path) as cluster, connect_blocking(cluster.endpoint) as client:
         name = str(cluster.directory)
         for _ in range(2):
-            succeeds("memory-node", "add", name, "--node", "4", "--capacity", "8KiB")
+            said = succeeds("add-memnode", name, "--node", "4", "--capacity", "8KiB")
+            assert "volumes that exist do not use the new memory node yet" in said
         client.refresh()
         assert client.nodes[MemoryNodeId(4)].capacity == 8 * 1024
         client.write(4, 0, b"new")
