@@ -12,10 +12,13 @@ from click.testing import CliRunner, Result
 
 import sinfonia
 from sinfonia.testing.model import ModelCluster
+from sinfonia.transport.keygen import make_cluster_keys
+from sinfonia.transport.keys import load_keys
 from sinfoniafs import mounts
 from sinfoniafs.commands import volume as cli_volume
 from sinfoniafs.commands.arguments import Source, parse_mount_options
 from sinfoniafs.commands.main import main, mount_helper
+from sinfoniafs.commands.words import human_size
 from sinfoniafs.mounts import MountError, check_fuse_device
 
 CLUSTER = "tcp://127.0.0.1:7000"
@@ -24,8 +27,10 @@ Invoke = Callable[..., Result]
 
 
 @pytest.fixture
-def invoke() -> Invoke:
+def invoke(monkeypatch: pytest.MonkeyPatch) -> Invoke:
     """Run the command with these arguments, as a shell would."""
+
+    monkeypatch.delenv("SINFONIA_CLUSTER", raising=False)
 
     def run(*arguments: str | Path) -> Result:
         return CliRunner().invoke(main, [str(each) for each in arguments])
@@ -76,6 +81,62 @@ def test_the_name_of_a_volume_may_stand_in_the_cluster_argument(
     assert "photos" in invoke("mkfs", f"{CLUSTER}/photos").stdout
     assert "photos" in invoke("info", CLUSTER, "--name", "photos").stdout
     assert_refused(invoke("info", f"{CLUSTER}/music"), "photos", "music")
+
+
+def test_info_is_words_and_human_sizes(invoke: Invoke, cluster: ModelCluster) -> None:
+    made = invoke("mkfs", CLUSTER).stdout
+    facts = json.loads(invoke("info", CLUSTER, "--json").stdout)
+    shown = invoke("info", CLUSTER).stdout
+    assert shown == made
+    title, created, space, inodes, mounted = shown.splitlines()
+    assert title == "Volume 'default' on 2 memory nodes"
+    assert facts["created"] in created
+    assert f"{human_size(facts['blocks'] * facts['block_size'])}, " in space
+    assert space.endswith("free (0 % used), in blocks of 16 KiB")
+    assert f"{facts['inodes']:,}, {facts['inodes_free']:,} free" in inodes
+    assert mounted == "  mounted   nowhere"
+
+
+def test_sizes_are_as_people_say_them() -> None:
+    sizes = [0, 1, 1023, 1024, 1536, 3 << 20, 2**30 + 2**29, 5 << 40]
+    assert [human_size(size) for size in sizes] == [
+        *("0 bytes", "1 byte", "1,023 bytes", "1 KiB", "1.5 KiB", "3 MiB", "1.5 GiB", "5 TiB")
+    ]
+
+
+def test_the_cluster_may_be_that_of_the_environment(
+    invoke: Invoke, cluster: ModelCluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for command in ("mkfs", "info", "fsck"):
+        assert_refused(invoke(command), "Missing argument", code=2)
+    assert_refused(invoke("mount", tmp_path), "mount CLUSTER MOUNTPOINT", code=2)
+    monkeypatch.setenv("SINFONIA_CLUSTER", f"{CLUSTER}/photos")
+    for command in ("mkfs", "info", "fsck"):
+        assert invoke(command).exit_code == 0
+    assert "photos" in invoke("info").stdout
+    missing = tmp_path / "missing"
+    assert_refused(invoke("mount", missing), "does not exist", f"mkdir -p {missing}")
+    assert_refused(invoke("mount", CLUSTER, tmp_path, "x"), "mount CLUSTER MOUNTPOINT", code=2)
+
+
+def test_keys_are_an_option_of_every_command_that_connects(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: list[sinfonia.Keys | None] = []
+
+    async def connect(_: str, *, keys: sinfonia.Keys | None = None) -> ModelCluster:
+        given.append(keys)
+        return ModelCluster(memory_nodes=1, capacity=8 * 1024 * 1024)
+
+    monkeypatch.setattr(cli_volume, "connect", connect)
+    make_cluster_keys(tmp_path, cluster="secure")
+    keys = load_keys(tmp_path / "operator.key")
+    for command in ("mkfs", "info", "fsck"):
+        invoke(command, CLUSTER, "--keys", tmp_path / "operator.key")
+    assert given == [keys] * 3
+    missing = tmp_path / "no.key"
+    for command in ("mkfs", "info", "fsck"):
+        assert_refused(invoke(command, CLUSTER, "--keys", missing), "no.key")
 
 
 def test_mkfs_destroys_a_volume_only_when_forced(invoke: Invoke, cluster: ModelCluster) -> None:

@@ -10,16 +10,24 @@ and by a name of its own, ``default`` unless said otherwise::
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
 from sinfonia.cluster_keys import resolve_keys
 from sinfonia.config import resolve_endpoint
+from sinfonia.operating.chosen_keys import keys_option
 from sinfonia.transport.keys import Keys
 from sinfoniafs.patience import TIMEOUT_S
 from sinfoniafs.session import SESSION_TIMES
+
+# The cluster of commands that name none, as for `sinfonia`.
+CLUSTER_VARIABLE = "SINFONIA_CLUSTER"
+
+CommandT = TypeVar("CommandT", bound=Callable[..., object])
 
 # Passed on to the kernel as they are.
 KERNEL_OPTION = re.compile(r"r[ow]|(no)?(suid|dev|exec)|(dir)?sync|allow_(other|root)|max_read=\d+")
@@ -80,6 +88,13 @@ class Source:
         """With what to connect: ``chosen``, or what the cluster's description or $SINFONIA_KEYS
         says.  Raises ConfigError."""
         return resolve_keys(self.cluster, chosen)
+
+
+def cluster_argument(command: CommandT) -> CommandT:
+    """CLUSTER, or the cluster of $SINFONIA_CLUSTER, and the keys with which to connect."""
+    return click.argument("cluster", type=Source.parse, envvar=CLUSTER_VARIABLE)(
+        keys_option(command)
+    )
 
 
 @dataclass(slots=True)

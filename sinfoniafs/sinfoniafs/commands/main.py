@@ -5,10 +5,11 @@ Exit codes: 0 done; 1 it could not be done, and the message says what to do; 2 w
 """
 
 import contextlib
+import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,16 @@ import click
 import trio
 
 from sinfonia import Keys, connect
+from sinfonia.cluster_keys import KEYS_VARIABLE
 from sinfonia.errors import SinfoniaError
 from sinfoniafs import mounts
-from sinfoniafs.commands.arguments import MountOptions, Source, parse_mount_options
-from sinfoniafs.commands.volume import fsck, info, mkfs
+from sinfoniafs.commands.arguments import (
+    CLUSTER_VARIABLE,
+    MountOptions,
+    Source,
+    parse_mount_options,
+)
+from sinfoniafs.commands.volume import JSON_OPTION, fsck, info, mkfs
 from sinfoniafs.errors import FileSystemError, FormatError
 from sinfoniafs.mount import LOG_FORMAT, MountRequest, in_background, serve
 from sinfoniafs.mounts import MountError
@@ -70,7 +77,8 @@ def main() -> None:
         sinfoniafs umount /mnt/a
 
     CLUSTER is tcp://HOST:PORT of the manager, or the directory made by `sinfonia up`;
-    tcp://HOST:PORT/NAME names a volume other than "default".
+    tcp://HOST:PORT/NAME names a volume other than "default".  Without CLUSTER it is that of
+    $SINFONIA_CLUSTER.
     """
 
 
@@ -80,8 +88,7 @@ main.add_command(fsck)
 
 
 @main.command()
-@click.argument("cluster", type=Source.parse)
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("places", metavar="[CLUSTER] MOUNTPOINT", nargs=-1, required=True)
 @click.option("-o", "options", default="", metavar="OPT,...", help="Mount options, as in fstab.")
 @click.option("-f", "--foreground", is_flag=True, help="Do not go into the background.")
 @click.option("--name", help=f"The volume to mount (default: {DEFAULT_NAME}).")
@@ -99,9 +106,15 @@ main.add_command(fsck)
     f" as -o session=SECONDS (default: {SESSION_TIMES.silence:.0f}).",
 )
 @click.option("--log-file", type=click.Path(path_type=Path), help=f"(default: {LOG_FILE_DEFAULT})")
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path),
+    help=f"Key file of a cluster with keys; the same as -o keys=FILE.  [default: DIR's; "
+    f"${KEYS_VARIABLE} for endpoints]",
+)
+@JSON_OPTION
 def mount(
-    cluster: Source,
-    mountpoint: Path,
+    places: tuple[str, ...],
     options: str,
     name: str | None,
     log_file: Path | None,
@@ -110,8 +123,10 @@ def mount(
     read_only: bool,
     timeout: str | None,
     session: str | None,
+    keys: Path | None,
+    as_json: bool,
 ) -> None:
-    """Mount a volume at the directory MOUNTPOINT.
+    """Mount a volume of CLUSTER, or else of $SINFONIA_CLUSTER, at the directory MOUNTPOINT.
 
     Returns when the mount can be used; its process stays in the background until it is unmounted.
     Any number of machines, or directories of one machine, may mount the same volume.  What is
@@ -121,17 +136,44 @@ def mount(
     with this machine.  Exceptions are files changed through a shared writable mmap, which the
     kernel writes back when msync or close asks for it.
     """
+    cluster, mountpoint = _cluster_and_mountpoint(places)
+    if as_json and foreground:
+        raise click.UsageError("--json tells of a mount in the background; leave --foreground out")
     given = [f"timeout={timeout}"] if timeout else []
     given += [f"session={session}"] if session else []
     parsed = parse_mount_options(",".join([options, *given]))
     parsed.volume = name or parsed.volume
     parsed.log_file = log_file or parsed.log_file
+    parsed.keys = keys or parsed.keys
     if read_only:
         parsed.kernel.add("ro")
-    _mount(cluster, mountpoint, parsed, foreground=foreground)
+    request = _mount(cluster, mountpoint, parsed, foreground=foreground)
+    if as_json:
+        facts = {
+            "cluster": request.source,
+            "volume": request.volume,
+            "mountpoint": str(request.mountpoint),
+        }
+        click.echo(json.dumps(facts))
 
 
-def _mount(source: Source, mountpoint: Path, options: MountOptions, *, foreground: bool) -> None:
+def _cluster_and_mountpoint(places: Sequence[str]) -> tuple[Source, Path]:
+    """CLUSTER may be left out if $SINFONIA_CLUSTER names it.  Raises click.UsageError."""
+    *clusters, mountpoint = places
+    if not clusters:
+        clusters = [cluster for cluster in [os.environ.get(CLUSTER_VARIABLE)] if cluster]
+    if len(clusters) != 1:
+        raise click.UsageError(
+            f"write sinfoniafs mount CLUSTER MOUNTPOINT, or set ${CLUSTER_VARIABLE} and leave "
+            "CLUSTER out"
+        )
+    return Source.parse(clusters[0]), Path(mountpoint)
+
+
+def _mount(
+    source: Source, mountpoint: Path, options: MountOptions, *, foreground: bool
+) -> MountRequest:
+    """Mount it; returns what was mounted once it serves, in the foreground once it has ended."""
     mounts.check_mountpoint(mountpoint, nonempty=options.nonempty)
     mounts.check_fuse_device()
     kernel = set(options.kernel)
@@ -154,9 +196,10 @@ def _mount(source: Source, mountpoint: Path, options: MountOptions, *, foregroun
 
     if not foreground:
         in_background(run, log_file=options.log_file or LOG_FILE_DEFAULT)
-        return
+        return request
     logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, stream=sys.stderr)
     run(lambda: click.echo(f"{request.source} is mounted at {mountpoint}; Ctrl-C unmounts it"))
+    return request
 
 
 async def _connect_and_serve(
@@ -170,9 +213,12 @@ async def _connect_and_serve(
 @click.argument("mountpoint", type=click.Path(path_type=Path))
 @click.option("--lazy", is_flag=True, help="Detach it now, even in use; end when it is no longer.")
 @click.option("--force", is_flag=True, help="Fail what is waiting; also removes a dead mount.")
-def umount(mountpoint: Path, *, lazy: bool, force: bool) -> None:
+@JSON_OPTION
+def umount(mountpoint: Path, *, lazy: bool, force: bool, as_json: bool) -> None:
     """Unmount the volume at MOUNTPOINT and wait until it has given back what it held."""
     mounts.unmount(mountpoint, lazy=lazy, force=force)
+    if as_json:
+        click.echo(json.dumps({"unmounted": str(mountpoint.absolute())}))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,7 +3,7 @@
 import json
 import os
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,9 +25,11 @@ from sinfonia import connect
 from sinfonia.client.api import ClusterApi
 from sinfonia.config import parse_size
 from sinfonia.errors import ConfigError
+from sinfonia.operating.chosen_keys import keys_of, keys_option
 from sinfoniafs import mounts
 from sinfoniafs.allocator import Kind
-from sinfoniafs.commands.arguments import Source
+from sinfoniafs.commands.arguments import CLUSTER_VARIABLE, Source, cluster_argument
+from sinfoniafs.commands.words import path_words, volume_words
 from sinfoniafs.format.layout import index_of, node_of
 from sinfoniafs.fsck.check import Report, check_volume
 from sinfoniafs.mkfs import make_volume
@@ -48,19 +50,17 @@ def on_cluster(source: Source, work: Callable[[ClusterApi], Awaitable[T]]) -> T:
     """Connect, do ``work``, disconnect."""
 
     async def run() -> T:
-        async with await connect(source.endpoint(), keys=source.keys()) as cluster:
+        async with await connect(source.endpoint(), keys=keys_of(source.cluster)) as cluster:
             return await work(cluster)
 
     return trio.run(run)
 
 
-def show(facts: dict[str, Any], *, as_json: bool) -> None:
-    """Print facts, one a line, or as JSON."""
-    if as_json:
-        click.echo(json.dumps(facts))
-        return
-    for key, value in facts.items():
-        click.echo(f"{key.replace('_', ' '):16} {value}")
+def show(
+    facts: dict[str, Any], words: Callable[[dict[str, Any]], Iterator[str]], *, as_json: bool
+) -> None:
+    """Print facts in ``words``, or as JSON."""
+    click.echo(json.dumps(facts) if as_json else "\n".join(words(facts)))
 
 
 def size(text: str) -> int:
@@ -75,7 +75,7 @@ def size(text: str) -> int:
 
 
 @click.command()
-@click.argument("cluster", type=Source.parse)
+@cluster_argument
 @NAME_OPTION
 @click.option(
     "--size-per-node",
@@ -104,7 +104,7 @@ def mkfs(
         )
         return await volume_facts(connection, superblock.name)
 
-    show(on_cluster(cluster, work), as_json=as_json)
+    show(on_cluster(cluster, work), volume_words, as_json=as_json)
 
 
 # info
@@ -150,11 +150,17 @@ def path_facts(path: Path, mount: mounts.KernelMount) -> dict[str, Any]:
 
 
 @click.command(short_help="Show what a path or a volume is.")
-@click.argument("what", metavar="PATH|CLUSTER")
+@click.argument("what", metavar="PATH|CLUSTER", envvar=CLUSTER_VARIABLE)
+@keys_option
 @NAME_OPTION
 @JSON_OPTION
 def info(what: str, name: str | None, *, as_json: bool) -> None:
-    """Show what a path in a mount is, or what the volume of a cluster is and who mounts it."""
+    """Show what a path in a mount is, or what the volume of a cluster is and who mounts it.
+
+    \b
+        sinfoniafs info /mnt/a/file
+        sinfoniafs info tcp://10.0.0.1:7000 --json
+    """
     path = Path(what)
     mount = mounts.mount_containing(path) if "://" not in what else None
     if mount is not None:
@@ -162,11 +168,12 @@ def info(what: str, name: str | None, *, as_json: bool) -> None:
             facts = path_facts(path, mount)
         except OSError as error:
             raise click.ClickException(f"{path}: {error.strerror}") from error
-        show(facts, as_json=as_json)
+        show(facts, path_words, as_json=as_json)
         return
     source = Source.parse(what)
     volume = name or source.volume or DEFAULT_NAME
-    show(on_cluster(source, lambda cluster: volume_facts(cluster, volume)), as_json=as_json)
+    facts = on_cluster(source, lambda cluster: volume_facts(cluster, volume))
+    show(facts, volume_words, as_json=as_json)
 
 
 # fsck
@@ -225,7 +232,7 @@ def show_report(report: Report) -> None:
 
 
 @click.command()
-@click.argument("cluster", type=Source.parse)
+@cluster_argument
 @NAME_OPTION
 @click.option("--reclaim", is_flag=True, help="Give back what dead mounts left behind.")
 @JSON_OPTION

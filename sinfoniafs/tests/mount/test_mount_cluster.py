@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import random
 import shutil
@@ -19,7 +20,7 @@ import pytest
 from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.testing.plugin import ClusterFactory
 from sinfoniafs import mounts
-from sinfoniafs.mount_testing import can_mount, mounted, sinfoniafs
+from sinfoniafs.mount_testing import can_mount, mounted, remove_mount, sinfoniafs
 
 pytestmark = [
     pytest.mark.fuse,
@@ -296,11 +297,29 @@ def test_unmounting_ends_the_session(cluster: LocalCluster, tmp_path: Path) -> N
         record = mounts.read_record(mountpoint)
         assert record is not None
         assert str(mountpoint) in sinfoniafs("info", cluster.directory).stdout
-        assert sinfoniafs("umount", mountpoint).returncode == 0
+        ended = sinfoniafs("umount", mountpoint, "--json")
+        assert json.loads(ended.stdout) == {"unmounted": str(mountpoint)}
         assert not record.process.running
         assert mounts.read_record(mountpoint) is None
         assert mounts.mount_at(mountpoint) is None
         assert str(mountpoint) not in sinfoniafs("info", cluster.directory).stdout
+
+
+def test_mount_takes_the_cluster_of_the_environment(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SINFONIA_CLUSTER", str(cluster.directory))
+    try:
+        log_file = cluster.directory / "log" / "of-the-environment.log"
+        done = sinfoniafs("mount", tmp_path, "--log-file", log_file, "--json")
+        assert json.loads(done.stdout) == {
+            "cluster": str(cluster.directory),
+            "volume": "default",
+            "mountpoint": str(tmp_path),
+        }
+        assert str(tmp_path) in sinfoniafs("info").stdout
+    finally:
+        remove_mount(tmp_path)
 
 
 def test_a_signal_unmounts(cluster: LocalCluster, tmp_path: Path, running: Running) -> None:
@@ -339,7 +358,9 @@ def test_a_path_is_explained(pair: Pair) -> None:
     (pair[0] / "file").write_bytes(b"12345")
     shown = sinfoniafs("info", pair[1] / "file")
     assert shown.returncode == 0
-    assert "memory node" in shown.stdout
+    assert "file: regular file (-rw-r--r--), 5 bytes, 1 link\n" in shown.stdout
+    assert "of memory node" in shown.stdout
+    assert f" at {pair[1].parent}\n" in shown.stdout
     missing = sinfoniafs("info", pair[1] / "missing")
     assert missing.returncode == 1
     assert "No such file" in missing.stderr
