@@ -14,6 +14,7 @@ import click
 from sinfonia.cli.backup_commands import backup, restore
 from sinfonia.cli.bench_commands import bench
 from sinfonia.cli.cluster_commands import down, recreate, status, up
+from sinfonia.cli.completion_command import completion
 from sinfonia.cli.key_commands import keygen
 from sinfonia.cli.load_commands import load
 from sinfonia.cli.log_commands import log
@@ -21,6 +22,7 @@ from sinfonia.cli.minitransaction_commands import execute, get, put
 from sinfonia.cli.process_commands import manager, memnode
 from sinfonia.cli.rebuild_commands import rebuild_manager
 from sinfonia.cli.replica_commands import add_memnode, drain, replica
+from sinfonia.cli.ring_commands import ring
 from sinfonia.cli.sections import SectionedGroup
 from sinfonia.cli.top import top
 from sinfonia.cli.unreachable import explained
@@ -82,7 +84,7 @@ def main() -> None:
 
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
-    "Data": (get, put, execute, watch),
+    "Data": (get, put, execute, watch, ring),
     "Cluster": (up, down, status, top, load),
     "Operate": (
         add_memnode,
@@ -97,6 +99,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     ),
     "Daemons": (memnode, manager),
     "Measure": (bench,),
+    "Shell": (completion,),
 }
 
 main.add_sections(SECTIONS)

@@ -62,7 +62,7 @@ def get(cluster: str, extent: Extent, *, raw: bool, timeout: float) -> None:
         sinfonia get demo 0:1GiB+4KiB
         sinfonia get demo 0:100+5 --raw > file
     """
-    with _connected(cluster, timeout) as connection:
+    with connected(cluster, timeout) as connection:
         data = connection.read(*extent, timeout=timeout)
     if raw:
         sys.stdout.buffer.write(data)
@@ -87,7 +87,7 @@ def put(cluster: str, place: Place, value: bytes, *, timeout: float, as_json: bo
         sinfonia put demo 0:100 text:hello
         sinfonia put demo 1:64KiB file:picture.png
     """
-    with _connected(cluster, timeout) as connection:
+    with connected(cluster, timeout) as connection:
         connection.write(*place, value, timeout=timeout)
     if as_json:
         click.echo(json.dumps({"node": place.node, "address": place.address, "bytes": len(value)}))
@@ -187,7 +187,7 @@ def execute(
     """
     if not any((compares, reads, writes, checks, additions, appends)):
         raise click.UsageError("there is nothing to execute; give --compare, --read, --write, ...")
-    with _connected(cluster, timeout) as connection:
+    with connected(cluster, timeout) as connection:
         minitransaction = connection.minitransaction(lock_wait=lock_wait / 1e3, tag=tag)
         for compare in compares:
             minitransaction.compare(*compare)
@@ -217,7 +217,8 @@ def execute(
         click.get_current_context().exit(COMPARE_FAILED_EXIT_CODE)
 
 
-def _connected(cluster: str, timeout: float) -> BlockingCluster:
+def connected(cluster: str, timeout: float) -> BlockingCluster:
+    """Connect to the CLUSTER of a command."""
     return connect_blocking(resolve_endpoint(cluster), timeout=timeout, keys=keys_of(cluster))
 
 

@@ -330,6 +330,39 @@ def test_exec_checks_adds_and_appends(name: str) -> None:
     assert "ring full" in run("exec", name, "--append", "1:4096=text:x").stdout
 
 
+def test_a_ring_is_made_once_and_appended_to(name: str) -> None:
+    arguments = ["ring", "create", name, "0:1MiB", "--slots", "2", "--slot-bytes", "64"]
+    assert succeeds(*arguments) == (
+        "A ring of 2 records of up to 48 bytes is at 0:1048576; it ends before 0:1048736.\n"
+    )
+    append = ["exec", name, "--append", "0:1MiB=text:first"]
+    assert succeeds(*append).splitlines()[1] == "append 0:1048576 at position 0"
+    found = json.loads(succeeds(*arguments, "--json"))
+    assert (found["payload_bytes_max"], found["bytes"]) == (48, 160)
+    assert succeeds(*append).splitlines()[1] == "append 0:1048576 at position 1"
+    assert "ring of 2 slots" in fails(*arguments[:-1], "128")
+    end = ["ring", "create", name, "0:1073741760", "--slots", "1", "--slot-bytes", "64"]
+    assert "the ring would end at 1073741856, and memory node 0 at 1073741824" in fails(*end)
+    assert "there is no memory node 9" in fails("ring", "create", name, "9:0", *arguments[4:])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands(shell: str) -> None:
+    assert "_SINFONIA_COMPLETE" in succeeds("completion", shell)
+    environment = os.environ | {"_SINFONIA_COMPLETE": f"{shell}_complete"}
+    words = {"COMP_WORDS": "sinfonia add", "COMP_CWORD": "add" if shell == "fish" else "1"}
+    sinfonia = Path(sys.executable).parent / "sinfonia"
+    done = subprocess.run(
+        [sinfonia],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=True,
+        env=environment | words,
+    )
+    assert "add-memnode" in done.stdout
+
+
 def test_exec_says_when_the_outcome_is_unknown() -> None:
     with MovableCluster() as cluster:
         cluster.silence(0)
@@ -464,7 +497,7 @@ def test_the_log_shows_every_record(cluster_factory: ClusterFactory) -> None:
 
 def test_every_command_explains_itself() -> None:
     listing = succeeds("--help")
-    sections = ["Data:", "Cluster:", "Operate:", "Daemons:", "Measure:"]
+    sections = ["Data:", "Cluster:", "Operate:", "Daemons:", "Measure:", "Shell:"]
     lines = [line for line in listing.partition("Data:\n")[2].splitlines() if line]
     commands = [line.split()[0] for line in lines if line not in sections]
     assert {"up", "down", "status", "top", "replica", "add-memnode", "drain"} <= set(commands)
@@ -480,7 +513,7 @@ def test_the_help_of_status_explains_each_column() -> None:
 
 
 def test_no_summary_of_a_command_is_cut_off() -> None:
-    for command in ((), ("replica",), ("rebuild-manager",)):
+    for command in ((), ("replica",), ("rebuild-manager",), ("ring",)):
         assert "..." not in succeeds(*command, "--help").partition("--help ")[2]
 
 
