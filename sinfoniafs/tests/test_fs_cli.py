@@ -137,6 +137,9 @@ def test_keys_are_an_option_of_every_command_that_connects(
     missing = tmp_path / "no.key"
     for command in ("mkfs", "info", "fsck"):
         assert_refused(invoke(command, CLUSTER, "--keys", missing), "no.key")
+    monkeypatch.setattr(mounts, "check_fuse_device", lambda: None)
+    (tmp_path / "mnt").mkdir()
+    assert_refused(invoke("mount", CLUSTER, tmp_path / "mnt", "--keys", missing), "no.key")
 
 
 def test_mkfs_destroys_a_volume_only_when_forced(invoke: Invoke, cluster: ModelCluster) -> None:

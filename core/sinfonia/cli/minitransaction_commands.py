@@ -143,7 +143,7 @@ def put(cluster: str, place: Place, value: bytes, *, timeout: float, as_json: bo
     multiple=True,
     type=parse_datum,
     metavar="NODE:RING=VALUE",
-    help="Append VALUE to the ring there, and return its position.",
+    help="Append VALUE to the ring there (see `ring create`), and return its position.",
 )
 @click.option(
     "--lock-wait",
