@@ -137,23 +137,7 @@ def up(
             secure=secure,
         )
     started = start_showing_progress(cluster)
-    ran = [name for name in cluster.running if name not in started]
-    if as_json:
-        pids = {name: process.pid for name, process in cluster.running.items()}
-        found = {"cluster": cluster.config.cluster, "endpoint": cluster.endpoint}
-        click.echo(
-            json.dumps(
-                {**found, "started": started, "ran_already": ran, "processes": pids}, indent=2
-            )
-        )
-        return
-    if not started:
-        click.echo(f"Cluster {cluster.config.cluster!r} was up already.")
-    else:
-        click.echo(f"Started: {', '.join(started)}.")
-        if ran:
-            click.echo(f"Ran already: {', '.join(ran)}.")
-    _print_cluster(cluster, directory)
+    _print_started(cluster, directory, started, as_json=as_json)
 
 
 @click.command(short_help="Stop a cluster on this machine.")
@@ -315,6 +299,28 @@ def start_showing_progress(cluster: LocalCluster, names: Sequence[str] = ()) -> 
             progress.update(task, advance=1, description=f"{name} serves")
 
         return cluster.start(names, on_serving=on_serving, go_on=True)
+
+
+def _print_started(
+    cluster: LocalCluster, directory: Path, started: Sequence[str], *, as_json: bool
+) -> None:
+    ran = [name for name in cluster.running if name not in started]
+    if as_json:
+        pids = {name: process.pid for name, process in cluster.running.items()}
+        found = {"cluster": cluster.config.cluster, "endpoint": cluster.endpoint}
+        click.echo(
+            json.dumps(
+                {**found, "started": started, "ran_already": ran, "processes": pids}, indent=2
+            )
+        )
+        return
+    if not started:
+        click.echo(f"Cluster {cluster.config.cluster!r} was up already.")
+    else:
+        click.echo(f"Started: {', '.join(started)}.")
+        if ran:
+            click.echo(f"Ran already: {', '.join(ran)}.")
+    _print_cluster(cluster, directory)
 
 
 def _print_cluster(cluster: LocalCluster, directory: Path) -> None:
