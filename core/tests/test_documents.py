@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from sinfonia import minitransaction, notice_board, rings
+from sinfonia import minitransaction, rings, status_snapshot
 from sinfonia.backup.restore import LIVES_SKIPPED
 from sinfonia.client import watch
 from sinfonia.config import Times
@@ -23,7 +23,7 @@ from sinfonia.storage.redo_log import SEGMENT_BYTES
 from sinfonia.structures import lease, lease_layout
 from sinfonia.structures.hash_map import layout as hash_map_layout
 from sinfonia.structures.hash_map import scan as hash_map_scan
-from sinfonia.transport import codec, door, gate, zeromq
+from sinfonia.transport import admission, authentication, codec, zeromq
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -49,7 +49,7 @@ LIMITS = {
         f"{zeromq.UNREAD_QUEUE_MAX} messages may wait unread",
         f"{in_flight.IN_FLIGHT_MAX // 1024} Ki requests or "
         f"{in_flight.IN_FLIGHT_BYTES_MAX // MIB} MiB of answers",
-        f"dropped beyond {door.UNREAD_BYTES_MAX // MIB} MiB",
+        f"dropped beyond {admission.UNREAD_BYTES_MAX // MIB} MiB",
         f"A frame has at most {codec.FRAME_BYTES_MAX // MIB} MiB",
         f"{load_counters.TAGS_MAX} tags are told apart",
         f"counted as `{load_counters.OTHER}`",
@@ -57,7 +57,7 @@ LIMITS = {
         f"for up to {minitransaction.LOCK_WAIT_MAX * 1e3:g} ms",
         f"cut off after {exposition.REQUEST_SECONDS_MAX:g} s",
         "beyond the eighth" if exposition.CONNECTIONS_MAX == 8 else "beyond another",
-        "about once a second" if notice_board.PUBLISH_EVERY == 1 else "not so often",
+        "about once a second" if status_snapshot.PUBLISH_EVERY == 1 else "not so often",
     ),
     "core/PROTOCOL.md": (
         f"{watches.WATCHES_PER_CLIENT_MAX:,} watches a client, {watches.WATCHES_MAX:,} a memory "
@@ -71,7 +71,7 @@ LIMITS = {
         f"is {rings.HEADER_BYTES} bytes of header",
         f"payloads of {codec.DETACH_BYTES_MIN // 1024} KiB and more",
         f"`slot_bytes`, more than {rings.SLOT_HEADER_BYTES}",
-        f"the key has {gate.CLIENTS_PER_KEY_MAX // 1024} Ki of them",
+        f"the key has {authentication.CLIENTS_PER_KEY_MAX // 1024} Ki of them",
         f"unanswered after `RESEND_AFTER` ({coordinator.RESEND_AFTER:g} s)",
         f"Segments are {SEGMENT_BYTES // MIB} MiB",
         f"It is at most {pacing.CREDIT_BYTES_MAX // MIB} MiB",

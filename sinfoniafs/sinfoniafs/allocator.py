@@ -20,8 +20,8 @@ from sinfonia.addresses import Address, MemoryNodeId
 from sinfonia.client.api import ClusterApi
 from sinfoniafs.errors import NoSpace, SessionLost
 from sinfoniafs.format.layout import FREE, Layout, index_of, node_of, number, runs
+from sinfoniafs.key_locks import KeyLocks
 from sinfoniafs.session import Session
-from sinfoniafs.turns import Turns
 
 # How much of a map is read at a time in search of free bytes: 1 GiB worth of blocks.
 SCAN_SIZE: Final = 64 * 1024
@@ -79,7 +79,7 @@ class Allocator:
         self._cluster = cluster
         self._layout = layout
         self._session = session
-        self._turns = Turns()
+        self._key_locks = KeyLocks()
         self._ring = list(layout.nodes)
         self._unknown: dict[Kind, list[int]] = {kind: [] for kind in Kind}
         self._pools = {
@@ -146,7 +146,7 @@ class Allocator:
     async def _reserve(self, kind: Kind, node: MemoryNodeId, needed: int) -> bool:
         """Fill a pool; False if the memory node has nothing free."""
         pool = self._pools[kind, node]
-        async with self._turns.hold((kind, node)):
+        async with self._key_locks.hold((kind, node)):
             if pool.available:
                 return True
             size = self._map_size(kind, node)

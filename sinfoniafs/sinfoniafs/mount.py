@@ -143,7 +143,7 @@ async def _for_good(work: Callable[[], Awaitable[None]]) -> None:
             await work()
         except (SinfoniaError, FileSystemError) as error:
             log.warning("background work failed=%s: %s", type(error).__name__, error)
-        except Exception:  # the door of a task: see above
+        except Exception:  # the boundary of a task: see above
             log.exception("background work failed unexpectedly; it is begun again")
         await trio.sleep(PAUSE_AFTER_FAILURE_SECONDS)
 
@@ -286,7 +286,7 @@ def _run_detached(run: Callable[[Callable[[], None]], None], report: int, log_fi
 
         try:
             run(lambda: tell_parent(SERVING))
-        except Exception as error:  # the door of the process: report, log and end
+        except Exception as error:  # the boundary of the process: report, log and end
             status = 1
             log.exception("the mount has ended")
             tell_parent(f"{error}")

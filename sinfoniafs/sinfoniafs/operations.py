@@ -114,7 +114,7 @@ def answering(handler: Handler[P, T]) -> AnsweringHandler[P, T]:
             raise FUSEError(errno_of(error)) from error
         except FUSEError:
             raise
-        except Exception as error:  # the door of the process: one request fails, not the mount
+        except Exception as error:  # the boundary of the process: one request fails, not the mount
             log.exception("operation=%s failed unexpectedly", handler.__name__)
             raise FUSEError(errno.EIO) from error
         raise FUSEError(errno.EINTR)  # it was given up: see ``under_way``

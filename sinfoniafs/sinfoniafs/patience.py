@@ -1,6 +1,6 @@
 """A caller waits no longer than the mount allows, however many minitransactions its request takes.
 
-A request begins with so many seconds.  Every minitransaction and every wait for a turn gets what is
+A request begins with so many seconds.  Every minitransaction and every wait for a lock gets what is
 left of them.  Work that no request asked for has the same time for each minitransaction.
 
 A request may be given up from outside: at once if the program is being killed; but if it was only

@@ -11,11 +11,11 @@ from sinfonia.errors import NotExecuted, OutcomeUnknown, TimedOut
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.identifiers import Tid
 from sinfoniafs.attributes import Changes, InodeNumber
+from sinfoniafs.key_locks import KeyLocks
 from sinfoniafs.patience import changing, limited, time_left
 from sinfoniafs.patient_cluster import PatientCluster
 from sinfoniafs.privileges import without_set_id
 from sinfoniafs.testing import SOMEBODY, Site, on_volume
-from sinfoniafs.turns import Turns
 from sinfoniafs.volume.volume import Volume
 
 
@@ -134,12 +134,12 @@ def test_every_minitransaction_of_a_request_gets_what_is_left_of_its_time(
 
 def test_who_waits_for_a_turn_does_so_in_its_own_time() -> None:
     async def main() -> None:
-        turns = Turns()
-        await turns.acquire("key")
+        key_locks = KeyLocks()
+        await key_locks.acquire("key")
         with limited(3.0), pytest.raises(TimedOut):
-            await turns.acquire("key")
-        turns.release("key")
-        assert not turns.is_held("key")
+            await key_locks.acquire("key")
+        key_locks.release("key")
+        assert not key_locks.is_held("key")
         assert time_left(otherwise=5.0) == 5.0
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

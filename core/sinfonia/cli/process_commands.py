@@ -24,10 +24,10 @@ from sinfonia.management.store import Store, open_embedded_store
 from sinfonia.memnode.server import MemoryNodeServer
 from sinfonia.memnode.settings import SCRUB_RATE, MemoryNodeSettings
 from sinfonia.metrics.exposition import MetricsServer
-from sinfonia.notice_board import NoticeBoard
 from sinfonia.protocol.membership.configuration import REPLICAS_MAX
 from sinfonia.protocol.membership.manager import ManagerSettings
 from sinfonia.protocol.replication.agreement import ReplicationTimes
+from sinfonia.status_snapshot import SnapshotPublisher
 from sinfonia.transport.keys import Security, load_security
 
 LOG_FORMAT = "time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"
@@ -295,7 +295,7 @@ def _manager(
     plain: bool,
 ) -> ManagerServer:
     _log_to_stderr()
-    board = _served_board(metrics)
+    publisher = _served_publisher(metrics)
     store: Store
     if etcd:
         store = EtcdStore(etcd, cluster=cluster, candidate=endpoint)
@@ -314,7 +314,7 @@ def _manager(
         managers=[place for place in managers if not _is_wildcard(place)],
         security=security,
         plain=plain,
-        board=board,
+        publisher=publisher,
     )
 
 
@@ -377,21 +377,21 @@ def _member(
         log_directory=log_directory,
         security=security,
         plain=plain,
-        board=_served_board(metrics),
+        publisher=_served_publisher(metrics),
     )
 
 
-def _served_board(metrics: str) -> NoticeBoard | None:
-    """A board that Prometheus can read at ``metrics`` until the process ends; None if nowhere.
+def _served_publisher(metrics: str) -> SnapshotPublisher | None:
+    """A publisher that Prometheus can read at ``metrics`` until the process ends; None if nowhere.
 
     Raises ConfigError if it is not possible to listen there.
     """
     if not metrics:
         return None
     host, _, port = metrics.rpartition(":")
-    board = NoticeBoard()
-    MetricsServer(host.strip("[]"), int(port), board)
-    return board
+    publisher = SnapshotPublisher()
+    MetricsServer(host.strip("[]"), int(port), publisher)
+    return publisher
 
 
 def _security(keys: Path | None, *, plain: bool) -> Security | None:

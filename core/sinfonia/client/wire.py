@@ -23,7 +23,7 @@ import zmq
 from sinfonia import monotonic
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClientStatistics, MemoryNodeInfo
-from sinfonia.client.informants import Informants
+from sinfonia.client.directory_queries import DirectoryQueries
 from sinfonia.errors import ConfigError, OutOfRange, ProtocolError
 from sinfonia.minitransaction import Minitransaction
 from sinfonia.protocol.attempts import Call
@@ -74,7 +74,7 @@ class Wire:
         self.nodes: dict[MemoryNodeId, MemoryNodeInfo] = {}
         self._seeds = seeds
         self._keys = keys
-        self._informants = Informants(self._context, keys)
+        self._directory_queries = DirectoryQueries(self._context, keys)
         self._sockets: dict[MemoryNodeId, zmq.Socket[bytes]] = {}
         self._connected: dict[MemoryNodeId, str] = {}
         self._replaced: list[zmq.Socket[bytes]] = []
@@ -146,15 +146,15 @@ class Wire:
             return
         coordinator = self.coordinator
         self._put(coordinator.on_tick(now))
-        for directory in self._informants.poll(now):
+        for directory in self._directory_queries.poll(now):
             self.learn(directory, now)
         if coordinator.wants_directory(now):
-            self._informants.ask(self.places(), now)
+            self._directory_queries.ask(self.places(), now)
 
     def next_wakeup(self) -> float | None:
         """When ``tick`` must be called next; None: not before the next event."""
         wakeup = self.coordinator.next_wakeup()
-        let_go_at = self._informants.let_go_at
+        let_go_at = self._directory_queries.let_go_at
         if wakeup is None:
             return let_go_at if let_go_at < math.inf else None
         return wakeup

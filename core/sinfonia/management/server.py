@@ -17,7 +17,6 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import ProtocolError
 from sinfonia.management.driver import ManagerDriver
 from sinfonia.management.store import Store
-from sinfonia.notice_board import Notice, NoticeBoard
 from sinfonia.protocol.effects import ReplyTo
 from sinfonia.protocol.membership.manager import (
     ManagementRequest,
@@ -36,10 +35,11 @@ from sinfonia.protocol.messages import (
     Request,
     Status,
 )
+from sinfonia.status_snapshot import SnapshotPublisher, StatusSnapshot
+from sinfonia.transport.admission import Admission
 from sinfonia.transport.codec import decode_replies, encode_requests
-from sinfonia.transport.door import Door
 from sinfonia.transport.keys import Keys, Security
-from sinfonia.transport.seldom import Seldom
+from sinfonia.transport.log_throttle import LogThrottle
 from sinfonia.transport.zeromq import connect_dealer, drain, is_connectable, try_send
 
 log = logging.getLogger(__name__)
@@ -66,27 +66,29 @@ class ManagerServer:
         managers: Sequence[str] = (),
         security: Security | None = None,
         plain: bool = False,
-        board: NoticeBoard | None = None,
+        publisher: SnapshotPublisher | None = None,
     ) -> None:
         """Bind ``endpoint``; ``serve`` does the rest, and closes the store at its end.
 
         ``store``: see ``open_embedded_store`` and ``EtcdStore``.  ``managers``: where others reach
         each of the cluster's managers, this one included; empty if that is not known.
         ``security``: the cluster's keys; ``plain``: it may do without them off loopback.
-        ``board``: where to say how it is, again and again.
+        ``publisher``: where to say how it is, again and again.
         Raises ConfigError.
         """
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            self._door = Door(self._context, endpoint, security, plain=plain, now=time.monotonic())
+            self._admission = Admission(
+                self._context, endpoint, security, plain=plain, now=time.monotonic()
+            )
         except BaseException:
             self._context.term()
             store.close()
             raise
-        self._seldom = Seldom(log)
+        self._log_throttle = LogThrottle(log)
         self._keys: Keys | None = None if security is None else security.keys
         self._store = store
-        self._board = board
+        self._publisher = publisher
         self.manager = Manager(
             client=secrets.randbits(64),
             settings=settings,
@@ -97,7 +99,7 @@ class ManagerServer:
         )
         self._driver = ManagerDriver(self.manager, store, reply=self._reply)
         self._poller = zmq.Poller()
-        for socket in self._door.sockets:
+        for socket in self._admission.sockets:
             self._poller.register(socket, zmq.POLLIN)
         self._members: dict[Place, zmq.Socket[bytes]] = {}
         self._used_at: dict[Place, float] = {}
@@ -123,7 +125,7 @@ class ManagerServer:
         """Let go of sockets and the store."""
         for socket in self._members.values():
             socket.close(0)
-        self._door.close()
+        self._admission.close()
         self._context.term()
         self._store.close()
 
@@ -132,25 +134,25 @@ class ManagerServer:
         now = time.monotonic()
         driver, manager = self._driver, self.manager
         driver.refresh(now)
-        for route, batch in self._door.batches(now):
+        for route, batch in self._admission.batches(now):
             for request in batch.requests:
                 try:
                     driver.carry_out(self._answer(route, request, now), now)
                 except ProtocolError as error:
-                    self._seldom.warn("malformed", error)
+                    self._log_throttle.warn("malformed", error)
         for (node, endpoint), socket in self._members.items():
             for frames in drain(socket):
                 try:
                     driver.carry_out(manager.on_replies(node, decode_replies(frames), now), now)
                 except ProtocolError as error:
-                    self._seldom.warn(f"malformed endpoint={endpoint}", error)
+                    self._log_throttle.warn(f"malformed endpoint={endpoint}", error)
         driver.carry_out(manager.on_tick(now), now)
         for node, endpoint, batch in driver.take_batches():
             self._used_at[node, endpoint] = now
             try_send(self._socket((node, endpoint)), encode_requests(batch))
         self._close_idle(now)
-        if self._board is not None and self._board.is_due(monotonic.seconds()):
-            self._board.publish(self._notice(now))
+        if self._publisher is not None and self._publisher.is_due(monotonic.seconds()):
+            self._publisher.publish(self._snapshot(now))
 
     def _answer(self, route: bytes, request: Request, now: float) -> list[ManagerEffect]:
         if isinstance(request, GetDirectory):
@@ -163,7 +165,9 @@ class ManagerServer:
                 raise ProtocolError(f"nobody can connect to {request.endpoint!r}")
             if isinstance(request, Register | Reconfigure):
                 # Members repeat these until they are answered; operators are few, and remembered.
-                self._seldom.note(f"request kind={type(request).__name__}", f"node={request.node}")
+                self._log_throttle.note(
+                    f"request kind={type(request).__name__}", f"node={request.node}"
+                )
             else:
                 log.info("request kind=%s node=%d", type(request).__name__, request.node)
             return self.manager.on_request(route, request, now)
@@ -171,7 +175,7 @@ class ManagerServer:
 
     def _reply(self, route: bytes, reply: Reply) -> None:
         epoch = self.manager.directory.epoch
-        self._door.send(route, Replies(PROTOCOL_VERSION, MANAGER, 0, epoch, [reply]))
+        self._admission.send(route, Replies(PROTOCOL_VERSION, MANAGER, 0, epoch, [reply]))
 
     def _socket(self, place: Place) -> "zmq.Socket[bytes]":
         socket = self._members.get(place)
@@ -189,15 +193,15 @@ class ManagerServer:
             self._poller.unregister(socket)
             socket.close(0)
 
-    def _notice(self, now: float) -> Notice:
-        door, status = self._door, self._status(now)
+    def _snapshot(self, now: float) -> StatusSnapshot:
+        admission, status = self._admission, self._status(now)
         figures = {
             **status.figures,
-            "undelivered": door.undelivered,
-            "malformed": door.malformed,
-            "refused": door.refused,
+            "undelivered": admission.undelivered,
+            "malformed": admission.malformed,
+            "refused": admission.refused,
         }
-        return Notice(monotonic.seconds(), None, status.state, well=True, figures=figures)
+        return StatusSnapshot(monotonic.seconds(), None, status.state, well=True, figures=figures)
 
     def _status(self, now: float) -> Status:
         figures = {"store": self._store.kind, **self.manager.figures(now)}

@@ -9,7 +9,7 @@ from itertools import islice
 
 import msgspec
 
-from sinfonia.memnode.holdings import Holdings
+from sinfonia.memnode.member_state import MemberState
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.replication.messages import GetLog, GetPages, ImageBegun, LogPart, Pages
 from sinfonia.storage.address_space import CHUNK_BYTES, PAGE_BYTES
@@ -24,8 +24,8 @@ _ZERO_CHUNK = bytes(CHUNK_BYTES)
 class CopySource:
     """Answers GetImage, GetPages and GetLog for one life of a primary."""
 
-    def __init__(self, holdings: Holdings, incarnation: int) -> None:
-        self._holdings = holdings
+    def __init__(self, member_state: MemberState, incarnation: int) -> None:
+        self._member_state = member_state
         self._incarnation = incarnation
         self.begun = False  # whether there was a GetImage; before it there are no pages to give
         self._chunks: list[int] = []  # as of the last GetImage
@@ -33,26 +33,26 @@ class CopySource:
 
     def image(self) -> ImageBegun:
         """Begin a copy.  Everything logged must be stable."""
-        holdings = self._holdings
-        journal = holdings.journal
+        member_state = self._member_state
+        journal = member_state.journal
         assert journal is not None
         assert not journal.dirty
         self.begun = True
-        self._chunks = holdings.space.written_chunks()
+        self._chunks = member_state.space.written_chunks()
         return ImageBegun(
             self._incarnation,
             journal.last,
             journal.history,
-            msgspec.msgpack.encode(holdings.participant.state()),
+            msgspec.msgpack.encode(member_state.participant.state()),
             len(self._chunks) * (CHUNK_BYTES // PAGE_BYTES),
-            holdings.space.capacity,
+            member_state.space.capacity,
             PAGE_BYTES,
         )
 
     def pages(self, request: GetPages) -> Pages:
         """The next piece of memory; what was first written since ``image`` is in the log."""
         assert self.begun
-        memory = self._holdings.space.memory
+        memory = self._member_state.space.memory
         runs: list[tuple[int, bytes]] = []
         room = PIECE_BYTES
         following = 0
@@ -64,13 +64,13 @@ class CopySource:
                 runs.append((address, data))
                 room -= len(data)
         self.bytes_sent += PIECE_BYTES - room
-        journal = self._holdings.journal
+        journal = self._member_state.journal
         upto = 0 if journal is None else journal.last
         return Pages(self._incarnation, request.start, following, upto, runs)
 
     def log(self, request: GetLog, committed: Seq) -> LogPart:
         """The next piece of the log."""
-        journal = self._holdings.journal
+        journal = self._member_state.journal
         first = request.after + 1
         if journal is None:
             return LogPart(self._incarnation, first, 0, b"", 0, 0, [], gone=True)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from sinfonia.errors import DamagedData
 from sinfonia.memnode.copies import CopySource
 from sinfonia.memnode.group_commit import GroupCommit, SendReplies
-from sinfonia.memnode.holdings import Holdings
 from sinfonia.memnode.hybrid_clock import HybridClock
+from sinfonia.memnode.member_state import MemberState
 from sinfonia.memnode.replica import APPLY_BYTES_MAX, APPLY_RECORDS_MAX
 from sinfonia.memnode.settings import has_disk, is_replicated
 from sinfonia.protocol.effects import Effect
@@ -35,7 +35,7 @@ class Leading:
     def __init__(
         self,
         entry: MemoryNodeEntry,
-        holdings: Holdings,
+        member_state: MemberState,
         *,
         clock: HybridClock,
         send: SendReplies,
@@ -48,29 +48,29 @@ class Leading:
         ``complete_probe`` adds who the member is.  Raises StorageError.
         """
         self.incarnation = entry.incarnation
-        self.holdings = holdings
-        journal = holdings.journal
+        self.member_state = member_state
+        journal = member_state.journal
         if journal is not None:
             if journal.dirty:
                 journal.sync()
             journal.begin_life(entry.incarnation)
             self._go_on_stamping(journal, clock)
-        holdings.participant.incarnation = entry.incarnation
+        member_state.participant.incarnation = entry.incarnation
         self.pacing = Pacing()
         self.shipping: Shipping | None = None
-        if is_replicated(holdings.settings.mode):
+        if is_replicated(member_state.settings.mode):
             self.shipping = Shipping(
                 entry,
-                times=holdings.settings.times,
-                history=holdings.history,
-                last=holdings.last,
+                times=member_state.settings.times,
+                history=member_state.history,
+                last=member_state.last,
                 now=now,
                 pacing=self.pacing,
                 # In memory alone is no copy to do with for the sake of speed.
-                alone=has_disk(holdings.settings.mode),
+                alone=has_disk(member_state.settings.mode),
             )
         self.group = GroupCommit(journal, shipping=self.shipping, clock=clock, send=send)
-        self.copies = CopySource(holdings, entry.incarnation)
+        self.copies = CopySource(member_state, entry.incarnation)
         self._clock = clock
         self._send = send
         self._complete_probe = complete_probe
@@ -80,7 +80,7 @@ class Leading:
         self._settled_by: float | None = None
         # Until all of the log was applied nothing is executed, saved, or said of what is in doubt.
         self.replaying = journal is not None
-        self._replay_to = holdings.last
+        self._replay_to = member_state.last
         self._logging_until: float | None = None
 
     # --- a wake-up -----------------------------------------------------------------------------
@@ -93,7 +93,7 @@ class Leading:
                 self._on_peer(route, request, now)
             return
         self._route = route
-        effects = self.holdings.participant.on_requests(batch, now, route)
+        effects = self.member_state.participant.on_requests(batch, now, route)
         self.group.carry_out(route, effects, now)
 
     def see_to_probe(self, probe: Probe) -> None:
@@ -102,22 +102,22 @@ class Leading:
 
     def flush(self, now: float) -> None:
         """Sync what must be stable, and send what may leave.  Raises StorageError."""
-        wakeup = self.holdings.participant.next_wakeup()
+        wakeup = self.member_state.participant.next_wakeup()
         if wakeup is not None and wakeup <= now:
-            self.group.carry_out(b"", self.holdings.participant.on_tick(now), now)
+            self.group.carry_out(b"", self.member_state.participant.on_tick(now), now)
         self.group.flush(now)
         if self._probes:
             self._answer_probes(now)
 
     def tick(self, now: float) -> None:
         """Time has passed.  Raises StorageError."""
-        if not self.holdings.participant.serving:
+        if not self.member_state.participant.serving:
             self._settle(now)
         if self.shipping is not None:
             if self.shipping.lacking:
                 raise DamagedData(self.shipping.lacking)
             self._say(self.shipping.on_tick(now))
-        journal = self.holdings.journal
+        journal = self.member_state.journal
         if journal is not None:
             copied = self.pacing.copiers
             journal.needed_after = self.pacing.needed_after(now) if copied else None
@@ -126,16 +126,16 @@ class Leading:
         if self._logging_until is not None and now >= self._logging_until:
             self._logging_until = None
             self.group.end_logging(now)
-            self.holdings.end_logging()
+            self.member_state.end_logging()
 
     def next_wakeup(self) -> float | None:
         """When ``tick`` and ``flush`` must be called next; None: not before a batch comes."""
-        if not self.holdings.participant.serving:
+        if not self.member_state.participant.serving:
             return 0.0
-        checkpointer = self.holdings.checkpointer
+        checkpointer = self.member_state.checkpointer
         wakeups = (
             self.group.next_wakeup(),
-            self.holdings.participant.next_wakeup(),
+            self.member_state.participant.next_wakeup(),
             None if self.shipping is None else self.shipping.next_wakeup(),
             None if checkpointer is None else checkpointer.next_wakeup(),
         )
@@ -143,17 +143,17 @@ class Leading:
 
     def _settle(self, now: float) -> None:
         """Come nearer to serving: replay, let promises of others end, settle what is in doubt."""
-        holdings = self.holdings
+        member_state = self.member_state
         if self.replaying:
-            holdings.apply_up_to(self._replay_to, (APPLY_RECORDS_MAX, APPLY_BYTES_MAX))
-            self.replaying = holdings.applied < self._replay_to
+            member_state.apply_up_to(self._replay_to, (APPLY_RECORDS_MAX, APPLY_BYTES_MAX))
+            self.replaying = member_state.applied < self._replay_to
             if self.replaying:
                 return
         if self._settled_by is None:
-            self._settled_by = now + holdings.settings.settle_max
+            self._settled_by = now + member_state.settings.settle_max
         if now >= self._serve_from:
-            settled = not holdings.participant.in_doubt
-            holdings.participant.serving = settled or now >= self._settled_by
+            settled = not member_state.participant.in_doubt
+            member_state.participant.serving = settled or now >= self._settled_by
 
     # --- the configuration ---------------------------------------------------------------------
 
@@ -171,7 +171,7 @@ class Leading:
         """The last record that is never taken back."""
         if self.shipping is not None:
             return self.shipping.committed
-        return 0 if self.holdings.journal is None else self.holdings.journal.stable
+        return 0 if self.member_state.journal is None else self.member_state.journal.stable
 
     # --- replicas and copiers ------------------------------------------------------------------
 
@@ -179,13 +179,13 @@ class Leading:
         shipping = self.shipping
         match request:
             case Join() if shipping is not None:
-                if request.node == self.holdings.settings.node:
+                if request.node == self.member_state.settings.node:
                     self._say(shipping.on_join(route, request, now))
             case Appended() if shipping is not None:
                 self._say(shipping.on_appended(route, request, now))
             case GetImage() if not self.replaying:
                 self._begin_copy(now)
-                self.pacing.begins(route, request.identity, self.holdings.last, now)
+                self.pacing.begins(route, request.identity, self.member_state.last, now)
                 self._send(route, [self.copies.image()])
             case GetPages() if self.copies.begun:
                 self.pacing.asks(route, request.identity, Asked.PAGES, request.start, now)
@@ -197,7 +197,7 @@ class Leading:
                 self._on_get_log(route, request, now)
 
     def _on_get_log(self, route: bytes, request: GetLog, now: float) -> None:
-        if self.holdings.journal is not None:
+        if self.member_state.journal is not None:
             self._keep_logging(now)
             if request.stamp:
                 self.group.stamp_after(request.stamp, now)
@@ -211,15 +211,15 @@ class Leading:
 
     def _begin_copy(self, now: float) -> None:
         """Have a log, all of it stable."""
-        if self.holdings.journal is None:
-            self.holdings.begin_logging(self.incarnation)
-            self.group.journal = self.holdings.journal
+        if self.member_state.journal is None:
+            self.member_state.begin_logging(self.incarnation)
+            self.group.journal = self.member_state.journal
             self._logging_until = now + COPY_IDLE
         self._keep_logging(now)
-        assert self.holdings.journal is not None
-        if self.holdings.journal.dirty:
+        assert self.member_state.journal is not None
+        if self.member_state.journal.dirty:
             self.group.sync(now)
-        self.holdings.participant.stamped = self._clock.latest
+        self.member_state.participant.stamped = self._clock.latest
 
     def _keep_logging(self, now: float) -> None:
         if self._logging_until is not None:
@@ -230,7 +230,7 @@ class Leading:
         stable_before = self.group.stable_before
         for route, probe in probes:
             effects: list[Effect] = []
-            reply = self.holdings.participant.answer_probe(
+            reply = self.member_state.participant.answer_probe(
                 probe, effects, stable_before=stable_before
             )
             self.group.carry_out(route, effects, now)
@@ -241,7 +241,7 @@ class Leading:
             self._send(route, [reply])
 
     def _carry_checkpoint(self, now: float) -> None:
-        checkpointer = self.holdings.checkpointer
+        checkpointer = self.member_state.checkpointer
         if checkpointer is None:
             return
         if checkpointer.due and not checkpointer.running:
@@ -251,18 +251,18 @@ class Leading:
 
     def begin_checkpoint(self, now: float) -> None:
         """Note the state and the pages to be saved; ``tick`` does the rest."""
-        holdings = self.holdings
-        assert holdings.checkpointer is not None
-        assert holdings.journal is not None
-        if holdings.journal.dirty:
+        member_state = self.member_state
+        assert member_state.checkpointer is not None
+        assert member_state.journal is not None
+        if member_state.journal.dirty:
             self.group.sync(now)
-        holdings.participant.stamped = self._clock.latest
-        holdings.checkpointer.begin(holdings.journal.last, holdings.participant.state())
+        member_state.participant.stamped = self._clock.latest
+        member_state.checkpointer.begin(member_state.journal.last, member_state.participant.state())
 
     def _go_on_stamping(self, journal: Journal, clock: HybridClock) -> None:
         """Whatever the wall clock says, stamps are later than those of former lives; and what a
         crash left without one was there before anything that this life answers."""
-        participant = self.holdings.participant
+        participant = self.member_state.participant
         clock.resume(participant.stamped)
         if participant.unstamped:
             journal.append(Stamp(clock.stamp()))

@@ -28,9 +28,9 @@ from collections.abc import Callable
 import msgspec
 
 from sinfonia.errors import DamagedData, StorageError
-from sinfonia.memnode.holdings import Holdings
 from sinfonia.memnode.hybrid_clock import HybridClock
 from sinfonia.memnode.leading import PEER_REQUESTS, Leading
+from sinfonia.memnode.member_state import MemberState
 from sinfonia.memnode.replica import Replica
 from sinfonia.memnode.settings import MemoryNodeSettings, State, has_disk, is_replicated
 from sinfonia.memnode.status import status_figures
@@ -123,7 +123,7 @@ class MemoryNode:
             mode=settings.mode,
             new_identity=new_identity,
         )
-        self.holdings = Holdings(
+        self.member_state = MemberState(
             settings,
             files,
             identity=self._owner.identity,
@@ -147,12 +147,12 @@ class MemoryNode:
     @property
     def participant(self) -> Participant:
         """Votes, locks and lists."""
-        return self.holdings.participant
+        return self.member_state.participant
 
     @property
     def space(self) -> AddressSpace:
         """Memory."""
-        return self.holdings.space
+        return self.member_state.space
 
     @property
     def identity(self) -> str:
@@ -182,13 +182,13 @@ class MemoryNode:
             settings.mode,
             self.identity,
             self.starts,
-            self.holdings.empty,
+            self.member_state.empty,
             settings.replicas,
             self._resignations if resigning else 0,
             self._lived,
             self.participant.epoch,
-            last=self.holdings.last,
-            damaged=bool(self.holdings.damage),
+            last=self.member_state.last,
+            damaged=bool(self.member_state.damage),
             known_epoch=self._known.config_epoch,
             life=self.life,
         )
@@ -196,9 +196,9 @@ class MemoryNode:
     @property
     def _lived(self) -> int:
         """The incarnation that wrote the last record of the log; 0 if there is none."""
-        holdings = self.holdings
+        member_state = self.member_state
         return max(
-            (each.incarnation for each in holdings.history if each.first <= holdings.last),
+            (each.incarnation for each in member_state.history if each.first <= member_state.last),
             default=0,
         )
 
@@ -241,8 +241,8 @@ class MemoryNode:
             # Noted, for the next life would have a number that the manager does not know.
             note_damage(self._files, message.refusal)
             raise DamagedData(message.refusal)
-        elif self.holdings.damage:
-            raise DamagedData(f"{self.holdings.damage}; {message.refusal}")
+        elif self.member_state.damage:
+            raise DamagedData(f"{self.member_state.damage}; {message.refusal}")
         else:
             raise StorageError(message.refusal)
 
@@ -310,13 +310,13 @@ class MemoryNode:
             read_lease = settings.read_lease * (1 + CLOCK_DRIFT_MARGIN)
             serve_from = self._lease_end() + read_lease
         self.replica = None
-        if self.holdings.damage:
-            self.holdings.found_anew()
+        if self.member_state.damage:
+            self.member_state.found_anew()
         if is_replicated(settings.mode):
             self._owner = self._owner.mark_led(self._files, led=True)
         self.leading = Leading(
             entry,
-            self.holdings,
+            self.member_state,
             clock=self.clock,
             send=self._say,
             complete_probe=self._complete_probe,
@@ -335,21 +335,21 @@ class MemoryNode:
         return granted
 
     def _follow(self, entry: MemoryNodeEntry) -> None:
-        holdings = self.holdings
+        member_state = self.member_state
         follower = Follower(
             entry,
             identity=self.identity,
             starts=self.starts,
             times=self.settings.times,
-            log=(holdings.last, holdings.shown, holdings.history),
+            log=(member_state.last, member_state.shown, member_state.history),
             # What a primary's image shows may never have been acknowledged.
-            committed=0 if self._owner.led else holdings.applied,
-            expendable=holdings.empty,
-            worthless=bool(holdings.damage),
+            committed=0 if self._owner.led else member_state.applied,
+            expendable=member_state.empty,
+            worthless=bool(member_state.damage),
             now=self._now,
         )
         follower.granted_until = self._lease_end()
-        self.replica = Replica(holdings, follower)
+        self.replica = Replica(member_state, follower)
 
     def _end(self, why: str) -> None:
         self.over = why
@@ -440,12 +440,12 @@ class MemoryNode:
             return
         self.load_windows.on_tick(now)
         self._note_synced(now)
-        self.holdings.scrub(now)
+        self.member_state.scrub(now)
         if self.leading is not None:
             self.leading.tick(now)
         elif self.replica is not None:
             self.replica.tick(now)
-            if self._owner.led and self.replica.follower.committed >= self.holdings.shown:
+            if self._owner.led and self.replica.follower.committed >= self.member_state.shown:
                 self._owner = self._owner.mark_led(self._files, led=False)
 
     def next_wakeup(self) -> float | None:
@@ -453,14 +453,14 @@ class MemoryNode:
         role = self.leading or self.replica
         if role is None or self.over:
             return None
-        scrubber = self.holdings.scrubber
+        scrubber = self.member_state.scrubber
         wakeups = (role.next_wakeup(), None if scrubber is None else scrubber.next_wakeup())
         return min((each for each in wakeups if each is not None), default=None)
 
     def _note_synced(self, now: float) -> None:
         if now - self._marked_at >= MARK_EVERY:
             self._marked_at = now
-            self.holdings.note_synced()
+            self.member_state.note_synced()
 
     # --- odds and ends -------------------------------------------------------------------------
 
@@ -475,11 +475,11 @@ class MemoryNode:
 
     def close(self) -> None:
         """Let go of files and memory; what was not synced is lost, as in a crash."""
-        self.holdings.close()
+        self.member_state.close()
 
     def check_invariants(self) -> None:
         """What holds between two wake-ups."""
-        self.holdings.check_invariants()
+        self.member_state.check_invariants()
         self.load_windows.check_invariants()
         if self.leading is not None:
             self.leading.check_invariants()
@@ -512,7 +512,7 @@ class MemoryNode:
             reply,
             identity=self.identity,
             starts=self.starts,
-            last=0 if self.holdings.journal is None else self.holdings.journal.stable,
+            last=0 if self.member_state.journal is None else self.member_state.journal.stable,
             lived=self._lived,
             known_epoch=self._known.config_epoch,
         )

@@ -4,7 +4,7 @@ Receives what the primary sends, and collects what is to be said to it: at once,
 that makes it true.
 """
 
-from sinfonia.memnode.holdings import Holdings
+from sinfonia.memnode.member_state import MemberState
 from sinfonia.memnode.settings import State
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.messages import Replies, Request
@@ -36,8 +36,8 @@ UNSYNCED_BYTES_MAX = 4 * 1024 * 1024
 class Replica:
     """One member as long as it is a replica; times are monotonic seconds."""
 
-    def __init__(self, holdings: Holdings, follower: Follower) -> None:
-        self.holdings = holdings
+    def __init__(self, member_state: MemberState, follower: Follower) -> None:
+        self.member_state = member_state
         self.follower = follower
         self.resigning = False
         self.syncs = 0
@@ -68,7 +68,7 @@ class Replica:
 
     def flush(self) -> list[Request]:
         """Sync what must be stable; what may be said to the primary then.  Raises StorageError."""
-        journal = self.holdings.journal
+        journal = self.member_state.journal
         if journal is None:  # its log is damaged, and a copy has not begun yet
             said, self._ask = self._ask, []
             return said
@@ -87,16 +87,16 @@ class Replica:
 
     def next_wakeup(self) -> float | None:
         """When ``tick`` must be called next."""
-        if self.holdings.applied < self._apply_to:
+        if self.member_state.applied < self._apply_to:
             return 0.0
-        checkpointer = self.holdings.checkpointer
+        checkpointer = self.member_state.checkpointer
         return None if checkpointer is None else checkpointer.next_wakeup()
 
     def _apply(self) -> None:
-        self.holdings.apply_up_to(self._apply_to, (APPLY_RECORDS_MAX, APPLY_BYTES_MAX))
+        self.member_state.apply_up_to(self._apply_to, (APPLY_RECORDS_MAX, APPLY_BYTES_MAX))
 
     def _carry_out(self, effects: list[FollowerEffect]) -> None:
-        holdings = self.holdings
+        member_state = self.member_state
         for effect in effects:
             match effect:
                 case Answer(request):
@@ -104,50 +104,50 @@ class Replica:
                 case Ask(request):
                     self._ask.append(request)
                 case LogBatch(batch, lives):
-                    holdings.log_batch(batch, lives)
+                    member_state.log_batch(batch, lives)
                     self._unsynced_bytes += len(batch.body)
                 case ApplyUpTo(seq):
                     self._apply_to = max(self._apply_to, seq)
                     self._apply()
                 case TruncateAfter(seq):
-                    holdings.truncate_after(seq)
+                    member_state.truncate_after(seq)
                 case Resign():
                     self.resigning = True
                 case BeginCopy(image):
                     self._saving = False
                     self.copies_begun += 1
                     self._apply_to = image.seq
-                    holdings.begin_copy(image)
+                    member_state.begin_copy(image)
                 case PutPages(runs):
-                    holdings.put_pages(runs)
+                    member_state.put_pages(runs)
                     self.copied_bytes += sum(len(data) for _, data in runs)
                 case SaveCopy() if not self._saving:
                     self._saving, self._save_from = True, self._apply_to
 
     def _carry_checkpoint(self, now: float) -> None:
-        holdings = self.holdings
-        checkpointer = holdings.checkpointer
-        if self._saving and holdings.applied < self._save_from:
+        member_state = self.member_state
+        checkpointer = member_state.checkpointer
+        if self._saving and member_state.applied < self._save_from:
             return
         if checkpointer is None:
             if self._saving:
                 self._saved(now)
             return
         # A copy is saved by the first checkpoint, which begins once it is whole.
-        whole = self.follower.phase not in (Phase.COPYING, Phase.SAVING) and holdings.confirmed
+        whole = self.follower.phase not in (Phase.COPYING, Phase.SAVING) and member_state.confirmed
         if (self._saving or (whole and checkpointer.due)) and not checkpointer.running:
             self._sync()
-            checkpointer.begin(holdings.applied, holdings.participant.state())
+            checkpointer.begin(member_state.applied, member_state.participant.state())
         if checkpointer.carry_on(now, sync=self._sync) and self._saving:
             self._saved(now)
 
     def _saved(self, now: float) -> None:
         self._saving = False
-        self.holdings.complete_copy()
+        self.member_state.complete_copy()
         self._carry_out(self.follower.on_copy_saved(now))
 
     def _sync(self) -> None:
-        journal = self.holdings.journal
+        journal = self.member_state.journal
         assert journal is not None
         if journal.dirty:
             journal.sync()

@@ -30,18 +30,18 @@ from sinfonia.memnode.in_flight import (
 from sinfonia.memnode.node import LIFE_BITS, MemoryNode
 from sinfonia.memnode.settings import MemoryNodeSettings, State, syncs_log
 from sinfonia.memnode.status import status_figures
-from sinfonia.notice_board import Histogram, Notice, NoticeBoard
 from sinfonia.protocol.messages import PROTOCOL_VERSION, Replies, Request, Requests
+from sinfonia.status_snapshot import Histogram, SnapshotPublisher, StatusSnapshot
 from sinfonia.storage.data_directory import DirectoryLock
 from sinfonia.storage.files import OsFiles
+from sinfonia.transport.admission import Admission
 from sinfonia.transport.codec import decode_replies, encode_requests
-from sinfonia.transport.door import Door
 from sinfonia.transport.keys import Keys, Security
-from sinfonia.transport.seldom import Seldom
+from sinfonia.transport.log_throttle import LogThrottle
 from sinfonia.transport.zeromq import connect_dealer, drain, try_send
 
 log = logging.getLogger(__name__)
-_seldom = Seldom(log)
+_log_throttle = LogThrottle(log)
 
 # How soon a signal is noticed.
 IDLE_WAIT_MS = 200
@@ -71,34 +71,37 @@ class MemoryNodeServer:
         log_directory: Path | None = None,
         security: Security | None = None,
         plain: bool = False,
-        board: NoticeBoard | None = None,
+        publisher: SnapshotPublisher | None = None,
     ) -> None:
         """Bind to ``listen``, lock the data directory and open it; ``serve`` does the rest.
 
         ``settings.endpoint`` is where others reach it, which may be another address; the redo log
         lives in ``log_directory`` if that is given.  ``security``: the cluster's keys; ``plain``:
-        it may do without them off loopback.  ``board``: where to say how it is, again and again.
+        it may do without them off loopback.  ``publisher`` gets a snapshot of its status again and
+        again.
 
         Raises ConfigError, DataDirectoryInUse or StorageError.
         """
         self._lock = DirectoryLock(data_directory)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._keys: Keys | None = None if security is None else security.keys
-        self._door = Door(self._context, listen, security, plain=plain, now=monotonic.seconds())
+        self._admission = Admission(
+            self._context, listen, security, plain=plain, now=monotonic.seconds()
+        )
         self._managers = [
             connect_dealer(self._context, manager, self._keys) for manager in managers
         ]
         self._primary: tuple[str, Dealer] | None = None
         self._in_flight = InFlight()
         self._settings = settings
-        self._board = board
+        self._publisher = publisher
         self._files = OsFiles(
             data_directory, log_directory=log_directory, sync_log=syncs_log(settings.mode)
         )
         self.node = self._begin_life()
-        self._door.ask_whether_remembered(self._remembers)
+        self._admission.ask_whether_remembered(self._remembers)
         self._poller = zmq.Poller()
-        for socket in (*self._door.sockets, *self._managers):
+        for socket in (*self._admission.sockets, *self._managers):
             self._poller.register(socket, zmq.POLLIN)
         self._stopping = False
 
@@ -128,7 +131,7 @@ class MemoryNodeServer:
         """Let go of sockets, files and the data directory."""
         self.node.close()
         self._hang_up()
-        self._door.close()
+        self._admission.close()
         for socket in self._managers:
             socket.close(0)
         self._context.term()
@@ -147,11 +150,11 @@ class MemoryNodeServer:
             now=monotonic.seconds(),
             life=secrets.randbits(LIFE_BITS),
         )
-        if node.holdings.damage:
+        if node.member_state.damage:
             log.error(
                 "damaged node=%d reason=%s; to be filled from an in-sync copy",
                 self._settings.node,
-                node.holdings.damage,
+                node.member_state.damage,
             )
         return node
 
@@ -183,8 +186,8 @@ class MemoryNodeServer:
             frames = encode_requests(Requests(PROTOCOL_VERSION, 0, 0, 0, said))
             for manager in self._managers:
                 try_send(manager, frames)
-        if self._board is not None and (node.state is not state or self._board.is_due(now)):
-            self._board.publish(self._notice(now))
+        if self._publisher is not None and (node.state is not state or self._publisher.is_due(now)):
+            self._publisher.publish(self._snapshot(now))
         if node.state is not state:
             log.info("state node=%d state=%s", self._settings.node, node.state.value)
         if node.waiting != waiting and node.waiting:
@@ -197,18 +200,18 @@ class MemoryNodeServer:
             self.node = self._begin_life()
 
     def _receive(self) -> None:
-        node, door = self.node, self._door
+        node, admission = self.node, self._admission
         room, requests = WAKE_UP_BYTES_MAX, WAKE_UP_REQUESTS_MAX
-        for route, batch in door.batches(monotonic.seconds()):
+        for route, batch in admission.batches(monotonic.seconds()):
             # The clock is read after the message came: read locks last from then on.
             now = monotonic.seconds()
             asked = bytes_asked(batch.requests)
             if (asked >= LARGE_BYTES_MIN or node.defers_answers) and node.executes(batch):
-                unread = door.unread(route)
+                unread = admission.unread(route)
                 admitted, votes = self._in_flight.admit(route, batch, now, unread=unread)
                 node.receive(route, admitted, now)
                 if votes:
-                    door.send(route, node.envelope(votes))
+                    admission.send(route, node.envelope(votes))
             else:
                 node.receive(route, batch, now)
             room -= asked
@@ -216,21 +219,21 @@ class MemoryNodeServer:
             if room < 0 or requests < 0:
                 return
 
-    def _notice(self, now: float) -> Notice:
-        node, door, syncs = self.node, self._door, self._files.log_syncs
+    def _snapshot(self, now: float) -> StatusSnapshot:
+        node, admission, syncs = self.node, self._admission, self._files.log_syncs
         figures = {
             **status_figures(node),
-            "undelivered": door.undelivered,
-            "malformed": door.malformed,
-            "refused": door.refused,
-            "hung_up": door.hung_up,
+            "undelivered": admission.undelivered,
+            "malformed": admission.malformed,
+            "refused": admission.refused,
+            "hung_up": admission.hung_up,
             "turned_away": self._in_flight.turned_away,
         }
         histograms = {}
         if syncs_log(self._settings.mode):
             histograms["log_sync_seconds"] = Histogram(syncs.cumulative(), syncs.total)
         well = node.state in (State.SERVING, State.FOLLOWING)
-        return Notice(
+        return StatusSnapshot(
             now,
             self._settings.node,
             node.state.value,
@@ -242,7 +245,7 @@ class MemoryNodeServer:
 
     def _send(self, route: bytes, replies: Replies) -> None:
         self._in_flight.answered(route, replies)
-        if not self._door.send(route, replies):
+        if not self._admission.send(route, replies):
             # There will be no end to hints for whoever is gone, unless its watches end.
             self.node.participant.watches.forget(route)
 
@@ -273,5 +276,5 @@ def _replies_from(socket: Dealer) -> list[Replies]:
         try:
             batches.append(decode_replies(frames))
         except ProtocolError as error:
-            _seldom.warn("malformed replies", error)
+            _log_throttle.warn("malformed replies", error)
     return batches

@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
-from sinfonia.memnode.holdings import Holdings
 from sinfonia.memnode.leading import Leading
+from sinfonia.memnode.member_state import MemberState
 from sinfonia.memnode.replica import Replica
 from sinfonia.memnode.settings import MemoryNodeSettings, State
 from sinfonia.protocol.load.windows import Counts
@@ -39,7 +39,7 @@ class MemberView(Protocol):
     def participant(self) -> Participant: ...
 
     @property
-    def holdings(self) -> Holdings: ...
+    def member_state(self) -> MemberState: ...
 
     @property
     def leading(self) -> Leading | None: ...
@@ -50,7 +50,7 @@ class MemberView(Protocol):
 
 def status_figures(node: MemberView) -> Figures:
     """Load and health, by name."""
-    participant, holdings, entry = node.participant, node.holdings, node.entry
+    participant, member_state, entry = node.participant, node.member_state, node.entry
     figures: Figures = {
         "mode": node.settings.mode,
         "capacity_bytes": node.settings.capacity,
@@ -73,27 +73,27 @@ def status_figures(node: MemberView) -> Figures:
         "remembered": participant.sessions.outcomes,
         "remembered_bytes": participant.sessions.outcome_bytes,
         "duplicates": participant.duplicates,
-        "replayed_records": holdings.replayed,
-        "last_record": holdings.last,
+        "replayed_records": member_state.replayed,
+        "last_record": member_state.last,
         "catching_up": 0,
-        "damaged": int(bool(holdings.damage)),
-        "repairs": holdings.repaired,
+        "damaged": int(bool(member_state.damage)),
+        "repairs": member_state.repaired,
     }
-    if holdings.damage:
-        figures["damage"] = holdings.damage
+    if member_state.damage:
+        figures["damage"] = member_state.damage
     if node.waiting and node.state is State.STARTING:
         figures["waiting_for"] = node.waiting
     for vote in Vote:
         figures[f"votes_{vote.name.lower()}"] = participant.votes[vote]
-    if holdings.journal is not None:
-        figures["stable_record"] = holdings.journal.stable
-    if holdings.storage is not None:
-        log = holdings.storage.log
+    if member_state.journal is not None:
+        figures["stable_record"] = member_state.journal.stable
+    if member_state.storage is not None:
+        log = member_state.storage.log
         figures["log_bytes"] = log.stable_lsn - log.start_lsn
-    if holdings.checkpointer is not None:
-        figures["checkpoints"] = holdings.checkpointer.made
-    if holdings.scrubber is not None:
-        scrubber = holdings.scrubber
+    if member_state.checkpointer is not None:
+        figures["checkpoints"] = member_state.checkpointer.made
+    if member_state.scrubber is not None:
+        scrubber = member_state.scrubber
         figures["scrubbed_bytes"] = scrubber.bytes
         figures["scrub_findings"] = scrubber.findings
         figures["scrub_repairs"] = scrubber.repairs
@@ -117,7 +117,7 @@ def _add_role(node: MemberView, figures: Figures) -> None:
         figures["syncs"] = leading.group.syncs
         figures["logged_bytes"] = leading.group.logged_bytes
         figures["committed_record"] = leading.committed
-        figures["applied_record"] = node.holdings.last
+        figures["applied_record"] = node.member_state.last
         figures["replies_waiting"] = leading.group.waiting
         figures["copied_out_bytes"] = leading.copies.bytes_sent
         figures["replicas_known"] = 0 if entry is None else len(entry.replicas)
@@ -135,7 +135,7 @@ def _add_role(node: MemberView, figures: Figures) -> None:
     elif replica is not None:
         figures["syncs"] = replica.syncs
         figures["committed_record"] = replica.follower.committed
-        figures["applied_record"] = node.holdings.applied
+        figures["applied_record"] = node.member_state.applied
         figures["copied_bytes"] = replica.copied_bytes
         figures["copies_begun"] = replica.copies_begun
         figures["phase"] = replica.follower.phase.value

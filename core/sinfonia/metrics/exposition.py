@@ -1,6 +1,6 @@
 """Scraping never stops a loop, and a scraper never holds what another one needs.
 
-A few threads answer HTTP beside the loop and read only what it has published (notice_board.py).
+A few threads answer HTTP beside the loop and read only what it has published (status_snapshot.py).
 Each connection is for one request, is closed after REQUEST_SECONDS_MAX whatever it does, and gives
 way to a newer one if there are too many: whoever reads slowly, or not at all, costs a thread for
 some seconds.  A page is written once a second at most, so that a flood of scrapes costs little more
@@ -29,8 +29,8 @@ from prometheus_client.registry import Collector
 from sinfonia import monotonic
 from sinfonia.errors import ConfigError
 from sinfonia.metrics.sources import families
-from sinfonia.metrics.table import DOOR, FIGURES_AGE, MANAGER, MEMORY_NODE, NODE_LABEL
-from sinfonia.notice_board import NoticeBoard
+from sinfonia.metrics.table import ADMISSION, FIGURES_AGE, MANAGER, MEMORY_NODE, NODE_LABEL
+from sinfonia.status_snapshot import SnapshotPublisher
 
 log = logging.getLogger(__name__)
 
@@ -55,31 +55,31 @@ TEXT = "text/plain; charset=utf-8"
 class ProcessFigures(Collector):
     """What a process has published, as metrics."""
 
-    def __init__(self, board: NoticeBoard) -> None:
-        self._board = board
+    def __init__(self, publisher: SnapshotPublisher) -> None:
+        self._publisher = publisher
 
     def collect(self) -> Iterable[Family]:
-        """The families of the latest notice; none if there is none yet."""
-        notice = self._board.latest
-        if notice is None:
+        """The families of the latest snapshot; none if there is none yet."""
+        snapshot = self._publisher.latest
+        if snapshot is None:
             return
-        age = max(0.0, monotonic.seconds() - notice.taken_at)
+        age = max(0.0, monotonic.seconds() - snapshot.taken_at)
         yield GaugeMetricFamily(FIGURES_AGE.name, FIGURES_AGE.help, value=age)
-        if notice.node is None:
-            yield from families(MANAGER, notice)
+        if snapshot.node is None:
+            yield from families(MANAGER, snapshot)
         else:
-            yield from families(MEMORY_NODE, notice, [(NODE_LABEL, str(notice.node))])
-        yield from families(DOOR, notice)
+            yield from families(MEMORY_NODE, snapshot, [(NODE_LABEL, str(snapshot.node))])
+        yield from families(ADMISSION, snapshot)
 
 
 class MetricsServer:
     """Answers for one process until ``close``."""
 
-    def __init__(self, host: str, port: int, board: NoticeBoard) -> None:
+    def __init__(self, host: str, port: int, publisher: SnapshotPublisher) -> None:
         """Listen at ``host`` and ``port`` (0: any).  Raises ConfigError if that is not possible."""
-        self._board = board
+        self._publisher = publisher
         self._registry = CollectorRegistry()
-        self._registry.register(ProcessFigures(board))
+        self._registry.register(ProcessFigures(publisher))
         ProcessCollector(registry=self._registry)
         self._pages: dict[str, tuple[object, int, bytes]] = {}
         try:
@@ -109,26 +109,26 @@ class MetricsServer:
     def metrics(self, accept: str) -> tuple[bytes, str]:
         """The page, and its type, for a scraper that understands ``accept``."""
         encode, content_type = choose_encoder(accept)
-        notice, second = self._board.latest, int(monotonic.seconds())
+        snapshot, second = self._publisher.latest, int(monotonic.seconds())
         known = self._pages.get(content_type)
-        if known is not None and known[0] is notice and known[1] == second:
+        if known is not None and known[0] is snapshot and known[1] == second:
             return known[2], content_type
         page = encode(self._registry)
         if len(self._pages) >= CONNECTIONS_MAX:
             self._pages.clear()  # of all the types that a scraper may make up
-        self._pages[content_type] = (notice, second, page)
+        self._pages[content_type] = (snapshot, second, page)
         return page, content_type
 
     def health(self) -> tuple[HTTPStatus, str]:
         """200 if the process does what it is there for, and says so lately."""
-        notice = self._board.latest
-        if notice is None:
+        snapshot = self._publisher.latest
+        if snapshot is None:
             return HTTPStatus.SERVICE_UNAVAILABLE, "starting"
-        age = monotonic.seconds() - notice.taken_at
+        age = monotonic.seconds() - snapshot.taken_at
         if age > STALE_AFTER:
             return HTTPStatus.SERVICE_UNAVAILABLE, f"nothing heard of it for {age:.0f} s"
-        status = HTTPStatus.OK if notice.well else HTTPStatus.SERVICE_UNAVAILABLE
-        return status, notice.state
+        status = HTTPStatus.OK if snapshot.well else HTTPStatus.SERVICE_UNAVAILABLE
+        return status, snapshot.state
 
 
 class _HttpServer(ThreadingMixIn, TCPServer):

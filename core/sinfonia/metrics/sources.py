@@ -1,7 +1,7 @@
 """A metric says where its samples come from; nothing else turns figures into samples.
 
-What a process says of itself (notice_board.py) is a handful of figures; the kinds of sources here
-are all the ways in which one becomes samples with labels.
+A process publishes its figures in a snapshot (status_snapshot.py).  The kinds of sources here are
+all the ways in which a figure becomes samples with labels.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
-from sinfonia.notice_board import Notice
+from sinfonia.status_snapshot import StatusSnapshot
 
 LabelValues = tuple[str, ...]
 Sample = tuple[LabelValues, float]
@@ -30,8 +30,8 @@ class Figure(NamedTuple):
 
     name: str
 
-    def samples(self, notice: Notice) -> Iterator[Sample]:
-        figure = notice.figures.get(self.name)
+    def samples(self, snapshot: StatusSnapshot) -> Iterator[Sample]:
+        figure = snapshot.figures.get(self.name)
         if isinstance(figure, int | float):
             yield (), figure
 
@@ -41,8 +41,8 @@ class Figures(NamedTuple):
 
     prefix: str
 
-    def samples(self, notice: Notice) -> Iterator[Sample]:
-        for name, figure in notice.figures.items():
+    def samples(self, snapshot: StatusSnapshot) -> Iterator[Sample]:
+        for name, figure in snapshot.figures.items():
             if name.startswith(self.prefix) and isinstance(figure, int | float):
                 yield (name.removeprefix(self.prefix),), figure
 
@@ -53,8 +53,8 @@ class OneOf(NamedTuple):
     name: str
     words: tuple[str, ...]
 
-    def samples(self, notice: Notice) -> Iterator[Sample]:
-        figure = notice.state if self.name == "state" else notice.figures.get(self.name)
+    def samples(self, snapshot: StatusSnapshot) -> Iterator[Sample]:
+        figure = snapshot.state if self.name == "state" else snapshot.figures.get(self.name)
         if figure is not None:
             for word in self.words:
                 yield (word,), float(word == figure)
@@ -65,8 +65,8 @@ class Words(NamedTuple):
 
     names: tuple[str, ...]
 
-    def samples(self, notice: Notice) -> Iterator[Sample]:
-        yield tuple(str(notice.figures.get(name, "")) for name in self.names), 1.0
+    def samples(self, snapshot: StatusSnapshot) -> Iterator[Sample]:
+        yield tuple(str(snapshot.figures.get(name, "")) for name in self.names), 1.0
 
 
 class LoadCount(NamedTuple):
@@ -74,8 +74,8 @@ class LoadCount(NamedTuple):
 
     position: int
 
-    def samples(self, notice: Notice) -> Iterator[Sample]:
-        for tag, counts in notice.load.items():
+    def samples(self, snapshot: StatusSnapshot) -> Iterator[Sample]:
+        for tag, counts in snapshot.load.items():
             yield (tag,), counts[self.position]
 
 
@@ -84,16 +84,16 @@ class Times(NamedTuple):
 
     name: str
 
-    def samples(self, notice: Notice) -> Iterator[Sample]:
-        del notice  # its samples are more than one number each; see _add
+    def samples(self, snapshot: StatusSnapshot) -> Iterator[Sample]:
+        del snapshot  # its samples are more than one number each; see _add
         return iter(())
 
 
 class Elsewhere(NamedTuple):
     """Known only at the moment of the scrape; its collector adds it."""
 
-    def samples(self, notice: Notice) -> Iterator[Sample]:
-        del notice
+    def samples(self, snapshot: StatusSnapshot) -> Iterator[Sample]:
+        del snapshot
         return iter(())
 
 
@@ -114,14 +114,14 @@ class Metric(NamedTuple):
 
 
 def families(
-    metrics: Iterable[Metric], notice: Notice, constant: Iterable[tuple[str, str]] = ()
+    metrics: Iterable[Metric], snapshot: StatusSnapshot, constant: Iterable[tuple[str, str]] = ()
 ) -> Iterator[Family]:
-    """``metrics`` as of ``notice``, as far as it tells them; all samples get ``constant``."""
+    """``metrics`` as of ``snapshot``, as far as it tells them; all samples get ``constant``."""
     names = tuple(name for name, _ in constant)
     values = tuple(value for _, value in constant)
     for metric in metrics:
         family = _family(metric, (*names, *metric.labels))
-        _add(family, metric, notice, values)
+        _add(family, metric, snapshot, values)
         if family.samples:
             yield family
 
@@ -134,16 +134,16 @@ def _family(metric: Metric, labels: tuple[str, ...]) -> Family:
     return GaugeMetricFamily(metric.name, metric.help, labels=labels)
 
 
-def _add(family: Family, metric: Metric, notice: Notice, values: LabelValues) -> None:
+def _add(family: Family, metric: Metric, snapshot: StatusSnapshot, values: LabelValues) -> None:
     if isinstance(family, HistogramMetricFamily):
         assert isinstance(metric.source, Times)
-        histogram = notice.histograms.get(metric.source.name)
+        histogram = snapshot.histograms.get(metric.source.name)
         if histogram is not None:
             buckets = [(_bound(bound), count) for bound, count in histogram.cumulative]
             family.add_metric(values, buckets, histogram.total)
         return
     assert isinstance(family, CounterMetricFamily | GaugeMetricFamily)
-    for own, value in metric.source.samples(notice):
+    for own, value in metric.source.samples(snapshot):
         family.add_metric([*values, *own], value)
 
 

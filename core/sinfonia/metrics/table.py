@@ -27,7 +27,7 @@ from sinfonia.metrics.sources import (
     Words,
     families,
 )
-from sinfonia.notice_board import Notice
+from sinfonia.status_snapshot import StatusSnapshot
 
 COUNTER, GAUGE, HISTOGRAM = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
 
@@ -467,7 +467,7 @@ FIGURES_AGE = Metric(
 )
 
 # What is told by memory nodes and managers alike.
-DOOR: tuple[Metric, ...] = (
+ADMISSION: tuple[Metric, ...] = (
     Metric(
         "sinfonia_undelivered_replies_total",
         COUNTER,
@@ -568,7 +568,7 @@ class _ClientCollector(Collector):
             "resent": counts.resent,
             "unknown": counts.unknown,
         }
-        return families(CLIENT, Notice(0.0, None, "", well=True, figures=figures))
+        return families(CLIENT, StatusSnapshot(0.0, None, "", well=True, figures=figures))
 
 
 def client_collector(cluster: HasStatistics) -> Collector:
@@ -586,7 +586,7 @@ def client_collector(cluster: HasStatistics) -> Collector:
 TABLES: tuple[tuple[str, tuple[str, ...], tuple[Metric, ...]], ...] = (
     ("Members of memory nodes", (NODE_LABEL,), MEMORY_NODE),
     ("Managers", (), MANAGER),
-    ("Every process", (), DOOR + PROCESS),
+    ("Every process", (), ADMISSION + PROCESS),
     ("Application programs, with `sinfonia.metrics.client_collector`", (), CLIENT),
 )
 

@@ -36,7 +36,6 @@ from sinfonia.minitransaction import ITEMS_MAX, WriteItem
 from sinfonia.protocol import records
 from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable, SendVia
 from sinfonia.protocol.execution import NO_WRITES, Memory, evaluate, is_locked
-from sinfonia.protocol.kept import Kept
 from sinfonia.protocol.lists import (
     DECIDED_MAX,
     IN_DOUBT_MAX,
@@ -73,6 +72,7 @@ from sinfonia.protocol.messages import (
     Watch,
     WrongIncarnation,
 )
+from sinfonia.protocol.participant_state import LiveParticipantState
 from sinfonia.protocol.sessions import (
     COUNTED_BYTES_MIN,
     EPOCHS_AHEAD_MAX,
@@ -88,7 +88,7 @@ OK = Vote.OK
 RETRIED = frozenset({Vote.BAD_LOCK, Vote.BAD_EPOCH, Vote.BAD_LOAD})
 
 
-class Participant(Kept):
+class Participant(LiveParticipantState):
     """One memory node's votes, locks and lists.  It does no I/O; see effects.py."""
 
     def __init__(

@@ -39,7 +39,7 @@ from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry, Registered
 from sinfonia.protocol.messages import Replies, Request, Requests
 from sinfonia.simulation.disk import VirtualDisk
-from sinfonia.simulation.parties import PlainMemory
+from sinfonia.simulation.participant_harness import PlainMemory
 from sinfonia.storage.address_space import CHUNK_BYTES
 
 # Every account and counter lies in a chunk of its own, as the copy of memory counts them.

@@ -58,9 +58,9 @@ def _not_in_sync(node: MemoryNode) -> str:
             return f"has {len(entry.in_sync)} replicas in sync, of {entry.wanted}"
         if any(member.unproven for member in entry.replicas):
             return "has replicas that it has not proven"
-        return "" if shipping.committed == node.holdings.last else "waits for its replicas"
+        return "" if shipping.committed == node.member_state.last else "waits for its replicas"
     replica = node.replica
-    if replica is not None and node.holdings.applied < replica.follower.last:
+    if replica is not None and node.member_state.applied < replica.follower.last:
         return "has not applied everything"
     return ""
 

@@ -61,7 +61,7 @@ class SlowMember(SimulatedMemoryNode):
 
     def _wake_up(self) -> None:
         assert self.node is not None
-        journal = self.node.holdings.journal
+        journal = self.node.member_state.journal
         if self.sync_s and journal is not None and journal.dirty and not self._waited:
             self._waited = True
             self.pause()

@@ -89,7 +89,7 @@ class MemberMarks:
         events = self._events
         if node.replica is not None and node.replica.follower.phase in COPY:
             events["a copy cut short by a crash"] += 1
-        checkpointer = node.holdings.checkpointer
+        checkpointer = node.member_state.checkpointer
         if checkpointer is not None and checkpointer.running:
             events["a checkpoint torn by a crash"] += 1
         if node.leading is not None and node.leading.shipping is not None:

@@ -32,7 +32,7 @@ from sinfonia.protocol.messages import (
 )
 from sinfonia.protocol.replication.agreement import ReplicationTimes
 from sinfonia.simulation.disk import VirtualDisk
-from sinfonia.simulation.parties import CLIENT, one_phase
+from sinfonia.simulation.participant_harness import CLIENT, one_phase
 
 CAPACITY = 1024 * 1024
 NODE = MemoryNodeId(0)
@@ -128,7 +128,7 @@ class MemberGroup:
         """A replica that was started again is known in its new life."""
         entry, node = self.entry, self.nodes[name]
         replicas = [
-            Member(name, name, node.starts, each.in_sync and not node.holdings.empty)
+            Member(name, name, node.starts, each.in_sync and not node.member_state.empty)
             if each.identity == name
             else each
             for each in entry.replicas

@@ -133,7 +133,7 @@ class SimulatedMemoryNode(Process):
     def has_confirmed(self) -> bool:
         """Whether replay has found its image sound."""
         node = self.node
-        return node is not None and node.holdings.confirmed and not node.holdings.damage
+        return node is not None and node.member_state.confirmed and not node.member_state.damage
 
     # --- a slow disk ---------------------------------------------------------------------------
 
@@ -260,8 +260,8 @@ class SimulatedMemoryNode(Process):
         except (StorageError, OSError) as error:
             self._die_of(error)
         self.lived = (self.node.identity, self.node.starts)
-        if self.node.holdings.damage:
-            self._on_damage(self.node.holdings.damage)
+        if self.node.member_state.damage:
+            self._on_damage(self.node.member_state.damage)
 
     def _on_damage(self, reason: str) -> None:
         """What it found on its disk is not what it synced."""

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 from sinfonia.memnode import checkpointer, copies, leading, node, replica
-from sinfonia.protocol import kept, sessions
+from sinfonia.protocol import participant_state, sessions
 from sinfonia.protocol.replication import pacing, shipping
 from sinfonia.simulation.fair_line import FairLine
 from sinfonia.simulation.profile import Profile
@@ -27,7 +27,7 @@ def small_sizes(profile: Profile) -> Iterator[None]:
             (shipping, "JOIN_WITHIN_BYTES", max(window // 2, 1)),
             (pacing, "CREDIT_BYTES_MAX", max(window // 4, 1)),
             (pacing, "DEBT_BYTES_MAX", max(window * 4, 1)),
-            (kept, "LockWaits", FairLine),
+            (participant_state, "LockWaits", FairLine),
             (node, "MARK_EVERY", profile.mark_every_s),
             (sessions, "IDLE_SESSIONS_KEPT", profile.idle_sessions_kept),
         )

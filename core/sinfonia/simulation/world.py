@@ -28,7 +28,7 @@ from sinfonia.protocol.messages import (
     Voted,
     WrongConfig,
 )
-from sinfonia.simulation.parties import CAPACITY, CLIENT, Party
+from sinfonia.simulation.participant_harness import CAPACITY, CLIENT, ParticipantHarness
 
 # Items as (kind, node, address, bytes or length).
 Item = tuple[str, int, int, bytes | int]
@@ -45,19 +45,19 @@ class OnTheWay(NamedTuple):
 class World:
     """Memory nodes, one coordinator and what is on the way between them.
 
-    ``parties`` are the members that serve; ``wrong_config`` says of members that are over, by
+    ``harnesses`` are the members that serve; ``wrong_config`` says of members that are over, by
     endpoint, whom they take for the primary; who is in ``overloaded`` votes BAD_LOAD.
     """
 
     def __init__(self, nodes: int = 2) -> None:
         self.now = 0.0
-        self.parties = {MemoryNodeId(i): Party(i) for i in range(nodes)}
-        self.members = {f"node{node}": party for node, party in self.parties.items()}
+        self.harnesses = {MemoryNodeId(i): ParticipantHarness(i) for i in range(nodes)}
+        self.members = {f"node{node}": harness for node, harness in self.harnesses.items()}
         self.wrong_config: dict[str, MemoryNodeEntry] = {}
         self.overloaded: set[MemoryNodeId] = set()
         entries = [
             MemoryNodeEntry(node, f"node{node}", CAPACITY, "LOG", f"id{node}", 1)
-            for node in self.parties
+            for node in self.harnesses
         ]
         self.directory = Directory(1, 0, "test", entries)
         self.coordinator = Coordinator(
@@ -129,9 +129,9 @@ class World:
     def restart(self, number: int) -> None:
         """The primary begins another life, with all that it logged."""
         node = MemoryNodeId(number)
-        for endpoint, party in self.members.items():
-            if party is self.parties[node]:
-                self.members[endpoint] = self.parties[node] = party.restarted()
+        for endpoint, harness in self.members.items():
+            if harness is self.harnesses[node]:
+                self.members[endpoint] = self.harnesses[node] = harness.restarted()
                 return
 
     def fail_over(self, number: int) -> MemoryNodeEntry:
@@ -139,14 +139,14 @@ class World:
         node = MemoryNodeId(number)
         entry = self.directory.entry(node)
         assert entry is not None
-        self.parties[node] = self.parties[node].restarted()
+        self.harnesses[node] = self.harnesses[node].restarted()
         entry = msgspec.structs.replace(
             entry,
             endpoint=f"node{node}r{entry.incarnation}",
-            incarnation=self.parties[node].participant.incarnation,
+            incarnation=self.harnesses[node].participant.incarnation,
             config_epoch=entry.config_epoch + 1,
         )
-        self.members[entry.endpoint] = self.parties[node]
+        self.members[entry.endpoint] = self.harnesses[node]
         others = [each for each in self.directory.nodes if each.node != node]
         self.directory = msgspec.structs.replace(
             self.directory, version=self.directory.version + 1, nodes=[*others, entry]
@@ -165,16 +165,16 @@ class World:
         self.pass_time(2 * TICK)
         self.settle()
         assert self.coordinator.idle
-        for party in self.parties.values():
-            party.now = self.now + 100
-            party.effects()
-            party.check()
-            assert not party.participant.decided
+        for harness in self.harnesses.values():
+            harness.now = self.now + 100
+            harness.effects()
+            harness.check()
+            assert not harness.participant.decided
 
     def _arrive(self, each: OnTheWay) -> None:
-        party = self.members[each.endpoint]
-        participant = party.participant
-        party.now = self.now
+        harness = self.members[each.endpoint]
+        participant = harness.participant
+        harness.now = self.now
         replies: list[Reply] = []
         if each.endpoint in self.wrong_config:
             replies.append(WrongConfig(self.wrong_config[each.endpoint]))
@@ -183,23 +183,23 @@ class World:
         else:
             for effect in participant.on_requests(each.batch, self.now):
                 if isinstance(effect, Send | SendOnceStable | SendVia):
-                    self._reply(party, effect.replies)
+                    self._reply(harness, effect.replies)
                 else:
-                    party.log.append(effect.record)
+                    harness.log.append(effect.record)
         if replies:
-            self._reply(party, replies)
+            self._reply(harness, replies)
 
-    def _reply(self, party: Party, replies: list[Reply]) -> None:
-        participant = party.participant
+    def _reply(self, harness: ParticipantHarness, replies: list[Reply]) -> None:
+        participant = harness.participant
         batch = Replies(
             PROTOCOL_VERSION,
-            party.node,
+            harness.node,
             participant.incarnation,
             participant.epoch,
             replies,
             generation=participant.sessions.generation,
         )
-        self.coming_back.append((party.node, batch))
+        self.coming_back.append((harness.node, batch))
 
     def _put(self, sends: Sequence[SendTo]) -> None:
         by_node: dict[MemoryNodeId, list[Request]] = {}

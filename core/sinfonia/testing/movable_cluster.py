@@ -26,7 +26,7 @@ from sinfonia.protocol.messages import (
     Requests,
     WrongConfig,
 )
-from sinfonia.simulation.parties import CAPACITY, Party
+from sinfonia.simulation.participant_harness import CAPACITY, ParticipantHarness
 from sinfonia.transport.codec import decode_requests, encode_replies
 from sinfonia.transport.zeromq import bind_router, drain, try_send
 
@@ -45,12 +45,14 @@ class End(Enum):
 
 
 class _Member:
-    """A process at an endpoint: of a memory node, or (without a party) a manager."""
+    """A process at an endpoint: of a memory node, or (without a harness) a manager."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", party: Party | None) -> None:
+    def __init__(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", harness: ParticipantHarness | None
+    ) -> None:
         self.socket = bind_router(context, "tcp://127.0.0.1:*")
         self.endpoint = self.socket.get(zmq.LAST_ENDPOINT).decode()  # type: ignore[union-attr]  # bytes
-        self.party = party
+        self.harness = harness
         self.silent = False
         self.primary: MemoryNodeEntry | None = None  # who is, if it knows that it is over
 
@@ -108,9 +110,9 @@ class MovableCluster:
 
     def read(self, number: int, address: int, length: int) -> bytes:
         """What is in the memory of a primary."""
-        party = self._primaries[MemoryNodeId(number)].party
-        assert party is not None
-        return party.read(address, length)
+        harness = self._primaries[MemoryNodeId(number)].harness
+        assert harness is not None
+        return harness.read(address, length)
 
     def _tell(self, what: Callable[[], None]) -> None:
         done = threading.Event()
@@ -144,7 +146,7 @@ class MovableCluster:
                         try_send(member.socket, [route, *encode_replies(replies)])
 
     def _execute(self, member: _Member, batch: Requests) -> list[Replies]:
-        party = member.party
+        harness = member.harness
         node, incarnation = MANAGER, 0
         answers: list[list[Reply]] = []
         if any(isinstance(request, GetDirectory) for request in batch.requests):
@@ -152,24 +154,24 @@ class MovableCluster:
             answers.append([self.directory])
         elif member.primary is not None:
             answers.append([WrongConfig(member.primary)])
-        elif party is not None:
-            effects = party.effects(
+        elif harness is not None:
+            effects = harness.effects(
                 *batch.requests,
                 client=batch.client,
                 floor=batch.floor,
                 incarnation=batch.incarnation,
             )
             answers += [each.replies for each in effects if isinstance(each, Send | SendOnceStable)]
-        if party is not None:
-            node, incarnation = party.node, party.participant.incarnation
+        if harness is not None:
+            node, incarnation = harness.node, harness.participant.incarnation
         return [Replies(PROTOCOL_VERSION, node, incarnation, 0, each) for each in answers]
 
     def _fail_over(self, node: MemoryNodeId, end: End) -> None:
         old = self._primaries[node]
-        assert old.party is not None
+        assert old.harness is not None
         if end is End.MUTE_AT_LAST:
             self._handle(old, answer=False)
-        member = self._primaries[node] = _Member(self._context, old.party.restarted())
+        member = self._primaries[node] = _Member(self._context, old.harness.restarted())
         self._members.append(member)
         entry = self.directory.entry(node)
         assert entry is not None
@@ -190,7 +192,7 @@ class MovableCluster:
 
     def _add(self, registered: bool) -> None:
         node = MemoryNodeId(len(self._primaries))
-        member = self._primaries[node] = _Member(self._context, Party(node))
+        member = self._primaries[node] = _Member(self._context, ParticipantHarness(node))
         self._members.append(member)
         identity = f"id{node}" if registered else ""
         self._replace(MemoryNodeEntry(node, member.endpoint, CAPACITY, "RAM", identity, 1))

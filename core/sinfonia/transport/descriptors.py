@@ -2,8 +2,8 @@
 
 Anybody who reaches an endpoint can open connections, with a key or without, and ZeroMQ takes as
 many as the process may have.  So the process asks for more descriptors than it needs, and when few
-are left it hangs up on everybody (door.py): who has business there comes again within a fraction of
-a second, and nothing is lost that is not asked again.
+are left it closes all connections (admission.py).  Clients with work to do reconnect within a
+fraction of a second and ask again, so nothing is lost.
 """
 
 import os

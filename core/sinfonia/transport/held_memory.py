@@ -3,8 +3,8 @@
 It limits the size of a frame, and how many whole messages wait, but not how many frames a message
 has, nor how many connections have a part of one.  It does not say how much it holds either.  So the
 process looks at its own heap: when that has grown by more than HELD_BYTES_MAX, it is time to hang
-up on everybody (door.py), which frees all parts.  Who has business there comes again, and nothing
-is lost that is not asked again.
+up on all peers (admission.py), which frees all parts.  Clients with work to do reconnect and ask
+again, so nothing is lost.
 
 The heap is what `malloc` gave away: frames, and large objects of Python's.  Memory that holds the
 address space, and small objects, are not in it.  If the heap is as large after hanging up, it was

@@ -35,7 +35,7 @@ REPLY_QUEUE_MAX = 1_000
 HANDSHAKE_TIMEOUT_MS = 5_000
 HANDSHAKE_RETRY_MS = 2_000
 
-# What the gate is asked about; any name will do, as there is one kind of socket.
+# What the authenticator is asked about; any name will do, as there is one kind of socket.
 _ZAP_DOMAIN = "sinfonia"
 
 # A silent peer is asked after, and given up, so soon.  Below the resend interval there is no point.
@@ -72,8 +72,8 @@ def bind_router(
 ) -> "zmq.Socket[bytes]":
     """A ROUTER bound to ``endpoint``, with the cluster's keys (``security``) or without.
 
-    Without, ``endpoint`` must be on loopback unless ``plain``.  With, ``context`` must have a Gate
-    by now.  Raises ConfigError if that is not so, or not possible.
+    Without, ``endpoint`` must be on loopback unless ``plain``.  With, ``context`` must
+    have an Authenticator by now.  Raises ConfigError if that is not so, or not possible.
     """
     if security is None and not plain and not is_loopback(endpoint):
         raise ConfigError(_unprotected(endpoint))
@@ -91,7 +91,7 @@ def bind_router(
     if security is not None:
         socket.set(zmq.CURVE_SERVER, 1)
         socket.set(zmq.CURVE_SECRETKEY, security.secret.encode("ascii"))
-        # Were there no gate, nobody would get in; ZeroMQ's default is everybody.
+        # Without an authenticator all peers are refused; ZeroMQ's default is to accept all.
         socket.set(zmq.ZAP_DOMAIN, _ZAP_DOMAIN.encode("ascii"))
         socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)
     try:

@@ -32,7 +32,7 @@ from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import PROTOCOL_VERSION, ExecCommit, Requests, Voted
 from sinfonia.protocol.records import OnePhase, decode_body
 from sinfonia.simulation.backup_world import CAPACITY, NODES, BackupWorld
-from sinfonia.simulation.parties import PlainMemory
+from sinfonia.simulation.participant_harness import PlainMemory
 from sinfonia.storage.files import OsFiles
 
 FLIPS_PER_FILE = 12

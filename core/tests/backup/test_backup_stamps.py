@@ -22,7 +22,7 @@ from sinfonia.protocol.replication.messages import (
     Pages,
 )
 from sinfonia.simulation.disk import VirtualDisk
-from sinfonia.simulation.parties import CLIENT, one_phase
+from sinfonia.simulation.participant_harness import CLIENT, one_phase
 
 NODE = MemoryNodeId(0)
 CAPACITY = 1 << 20
@@ -81,7 +81,7 @@ class Lone:
         assert self.ask(one_phase(self.counter, write=[(8 * self.counter, b"8 bytes!")]))
 
     def log(self) -> list[Record]:
-        journal = self.node.holdings.journal
+        journal = self.node.member_state.journal
         assert journal is not None
         return [record for _, record in journal.records_after(0)]
 
@@ -111,7 +111,10 @@ def test_stamps_go_on_from_a_checkpoint_after_which_nothing_was_logged(lone: Lon
     lone.write()
     assert lone.node.leading is not None
     lone.node.leading.begin_checkpoint(lone.now)
-    while lone.node.holdings.checkpointer is not None and lone.node.holdings.checkpointer.running:
+    while (
+        lone.node.member_state.checkpointer is not None
+        and lone.node.member_state.checkpointer.running
+    ):
         lone.pass_time(0.01)
     lone.wall -= 2 * DAY_US
     lone.restart()
@@ -123,7 +126,7 @@ def test_what_a_crash_left_without_a_stamp_has_one_before_anything_is_answered(
     lone: Lone,
 ) -> None:
     """A large batch is several blocks, of which a crash may leave the first."""
-    journal = lone.node.holdings.journal
+    journal = lone.node.member_state.journal
     assert journal is not None
     journal.append(OnePhase(CLIENT, 0, 1, 0, [WriteItem(0, b"x")]))
     journal.sync()
@@ -159,7 +162,7 @@ def test_a_log_that_is_kept_for_copiers_only_does_not_use_a_number_twice() -> No
     [first] = lone.ask(GetLog(0))
     assert isinstance(first, LogPart)
     lone.pass_time(60.0)
-    assert lone.node.holdings.journal is None
+    assert lone.node.member_state.journal is None
     [none] = lone.ask(GetLog(first.last))
     assert isinstance(none, LogPart)
     assert none.gone

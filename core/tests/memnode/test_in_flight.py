@@ -24,7 +24,7 @@ from sinfonia.protocol.messages import (
     Vote,
     Voted,
 )
-from sinfonia.transport.door import Unread
+from sinfonia.transport.admission import Unread
 
 ROUTE, OTHER = b"\0aaaa", b"\0bbbb"
 

@@ -26,7 +26,7 @@ from sinfonia.protocol.messages import (
 )
 from sinfonia.protocol.replication.messages import GetImage
 from sinfonia.simulation.disk import VirtualDisk
-from sinfonia.simulation.parties import CLIENT, one_phase, prepare, tid
+from sinfonia.simulation.participant_harness import CLIENT, one_phase, prepare, tid
 from sinfonia.storage.redo_log import RedoLog
 
 ROUTE = b"client"
@@ -257,7 +257,7 @@ def test_checkpoints_bound_the_log_and_what_a_restart_replays() -> None:
     assert isinstance(log_bytes, int)
     assert log_bytes <= 4 * CHECKPOINT_AFTER
     host.crash()
-    assert host.node.holdings.replayed < 300
+    assert host.node.member_state.replayed < 300
     host.welcome()
     host.now += 1.0
     host.node.tick(host.now)
@@ -274,7 +274,7 @@ def test_an_answer_outlives_the_log_record_that_it_was_in() -> None:
     for _ in range(20):
         host.node.tick(host.now)
     host.crash()
-    assert host.node.holdings.replayed == 0
+    assert host.node.member_state.replayed == 0
     host.welcome()
     host.now += 1.0
     host.node.tick(host.now)

@@ -21,8 +21,8 @@ from sinfonia.memnode.settings import State
 from sinfonia.metrics.exposition import CONNECTIONS_MAX, STALE_AFTER, MetricsServer
 from sinfonia.metrics.sources import Figure, Kind
 from sinfonia.metrics.table import (
+    ADMISSION,
     CLIENT,
-    DOOR,
     MANAGER,
     MEMORY_NODE,
     PHASES,
@@ -31,8 +31,8 @@ from sinfonia.metrics.table import (
     client_collector,
     document,
 )
-from sinfonia.notice_board import PUBLISH_EVERY, Histogram, Notice, NoticeBoard
 from sinfonia.protocol.replication.following import Phase
+from sinfonia.status_snapshot import PUBLISH_EVERY, Histogram, SnapshotPublisher, StatusSnapshot
 from sinfonia.storage.durations import BOUNDS, Durations
 
 LOOPBACK = "127.0.0.1"
@@ -95,8 +95,8 @@ def test_durations_are_counted_below_each_bound() -> None:
 # --- pages ---------------------------------------------------------------------------------------
 
 
-def notice(state: str = "serving", *, well: bool = True, age: float = 0.0) -> Notice:
-    return Notice(
+def snapshot(state: str = "serving", *, well: bool = True, age: float = 0.0) -> StatusSnapshot:
+    return StatusSnapshot(
         monotonic.seconds() - age,
         7,
         state,
@@ -108,24 +108,24 @@ def notice(state: str = "serving", *, well: bool = True, age: float = 0.0) -> No
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[tuple[NoticeBoard, MetricsServer]]:
-    board = NoticeBoard()
+def shared() -> Iterator[tuple[SnapshotPublisher, MetricsServer]]:
+    publisher = SnapshotPublisher()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sinfonia.metrics.exposition, "LOOK_EVERY", 0.02)
-        server = MetricsServer(LOOPBACK, 0, board)
-    yield board, server
+        server = MetricsServer(LOOPBACK, 0, publisher)
+    yield publisher, server
     server.close()
 
 
 @pytest.fixture
-def board(shared: tuple[NoticeBoard, MetricsServer]) -> Iterator[NoticeBoard]:
-    board, _ = shared
-    yield board
-    board.latest = None
+def publisher(shared: tuple[SnapshotPublisher, MetricsServer]) -> Iterator[SnapshotPublisher]:
+    publisher, _ = shared
+    yield publisher
+    publisher.latest = None
 
 
 @pytest.fixture
-def server(shared: tuple[NoticeBoard, MetricsServer]) -> MetricsServer:
+def server(shared: tuple[SnapshotPublisher, MetricsServer]) -> MetricsServer:
     return shared[1]
 
 
@@ -145,8 +145,8 @@ def samples(page: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     }
 
 
-def test_figures_become_samples(board: NoticeBoard, server: MetricsServer) -> None:
-    board.publish(notice())
+def test_figures_become_samples(publisher: SnapshotPublisher, server: MetricsServer) -> None:
+    publisher.publish(snapshot())
     status, page, _ = get(server, "/metrics")
     assert status == HTTPStatus.OK
     found = samples(page)
@@ -162,9 +162,9 @@ def test_figures_become_samples(board: NoticeBoard, server: MetricsServer) -> No
 
 
 def test_a_scraper_that_wants_openmetrics_gets_it(
-    board: NoticeBoard, server: MetricsServer
+    publisher: SnapshotPublisher, server: MetricsServer
 ) -> None:
-    board.publish(notice())
+    publisher.publish(snapshot())
     accept = "application/openmetrics-text;version=1.0.0"
     _, page, content_type = get(server, "/metrics", Accept=accept)
     assert content_type.startswith("application/openmetrics-text")
@@ -172,15 +172,15 @@ def test_a_scraper_that_wants_openmetrics_gets_it(
 
 
 def test_the_age_of_the_figures_grows_while_the_loop_stands_still(
-    board: NoticeBoard, server: MetricsServer
+    publisher: SnapshotPublisher, server: MetricsServer
 ) -> None:
-    board.publish(notice(age=100.0))
+    publisher.publish(snapshot(age=100.0))
     _, page, _ = get(server, "/metrics")
     assert 100 <= samples(page)["sinfonia_figures_age_seconds", ()] < 100 + DEADLINE
 
 
 def test_a_page_is_not_written_for_each_scrape(
-    board: NoticeBoard, server: MetricsServer, monkeypatch: pytest.MonkeyPatch
+    publisher: SnapshotPublisher, server: MetricsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is an old one shown later, or once the loop has said something else."""
     now = 5000.0
@@ -193,12 +193,12 @@ def test_a_page_is_not_written_for_each_scrape(
         return collect(figures)
 
     monkeypatch.setattr(sinfonia.metrics.exposition.ProcessFigures, "collect", collect_and_count)
-    board.publish(notice())
+    publisher.publish(snapshot())
     pages = {get(server, "/metrics")[1] for _ in range(20)}
     assert (len(written), len(pages)) == (1, 1)
     now += 7.0
     assert samples(get(server, "/metrics")[1])["sinfonia_figures_age_seconds", ()] == 7.0
-    board.publish(notice("settling"))
+    publisher.publish(snapshot("settling"))
     assert samples(get(server, "/metrics")[1])[
         "sinfonia_state", (("node", "7"), ("state", "settling"))
     ]
@@ -214,7 +214,7 @@ def test_a_page_is_not_written_for_each_scrape(
     ],
 )
 def test_health_is_whether_it_does_its_work(
-    board: NoticeBoard,
+    publisher: SnapshotPublisher,
     server: MetricsServer,
     *,
     state: str,
@@ -223,7 +223,7 @@ def test_health_is_whether_it_does_its_work(
     status: int,
     words: str,
 ) -> None:
-    board.publish(notice(state, well=well, age=age))
+    publisher.publish(snapshot(state, well=well, age=age))
     found, page, _ = get(server, "/healthz")
     assert (found, page.startswith(words)) == (status, True)
 
@@ -244,9 +244,9 @@ def test_a_process_that_has_said_nothing_shows_only_what_linux_knows(
     assert all(name.startswith("process_") for name in names)
 
 
-def test_a_port_that_is_taken_is_named(server: MetricsServer, board: NoticeBoard) -> None:
+def test_a_port_that_is_taken_is_named(server: MetricsServer, publisher: SnapshotPublisher) -> None:
     with pytest.raises(ConfigError, match=f"{LOOPBACK}:{server.port}.*in use.*another port"):
-        MetricsServer(LOOPBACK, server.port, board)
+        MetricsServer(LOOPBACK, server.port, publisher)
 
 
 # --- bad scrapers --------------------------------------------------------------------------------
@@ -273,8 +273,10 @@ def drip(connection: socket.socket, *, until: float) -> str:
     return "listened to"
 
 
-def test_many_scrapers_that_hang_hold_up_nobody(board: NoticeBoard, server: MetricsServer) -> None:
-    board.publish(notice())
+def test_many_scrapers_that_hang_hold_up_nobody(
+    publisher: SnapshotPublisher, server: MetricsServer
+) -> None:
+    publisher.publish(snapshot())
     before = threading.active_count()
     with contextlib.ExitStack() as stack:
         for _ in range(5 * CONNECTIONS_MAX):
@@ -285,7 +287,7 @@ def test_many_scrapers_that_hang_hold_up_nobody(board: NoticeBoard, server: Metr
 
 
 def test_a_scraper_that_hangs_is_cut_off(
-    board: NoticeBoard, server: MetricsServer, monkeypatch: pytest.MonkeyPatch
+    publisher: SnapshotPublisher, server: MetricsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sinfonia.metrics.exposition, "REQUEST_SECONDS_MAX", 0.05)
     with contextlib.closing(hang(server)) as connection:
@@ -302,8 +304,10 @@ def test_a_scraper_that_drips_is_cut_off_too(
         assert drip(connection, until=monotonic.seconds() + DEADLINE) == "cut off"
 
 
-def test_nonsense_costs_its_sender_an_error(board: NoticeBoard, server: MetricsServer) -> None:
-    board.publish(notice())
+def test_nonsense_costs_its_sender_an_error(
+    publisher: SnapshotPublisher, server: MetricsServer
+) -> None:
+    publisher.publish(snapshot())
     for nonsense in (b"\0\xff\xfe\r\n\r\n", b"GET\r\n\r\n", b"A" * 100_000 + b"\r\n\r\n", b"\r\n"):
         connection = socket.create_connection((LOOPBACK, server.port), timeout=DEADLINE)
         with contextlib.closing(connection), contextlib.suppress(OSError):
@@ -314,16 +318,16 @@ def test_nonsense_costs_its_sender_an_error(board: NoticeBoard, server: MetricsS
     assert get(server, "/healthz")[0] == HTTPStatus.OK
 
 
-# --- the board, and clients ----------------------------------------------------------------------
+# --- the publisher, and clients ------------------------------------------------------------------
 
 
 def test_a_notice_is_due_about_once_a_second() -> None:
-    board, first = NoticeBoard(), notice()
-    assert board.is_due(0.0)
-    board.publish(first)
+    publisher, first = SnapshotPublisher(), snapshot()
+    assert publisher.is_due(0.0)
+    publisher.publish(first)
     taken_at = first.taken_at
-    assert not board.is_due(taken_at + PUBLISH_EVERY / 2)
-    assert board.is_due(taken_at + PUBLISH_EVERY)
+    assert not publisher.is_due(taken_at + PUBLISH_EVERY / 2)
+    assert publisher.is_due(taken_at + PUBLISH_EVERY)
 
 
 class FakeClient:
@@ -341,6 +345,6 @@ def test_an_application_shows_its_client_in_its_own_registry() -> None:
 
 
 def test_no_figure_is_shown_twice() -> None:
-    for table in (MEMORY_NODE + DOOR, MANAGER + DOOR, CLIENT):
+    for table in (MEMORY_NODE + ADMISSION, MANAGER + ADMISSION, CLIENT):
         sources = [metric.source for metric in table if isinstance(metric.source, Figure)]
         assert len(sources) == len(set(sources))

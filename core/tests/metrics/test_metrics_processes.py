@@ -23,7 +23,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import sinfonia
 from sinfonia.metrics.exposition import CONNECTIONS_MAX
-from sinfonia.metrics.table import CLIENT, DOOR, MANAGER, MEMORY_NODE, PROCESS, client_collector
+from sinfonia.metrics.table import (
+    ADMISSION,
+    CLIENT,
+    MANAGER,
+    MEMORY_NODE,
+    PROCESS,
+    client_collector,
+)
 from sinfonia.operating.local_cluster import LOOPBACK, LocalCluster, free_ports
 from sinfonia.operating.local_description import with_metrics
 from sinfonia.testing.real_cluster import primary_of, real_cluster, replicas_of
@@ -110,13 +117,13 @@ def test_the_table_is_what_processes_show_and_nothing_else(cluster: LocalCluster
     [replica] = replicas_of(cluster, 0)
     members = names(scrape(cluster, primary_of(cluster, 0))) | names(scrape(cluster, replica))
     manager = names(scrape(cluster, "manager"))
-    common = {metric.name for metric in DOOR + PROCESS}
+    common = {metric.name for metric in ADMISSION + PROCESS}
     assert members == {metric.name for metric in MEMORY_NODE} | common
     assert manager == {metric.name for metric in MANAGER} | common
 
 
 def test_types_and_helps_are_those_of_the_table(cluster: LocalCluster) -> None:
-    table = {metric.name.removesuffix("_total"): metric for metric in MEMORY_NODE + DOOR}
+    table = {metric.name.removesuffix("_total"): metric for metric in MEMORY_NODE + ADMISSION}
     for family in families(scrape(cluster, primary_of(cluster, 0))):
         if family.name in table:
             assert family.type == table[family.name].kind.value

@@ -13,7 +13,7 @@ from sinfonia.client.seed import ask_for_directory
 from sinfonia.config import Times
 from sinfonia.protocol.messages import NotServing, Voted, WrongConfig
 from sinfonia.testing.bank import audit, bank_under_load, open_accounts
-from sinfonia.testing.loyal_client import LoyalClient
+from sinfonia.testing.fixed_endpoint_client import FixedEndpointClient
 from sinfonia.testing.real_cluster import (
     paused,
     primary_of,
@@ -88,7 +88,7 @@ def test_a_paused_primary_that_goes_on_is_refused_and_becomes_a_replica() -> Non
     with real_cluster() as cluster, bank_under_load(cluster.endpoint) as bank:
         for node in (0, 1):
             victim = primary_of(cluster, node)
-            with closing(LoyalClient(ask_for_directory(cluster.endpoint), node)) as client:
+            with closing(FixedEndpointClient(ask_for_directory(cluster.endpoint), node)) as client:
                 client.replies_until(Voted)
                 with paused(cluster, victim):
                     resume_at = time.monotonic() + PAUSE

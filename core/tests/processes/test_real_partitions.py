@@ -19,7 +19,7 @@ from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.operating.local_description import new_cluster, ports_needed, write_description
 from sinfonia.protocol.messages import Voted, WrongConfig
 from sinfonia.testing.bank import NODES, bank_under_load
-from sinfonia.testing.loyal_client import LoyalClient
+from sinfonia.testing.fixed_endpoint_client import FixedEndpointClient
 from sinfonia.testing.netns import TEST, Network, missing_for_networks, private_network
 from sinfonia.testing.real_cluster import (
     STOP_PATIENCE,
@@ -77,7 +77,7 @@ def test_a_primary_that_only_clients_reach_answers_no_reads() -> None:
     """It cannot know that it was replaced, and everything it has is acknowledged."""
     with cluster_on_hosts() as (cluster, network):
         victim = primary_of(cluster, 0)
-        with closing(LoyalClient(ask_for_directory(cluster.endpoint), 0)) as client:
+        with closing(FixedEndpointClient(ask_for_directory(cluster.endpoint), 0)) as client:
             client.replies_until(Voted)
             for other in set(network.addresses) - {victim, TEST}:
                 network.cut(victim, other)

@@ -46,7 +46,7 @@ from sinfonia.protocol.messages import (
     Voted,
 )
 from sinfonia.simulation.disk import VirtualDisk
-from sinfonia.simulation.parties import prepare
+from sinfonia.simulation.participant_harness import prepare
 from sinfonia.transport.codec import (
     decode_replies,
     decode_requests,

@@ -8,7 +8,7 @@ from sinfonia.minitransaction import AddItem, Minitransaction, Result
 from sinfonia.protocol import coordinator as coordinator_module
 from sinfonia.protocol.coordinator import NOT_SERVING_RETRY, RESEND_AFTER, TICK
 from sinfonia.protocol.messages import Commit, ExecCommit, Request, Requests, Resolve, Vote, Voted
-from sinfonia.simulation.parties import Party, prepare, tid
+from sinfonia.simulation.participant_harness import ParticipantHarness, prepare, tid
 from sinfonia.simulation.world import Item, World
 
 WRITE: Item = ("write", 0, 0, b"x")
@@ -77,7 +77,7 @@ def test_outcomes_that_nobody_acknowledges_are_bounded(monkeypatch: pytest.Monke
 
 def test_closing_says_what_is_known_of_each_call() -> None:
     world = World()
-    busy = world.parties[MemoryNodeId(0)]
+    busy = world.harnesses[MemoryNodeId(0)]
     assert busy.vote(prepare(1, write=[(64, b"other")], client=8), client=8).vote is Vote.OK
     retrying = world.begin(("write", 0, 64, b"x"))
     world.settle()
@@ -110,16 +110,16 @@ def test_a_wait_for_locks_is_not_rounded_to_none(seconds: float, expected: int) 
 
 
 def test_a_promise_to_abort_outlives_the_line_in_which_its_tid_waits() -> None:
-    party = Party()
-    assert party.vote(prepare(1, write=[(0, bytes(8))])).vote is Vote.OK
+    harness = ParticipantHarness()
+    assert harness.vote(prepare(1, write=[(0, bytes(8))])).vote is Vote.OK
 
     def deliver(request: Request) -> None:
-        batch = Requests(1, 8, party.participant.incarnation, 0, [request])
-        party.participant.on_requests(batch, party.now, b"route")
+        batch = Requests(1, 8, harness.participant.incarnation, 0, [request])
+        harness.participant.on_requests(batch, harness.now, b"route")
 
     deliver(ExecCommit(5, 0, updates=[AddItem(0, 8, 1)], lock_wait_ms=20))
     deliver(Resolve(tid(5, client=8), [MemoryNodeId(0)]))
-    party.now += 1.0
-    party.participant.on_tick(party.now)
-    kept = {state.client: state.outcomes for state in party.participant.state().sessions}
+    harness.now += 1.0
+    harness.participant.on_tick(harness.now)
+    kept = {state.client: state.outcomes for state in harness.participant.state().sessions}
     assert kept[8] == [Voted(5, Vote.BAD_FORCED)], "a checkpoint would forget it"

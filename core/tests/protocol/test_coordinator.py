@@ -18,7 +18,7 @@ from sinfonia.protocol.messages import (
     Voted,
 )
 from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
-from sinfonia.simulation.parties import one_phase, prepare, tid
+from sinfonia.simulation.participant_harness import one_phase, prepare, tid
 from sinfonia.simulation.world import Item, World
 
 WRITE_BOTH: tuple[Item, Item] = (("write", 0, 0, b"x"), ("write", 1, 0, b"y"))
@@ -42,9 +42,9 @@ def test_two_participants_take_two_rounds_and_nobody_waits_for_the_second() -> N
     assert call.result.committed
     kinds = [type(request) for _, request in world.sent]
     assert kinds == [ExecPrepare, ExecPrepare, Commit, Commit]
-    assert world.parties[MemoryNodeId(0)].read(0, 1) == b"\0", "COMMIT is still on its way"
+    assert world.harnesses[MemoryNodeId(0)].read(0, 1) == b"\0", "COMMIT is still on its way"
     world.check()
-    assert world.parties[MemoryNodeId(0)].read(0, 1) == b"x"
+    assert world.harnesses[MemoryNodeId(0)].read(0, 1) == b"x"
 
 
 def test_each_participant_gets_its_own_items_and_all_participants() -> None:
@@ -89,7 +89,7 @@ def test_failed_compares_say_which_and_what_was_there() -> None:
         FailedCompare(2, MemoryNodeId(0), 0, b"!", b"x"),
     ]
     world.check()
-    assert world.parties[MemoryNodeId(0)].read(8, 1) == b"\0"
+    assert world.harnesses[MemoryNodeId(0)].read(8, 1) == b"\0"
 
 
 def test_a_busy_lock_is_retried_under_a_new_tid() -> None:
@@ -113,7 +113,7 @@ def test_a_busy_lock_is_retried_under_a_new_tid() -> None:
 
 def test_locks_busy_until_the_deadline_are_a_definite_no() -> None:
     world = World()
-    world.parties[MemoryNodeId(0)].vote(prepare(1, write=[(0, b"other")], client=8), client=8)
+    world.harnesses[MemoryNodeId(0)].vote(prepare(1, write=[(0, b"other")], client=8), client=8)
     call = world.begin(("write", 0, 0, b"z"), timeout=0.5)
     for _ in range(60):
         world.settle()
@@ -130,7 +130,7 @@ def test_a_lost_reply_is_asked_for_again_under_the_same_tid() -> None:
     world.pass_time(RESEND_AFTER + TICK)
     world.settle()
     assert call.result == Result(True, [b"\0"], (), 1)
-    assert world.parties[MemoryNodeId(0)].participant.duplicates == 1
+    assert world.harnesses[MemoryNodeId(0)].participant.duplicates == 1
     world.check()
 
 
@@ -149,7 +149,7 @@ def test_with_a_vote_missing_nothing_is_decided() -> None:
     assert error_tid == tid(1)
     assert world.coordinator.outcome(tid(1)) is Outcome.COMMITTED
     world.check()
-    assert world.parties[MemoryNodeId(1)].read(0, 1) == b"y"
+    assert world.harnesses[MemoryNodeId(1)].read(0, 1) == b"y"
 
 
 def test_an_unknown_outcome_that_had_not_happened_never_will() -> None:
@@ -166,8 +166,8 @@ def test_an_unknown_outcome_that_had_not_happened_never_will() -> None:
     assert world.coordinator.outcome(tid(1)) is Outcome.ABORTED
     world.on_the_way += late
     world.check()
-    assert world.parties[MemoryNodeId(0)].read(0, 1) == b"\0"
-    assert world.parties[MemoryNodeId(1)].read(0, 1) == b"\0"
+    assert world.harnesses[MemoryNodeId(0)].read(0, 1) == b"\0"
+    assert world.harnesses[MemoryNodeId(1)].read(0, 1) == b"\0"
 
 
 def test_a_negative_vote_decides_without_the_missing_ones() -> None:
@@ -189,7 +189,7 @@ def test_replies_of_a_former_life_are_ignored_once_the_next_is_known() -> None:
     world.deliver()
     old_reply = world.coming_back.pop()
     world.restart(0)
-    world.parties[node].vote(one_phase(1, write=[(0, b"!")]), client=8)
+    world.harnesses[node].vote(one_phase(1, write=[(0, b"!")]), client=8)
     world.pass_time(RESEND_AFTER + TICK)
     world.deliver()
     world.receive()
@@ -226,13 +226,13 @@ def test_a_reader_that_gets_no_answer_knows_that_nothing_happened() -> None:
 
 def test_a_node_that_is_coming_back_is_asked_again_soon() -> None:
     world = World()
-    party = world.parties[MemoryNodeId(0)]
-    party.participant.serving = False
+    harness = world.harnesses[MemoryNodeId(0)]
+    harness.participant.serving = False
     call = world.begin(("write", 0, 0, b"x"))
     world.deliver()
     assert world.coming_back[0][1].replies == [Voted(1, Vote.BAD_LOAD), NotServing()]
     world.receive()
-    party.participant.serving = True
+    harness.participant.serving = True
     world.pass_time(0.1)
     world.settle()
     assert call.result is not None
@@ -276,7 +276,7 @@ def test_a_lost_commit_is_sent_again_until_it_is_acknowledged() -> None:
     world.lose_everything()
     world.pass_time(RESEND_AFTER + TICK)
     world.check()
-    assert world.parties[MemoryNodeId(1)].read(0, 1) == b"y"
+    assert world.harnesses[MemoryNodeId(1)].read(0, 1) == b"y"
 
 
 def test_addresses_that_do_not_exist_are_refused_before_anything_is_sent() -> None:
@@ -308,23 +308,23 @@ def test_a_coordinator_may_die_anywhere_and_recovery_agrees_with_it(
     world.deliver(to=prepared)
     world.receive()
     world.deliver(to=committed)
-    recovery = RecoveryCoordinator(tid(1), sorted(world.parties))
+    recovery = RecoveryCoordinator(tid(1), sorted(world.harnesses))
     _recover(world, recovery)
     expected = Outcome.COMMITTED if len(prepared) == 2 else Outcome.ABORTED
     assert recovery.outcome is expected
     world.on_the_way = [each for each in world.on_the_way if each.node not in committed]
     world.deliver()  # whatever was late
-    for node, party in world.parties.items():
-        found = party.read(0, 1)
+    for node, harness in world.harnesses.items():
+        found = harness.read(0, 1)
         assert found == ((b"x", b"y")[node] if expected is Outcome.COMMITTED else b"\0")
-        party.check()
+        harness.check()
 
 
 def _recover(world: World, recovery: RecoveryCoordinator) -> None:
     sends = recovery.outstanding()
     while sends:
         send = sends.pop(0)
-        for reply in world.parties[send.node].replies(send.request, client=99):
+        for reply in world.harnesses[send.node].replies(send.request, client=99):
             if isinstance(reply, CommitAck):
                 sends += recovery.on_acknowledged(send.node)
             else:
@@ -356,9 +356,9 @@ def test_a_vote_that_comes_after_the_deadline_is_not_lost_to_recovery() -> None:
     world.pass_time(0.25)
     late_votes, world.coming_back = world.coming_back, []
     resolving, world.on_the_way = world.on_the_way, []
-    for party in world.parties.values():
-        party.commit(tid(1))
-        party.effects(Forget([tid(1)]), client=99)
+    for harness in world.harnesses.values():
+        harness.commit(tid(1))
+        harness.effects(Forget([tid(1)]), client=99)
     world.coming_back = late_votes
     world.receive()
     world.begin(("write", 1, 8, b"z"))
@@ -376,9 +376,9 @@ def test_a_stale_epoch_says_nothing_of_the_copy_that_came_before_it() -> None:
     call = world.begin(*WRITE_BOTH)
     world.deliver()
     world.lose_everything()
-    for party in world.parties.values():
-        party.commit(tid(1))
-        party.effects(Forget([tid(1)]), Probe(1, 9.0, 9.0), Probe(2, 9.0, 9.0), client=99)
+    for harness in world.harnesses.values():
+        harness.commit(tid(1))
+        harness.effects(Forget([tid(1)]), Probe(1, 9.0, 9.0), Probe(2, 9.0, 9.0), client=99)
     world.pass_time(RESEND_AFTER + TICK)
     world.settle()
     assert isinstance(call.error, OutcomeUnknown)
@@ -392,9 +392,9 @@ def test_a_stale_epoch_is_no_definite_answer_at_the_deadline_either() -> None:
     call = world.begin(*WRITE_BOTH, timeout=0.6)
     world.deliver()
     world.lose_everything()
-    for party in world.parties.values():
-        party.commit(tid(1))
-        party.effects(Forget([tid(1)]), Probe(1, 9.0, 9.0), Probe(2, 9.0, 9.0), client=99)
+    for harness in world.harnesses.values():
+        harness.commit(tid(1))
+        harness.effects(Forget([tid(1)]), Probe(1, 9.0, 9.0), Probe(2, 9.0, 9.0), client=99)
     world.pass_time(RESEND_AFTER + TICK)
     world.deliver(to=[0])
     world.receive()

@@ -30,7 +30,7 @@ from sinfonia.protocol.messages import (
     WrongConfig,
 )
 from sinfonia.protocol.recovery import Outcome
-from sinfonia.simulation.parties import CAPACITY, Party, one_phase, tid
+from sinfonia.simulation.participant_harness import CAPACITY, ParticipantHarness, one_phase, tid
 from sinfonia.simulation.world import Item, World
 
 N0, N1 = MemoryNodeId(0), MemoryNodeId(1)
@@ -54,7 +54,7 @@ def fail_over(world: World, *, told_by: str) -> MemoryNodeEntry:
             world.receive()
         case "the new primary":
             # Somebody serves at the known address already, say behind a proxy.
-            world.members[old] = world.parties[N0]
+            world.members[old] = world.harnesses[N0]
             world.pass_time(RESEND_AFTER + TICK)
             world.deliver()
             world.receive()
@@ -81,7 +81,7 @@ def test_one_phase_happens_once(told_by: str, executed: bool) -> None:
         world.tell(world.directory)
     world.settle()
     assert call.result == Result(True, [], (), 1), "under the same tid"
-    assert world.parties[N0].read(0, 1) == b"x"
+    assert world.harnesses[N0].read(0, 1) == b"x"
     world.check()
 
 
@@ -111,7 +111,7 @@ def test_two_phases_happen_at_both_or_none(
     assert call.result.committed
     assert call.attempts == 1
     world.check()
-    assert [world.parties[node].read(0, 1) for node in (N0, N1)] == [b"x", b"y"]
+    assert [world.harnesses[node].read(0, 1) for node in (N0, N1)] == [b"x", b"y"]
 
 
 @TOLD_BY
@@ -130,7 +130,7 @@ def test_a_commit_follows_the_memory_node(told_by: str, committed: tuple[int, ..
     world.tell(world.directory)
     world.pass_time(RESEND_AFTER + TICK)
     world.check()
-    assert [world.parties[node].read(0, 1) for node in (N0, N1)] == [b"x", b"y"]
+    assert [world.harnesses[node].read(0, 1) for node in (N0, N1)] == [b"x", b"y"]
 
 
 def test_what_waits_is_sent_to_the_new_primary_at_once() -> None:
@@ -158,7 +158,7 @@ def test_an_unknown_outcome_is_found_out_from_the_new_primary() -> None:
     world.tell(world.directory)
     world.pass_time(RESEND_AFTER + TICK)
     world.check()
-    assert [world.parties[node].read(0, 1) for node in (N0, N1)] == [b"x", b"y"]
+    assert [world.harnesses[node].read(0, 1) for node in (N0, N1)] == [b"x", b"y"]
 
 
 def test_reads_of_several_nodes_are_asked_anew_and_all_of_them() -> None:
@@ -198,7 +198,7 @@ def test_votes_of_the_old_primary_do_not_count_once_the_new_one_is_known() -> No
     world.deliver()
     old_no = world.coming_back.pop()
     world.fail_over(0)
-    world.parties[N0].vote(one_phase(1, write=[(0, b"!")]), client=8)
+    world.harnesses[N0].vote(one_phase(1, write=[(0, b"!")]), client=8)
     world.tell(world.directory)
     world.coming_back.append(old_no)
     world.receive()
@@ -287,8 +287,8 @@ def test_a_memory_node_that_was_added_can_be_used() -> None:
     node = MemoryNodeId(2)
     with pytest.raises(OutOfRange, match="there is no memory node 2"):
         world.begin(("write", 2, 0, b"z"))
-    party = Party(2)
-    world.parties[node] = world.members["node2"] = party
+    harness = ParticipantHarness(2)
+    world.harnesses[node] = world.members["node2"] = harness
     added = MemoryNodeEntry(node, "node2", CAPACITY, "LOG", "id2", 1)
     nodes = [*world.directory.nodes, added]
     world.tell(msgspec.structs.replace(world.directory, version=2, nodes=nodes))
@@ -297,7 +297,7 @@ def test_a_memory_node_that_was_added_can_be_used() -> None:
     world.settle()
     assert call.result is not None
     world.check()
-    assert party.read(0, 1) == b"z"
+    assert harness.read(0, 1) == b"z"
 
 
 def test_a_process_of_another_memory_node_at_the_address_is_not_believed() -> None:
@@ -390,7 +390,7 @@ def test_a_connection_that_comes_up_is_used_at_once() -> None:
 def test_a_copy_that_never_left_is_no_earlier_copy() -> None:
     """Found by the fuzzer: a stale epoch, told to the second copy, was taken for "nobody knows"."""
     world = World()
-    world.parties[N0].participant.epoch = 5
+    world.harnesses[N0].participant.epoch = 5
     call = world.begin(*SWAP)
     requests = [request for each in world.on_the_way for request in each.batch.requests]
     world.lose_everything()
@@ -451,7 +451,7 @@ def test_a_limit_that_is_reached_until_the_deadline_is_a_definite_no() -> None:
     assert "`sinfonia status`" in str(call.error)
     world.overloaded.clear()
     world.check()
-    assert world.parties[N0].read(0, 1) == b"\0"
+    assert world.harnesses[N0].read(0, 1) == b"\0"
 
 
 def test_a_limit_that_is_reached_is_tried_again_until_it_is_not() -> None:
@@ -475,7 +475,7 @@ def test_a_limit_reached_at_one_participant_aborts_at_the_others() -> None:
     world.overloaded.clear()
     assert any(isinstance(r, Commit) and not r.action for _, r in world.sent)
     world.check()
-    assert world.parties[N1].read(0, 1) == b"\0"
+    assert world.harnesses[N1].read(0, 1) == b"\0"
 
 
 def test_a_copy_that_was_not_answered_may_have_happened_whatever_was_said_to_the_others() -> None:

@@ -32,16 +32,16 @@ from sinfonia.protocol.messages import (
     Voted,
 )
 from sinfonia.protocol.sessions import EPOCHS_AHEAD_MAX
-from sinfonia.simulation.parties import CLIENT, Party, prepare, tid
+from sinfonia.simulation.participant_harness import CLIENT, ParticipantHarness, prepare, tid
 from sinfonia.testing.plugin import ClusterFactory
-from sinfonia.transport import door as door_module
+from sinfonia.transport import admission as admission_module
+from sinfonia.transport.admission import COUNT_EVERY, Admission
 from sinfonia.transport.allow_list import LOOK_EVERY, AllowList
 from sinfonia.transport.codec import encode_requests
-from sinfonia.transport.door import COUNT_EVERY, Door
 from sinfonia.transport.keygen import add_client, make_cluster_keys
 from sinfonia.transport.keys import CLIENTS, load_keys, load_security
+from sinfonia.transport.log_throttle import KINDS_MAX, LOG_EVERY, LogThrottle
 from sinfonia.transport.permissions import Role
-from sinfonia.transport.seldom import KINDS_MAX, LOG_EVERY, Seldom
 from sinfonia.transport.zeromq import connect_dealer
 
 SENSIBLE = Register(MemoryNodeId(0), "tcp://a:1", 4096, "LOG", "me", 1, empty=True)
@@ -76,8 +76,8 @@ def test_the_directory_holds_nothing_that_cannot_be_stored(nonsense: Register) -
 # --- locks, sessions and lists -------------------------------------------------------------------
 
 
-def vote_on(party: Party, request: ExecCommit | ExecPrepare) -> Vote:
-    [voted] = party.replies(request)
+def vote_on(harness: ParticipantHarness, request: ExecCommit | ExecPrepare) -> Vote:
+    [voted] = harness.replies(request)
     assert isinstance(voted, Voted)
     return voted.vote
 
@@ -86,38 +86,38 @@ def vote_on(party: Party, request: ExecCommit | ExecPrepare) -> Vote:
     "participants", [[0], [0, 0], [1, 0], [0, 1, 1], [1, 2], [*range(5000)]], ids=str
 )
 def test_what_recovery_could_not_settle_takes_no_locks(participants: list[int]) -> None:
-    party = Party()
+    harness = ParticipantHarness()
     named = [MemoryNodeId(node) for node in participants]
-    assert vote_on(party, ExecPrepare(tid(1), named, writes=WRITES)) is Vote.BAD_RANGE
-    assert not party.participant.in_doubt
-    assert vote_on(party, prepare(2, write=[(0, b"x")])) is Vote.OK
+    assert vote_on(harness, ExecPrepare(tid(1), named, writes=WRITES)) is Vote.BAD_RANGE
+    assert not harness.participant.in_doubt
+    assert vote_on(harness, prepare(2, write=[(0, b"x")])) is Vote.OK
 
 
 def test_no_session_lasts_for_ever() -> None:
-    party = Party()
+    harness = ParticipantHarness()
     epoch = EPOCHS_AHEAD_MAX
-    assert vote_on(party, ExecCommit(1, epoch, writes=WRITES)) is Vote.OK
-    assert vote_on(party, ExecCommit(2, epoch + 1, writes=WRITES)) is Vote.BAD_EPOCH
+    assert vote_on(harness, ExecCommit(1, epoch, writes=WRITES)) is Vote.OK
+    assert vote_on(harness, ExecCommit(2, epoch + 1, writes=WRITES)) is Vote.BAD_EPOCH
     ahead = ExecPrepare(Tid(epoch + 1, CLIENT, 3), BOTH, writes=WRITES)
-    assert vote_on(party, ahead) is Vote.BAD_EPOCH
-    assert not party.replies(Resolve(Tid(epoch + 1, CLIENT, 4), BOTH))
-    assert {session.epoch for session in party.participant.sessions} == {epoch}
+    assert vote_on(harness, ahead) is Vote.BAD_EPOCH
+    assert not harness.replies(Resolve(Tid(epoch + 1, CLIENT, 4), BOTH))
+    assert {session.epoch for session in harness.participant.sessions} == {epoch}
 
 
 def test_promises_that_cannot_be_remembered_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sinfonia.protocol.sessions.PROMISES_PER_SESSION_MAX", 3)
-    party = Party()
-    answers = [len(party.replies(Resolve(tid(counter), BOTH))) for counter in range(5)]
+    harness = ParticipantHarness()
+    answers = [len(harness.replies(Resolve(tid(counter), BOTH))) for counter in range(5)]
     assert answers == [1, 1, 1, 0, 0]
-    assert isinstance(party.replies(Resolve(tid(0), BOTH))[0], Resolved)  # it stands by its word
-    assert vote_on(party, prepare(0, write=[(0, b"x")])) is Vote.BAD_FORCED
+    assert isinstance(harness.replies(Resolve(tid(0), BOTH))[0], Resolved)  # it stands by its word
+    assert vote_on(harness, prepare(0, write=[(0, b"x")])) is Vote.BAD_FORCED
 
 
 def test_what_is_in_doubt_is_counted_with_its_locks() -> None:
-    party = Party()
+    harness = ParticipantHarness()
     many = [(2 * k, 1) for k in range(400)]
-    assert vote_on(party, prepare(1, read=many, write=[(1023, b"x")])) is Vote.OK
-    session = party.participant.sessions.get(CLIENT)
+    assert vote_on(harness, prepare(1, read=many, write=[(1023, b"x")])) is Vote.OK
+    session = harness.participant.sessions.get(CLIENT)
     assert session is not None
     assert session.in_doubt_bytes > 400 * 100
 
@@ -136,8 +136,8 @@ def test_a_probe_is_answered_in_a_message_of_bounded_size() -> None:
 
 def test_who_takes_all_descriptors_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    door = Door(context, "tcp://127.0.0.1:*", None, plain=False, now=0.0)
-    client = connect_dealer(context, door.router.get_string(zmq.LAST_ENDPOINT).rstrip("\0"))
+    admission = Admission(context, "tcp://127.0.0.1:*", None, plain=False, now=0.0)
+    client = connect_dealer(context, admission.router.get_string(zmq.LAST_ENDPOINT).rstrip("\0"))
     now = 0.0
 
     def is_heard() -> bool:
@@ -150,21 +150,21 @@ def test_who_takes_all_descriptors_is_hung_up_on(monkeypatch: pytest.MonkeyPatch
             # What is sent before it notices that it was hung up on is lost.
             time.sleep(0.005)
             now += COUNT_EVERY
-            if list(door.batches(now)):
+            if list(admission.batches(now)):
                 return True
         return False
 
     try:
         assert is_heard()
-        monkeypatch.setattr(door_module, "are_scarce", lambda: True)
-        assert list(door.batches(now + 1.0)) == []
+        monkeypatch.setattr(admission_module, "are_scarce", lambda: True)
+        assert list(admission.batches(now + 1.0)) == []
         now += 1.0
-        assert not door._listening
-        monkeypatch.setattr(door_module, "are_scarce", lambda: False)
+        assert not admission._listening
+        monkeypatch.setattr(admission_module, "are_scarce", lambda: False)
         assert is_heard(), "it does not listen any more"
     finally:
         client.close(0)
-        door.close()
+        admission.close()
         context.term()
 
 
@@ -237,12 +237,12 @@ def test_who_owns_the_allow_list_could_add_anybody(keys: Path) -> None:
 
 
 def test_nonsense_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
-    seldom = Seldom(logging.getLogger("test"))
+    throttle = LogThrottle(logging.getLogger("test"))
     for _ in range(LOG_EVERY + 1):
-        seldom.warn("malformed", "x\n" * 10_000)
+        throttle.warn("malformed", "x\n" * 10_000)
     assert len(caplog.records) == 2
     assert all(len(record.getMessage()) < 1000 for record in caplog.records)
     assert "\n" not in caplog.text.rstrip("\n").replace("\nWARNING", "")
     for kind in range(10 * KINDS_MAX):
-        seldom.warn(f"kind {kind}", "")
-    assert len(seldom.times) <= KINDS_MAX + 1
+        throttle.warn(f"kind {kind}", "")
+    assert len(throttle.times) <= KINDS_MAX + 1

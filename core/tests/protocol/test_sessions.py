@@ -6,7 +6,7 @@ from sinfonia.errors import OutcomeUnknown, Overloaded
 from sinfonia.protocol import sessions as sessions_module
 from sinfonia.protocol.messages import PROTOCOL_VERSION, Commit, NotServing, Requests, Vote, Voted
 from sinfonia.protocol.records import Forgotten
-from sinfonia.simulation.parties import Party, one_phase, prepare, tid
+from sinfonia.simulation.participant_harness import ParticipantHarness, one_phase, prepare, tid
 from sinfonia.simulation.world import World
 
 SHORT_LIVED = 200_000
@@ -21,13 +21,13 @@ def few(monkeypatch: pytest.MonkeyPatch) -> int:
     return KEPT
 
 
-def come_and_go(party: Party, clients: int, first: int = 1000) -> None:
+def come_and_go(harness: ParticipantHarness, clients: int, first: int = 1000) -> None:
     """Each writes once, hears what became of it, and says goodbye."""
     for client in range(first, first + clients):
-        generation = party.participant.sessions.generation
+        generation = harness.participant.sessions.generation
         write = one_phase(1, write=[(0, b"x")])
-        assert party.vote(write, client=client, generation=generation).vote is Vote.OK
-        assert party.replies(client=client, floor=2, generation=generation) == []
+        assert harness.vote(write, client=client, generation=generation).vote is Vote.OK
+        assert harness.replies(client=client, floor=2, generation=generation) == []
 
 
 # --- sessions that hold only a floor -------------------------------------------------------------
@@ -35,7 +35,7 @@ def come_and_go(party: Party, clients: int, first: int = 1000) -> None:
 
 def test_200_000_short_lived_clients_are_all_served_and_cost_nothing() -> None:
     """Neither at the primary nor at a replica, which has only the log."""
-    primary, replica = Party().participant, Party().participant
+    primary, replica = ParticipantHarness().participant, ParticipantHarness().participant
     told = refused = 0
     for client in range(1, SHORT_LIVED + 1):
         write = [one_phase(1, write=[(0, b"x")])]
@@ -57,61 +57,61 @@ def test_200_000_short_lived_clients_are_all_served_and_cost_nothing() -> None:
 
 def test_a_late_copy_is_not_executed_after_its_session_was_dropped(few: int) -> None:
     """The floor that refused it has gone; that its client was told no generation refuses it now."""
-    party = Party()
+    harness = ParticipantHarness()
     first = one_phase(1, write=[(0, b"old")])
-    assert party.vote(first).vote is Vote.OK
-    assert party.replies(floor=2) == []
-    come_and_go(party, 3 * few)
-    assert party.participant.sessions.get(7) is None
-    late = party.vote(first)
+    assert harness.vote(first).vote is Vote.OK
+    assert harness.replies(floor=2) == []
+    come_and_go(harness, 3 * few)
+    assert harness.participant.sessions.get(7) is None
+    late = harness.vote(first)
     assert late.vote is Vote.BAD_LOAD
-    assert party.read(0, 3) == b"xld"
+    assert harness.read(0, 3) == b"xld"
     # A later batch brings the floor with the generation.
-    generation = party.participant.sessions.generation
+    generation = harness.participant.sessions.generation
     second = one_phase(2, write=[(8, b"new")])
-    assert party.vote(second, floor=2, generation=generation).vote is Vote.OK
-    assert party.vote(first).vote is Vote.BAD_FLOOR
-    party.check()
+    assert harness.vote(second, floor=2, generation=generation).vote is Vote.OK
+    assert harness.vote(first).vote is Vote.BAD_FLOOR
+    harness.check()
 
 
 def test_a_copy_from_before_any_drop_is_not_admitted_by_a_promise(few: int) -> None:
     """A promise to abort makes a session without a floor, which admits nobody."""
-    party = Party()
-    assert party.vote(one_phase(1, write=[(0, b"old")])).vote is Vote.OK
-    assert party.replies(floor=3) == []
-    come_and_go(party, 3 * few)
-    party.resolve(tid(2), [0, 1])
-    assert party.vote(one_phase(1, write=[(0, b"old")])).vote is Vote.BAD_LOAD
-    assert party.read(0, 3) == b"xld"
-    generation = party.participant.sessions.generation
-    forced = party.vote(one_phase(2, write=[(0, b"old")]), floor=2, generation=generation)
+    harness = ParticipantHarness()
+    assert harness.vote(one_phase(1, write=[(0, b"old")])).vote is Vote.OK
+    assert harness.replies(floor=3) == []
+    come_and_go(harness, 3 * few)
+    harness.resolve(tid(2), [0, 1])
+    assert harness.vote(one_phase(1, write=[(0, b"old")])).vote is Vote.BAD_LOAD
+    assert harness.read(0, 3) == b"xld"
+    generation = harness.participant.sessions.generation
+    forced = harness.vote(one_phase(2, write=[(0, b"old")]), floor=2, generation=generation)
     assert forced.vote is Vote.BAD_FORCED
 
 
 def test_sessions_with_answers_or_anything_in_doubt_stay(few: int) -> None:
-    party = Party()
-    remembered = party.vote(one_phase(1, read=[(0, 1)], write=[(0, b"a")]))
-    prepared = party.vote(prepare(1, write=[(64, b"b")], client=99), client=99)
-    come_and_go(party, 3 * few)
-    assert party.vote(one_phase(1, read=[(0, 1)], write=[(0, b"a")])) == remembered
-    assert party.vote(prepare(1, write=[(64, b"b")], client=99), client=99) == prepared
-    assert party.participant.duplicates == 2
+    harness = ParticipantHarness()
+    remembered = harness.vote(one_phase(1, read=[(0, 1)], write=[(0, b"a")]))
+    prepared = harness.vote(prepare(1, write=[(64, b"b")], client=99), client=99)
+    come_and_go(harness, 3 * few)
+    assert harness.vote(one_phase(1, read=[(0, 1)], write=[(0, b"a")])) == remembered
+    assert harness.vote(prepare(1, write=[(64, b"b")], client=99), client=99) == prepared
+    assert harness.participant.duplicates == 2
 
 
 def test_questions_and_goodbyes_make_no_session() -> None:
-    party = Party()
-    assert party.replies(floor=17) == []
-    party.resolve(tid(1, client=8), [0, 1])
-    assert [session.client for session in party.participant.sessions] == [8], "the promise"
+    harness = ParticipantHarness()
+    assert harness.replies(floor=17) == []
+    harness.resolve(tid(1, client=8), [0, 1])
+    assert [session.client for session in harness.participant.sessions] == [8], "the promise"
 
 
 def test_a_restart_drops_what_the_former_life_dropped(few: int) -> None:
-    party = Party()
-    come_and_go(party, 10 * few)
-    dropped = [client for r in party.log if isinstance(r, Forgotten) for client in r.clients]
+    harness = ParticipantHarness()
+    come_and_go(harness, 10 * few)
+    dropped = [client for r in harness.log if isinstance(r, Forgotten) for client in r.clients]
     assert len(dropped) >= 8 * few
     assert len(set(dropped)) == len(dropped)
-    reborn = party.restarted()
+    reborn = harness.restarted()
     assert len(reborn.participant.sessions) <= 2 * few
     assert reborn.participant.sessions.generation == 0
     assert reborn.vote(one_phase(1, write=[(0, b"n")]), client=5).vote is Vote.OK
@@ -120,19 +120,19 @@ def test_a_restart_drops_what_the_former_life_dropped(few: int) -> None:
 
 def test_who_waits_in_line_while_its_session_is_dropped_is_asked_again(few: int) -> None:
     """Its floor may have risen over the request, and nothing here knows that any more."""
-    party = Party()
-    assert party.vote(prepare(1, write=[(64, b"b")], client=99), client=99).vote is Vote.OK
+    harness = ParticipantHarness()
+    assert harness.vote(prepare(1, write=[(64, b"b")], client=99), client=99).vote is Vote.OK
     waiting = one_phase(1, write=[(64, b"c")])
     waiting = type(waiting)(1, 0, writes=waiting.writes, lock_wait_ms=50)
-    assert party.replies(waiting) == []
-    assert party.replies(floor=2) == []
-    come_and_go(party, 3 * few)
-    assert party.participant.sessions.get(7) is None
-    told = party.replies(Commit(tid(1, client=99), True), client=99)
+    assert harness.replies(waiting) == []
+    assert harness.replies(floor=2) == []
+    come_and_go(harness, 3 * few)
+    assert harness.participant.sessions.get(7) is None
+    told = harness.replies(Commit(tid(1, client=99), True), client=99)
     assert Voted(1, Vote.BAD_LOAD) in told
-    assert party.read(64, 1) == b"b"
-    assert not party.participant.lock_waits
-    party.check()
+    assert harness.read(64, 1) == b"b"
+    assert not harness.participant.lock_waits
+    harness.check()
 
 
 # --- bounds of the whole node ---------------------------------------------------------------------
@@ -142,39 +142,39 @@ def test_clients_that_died_without_a_word_are_bounded(monkeypatch: pytest.Monkey
     """Who is refused is told so for each request; who is known goes on, and makes room."""
     monkeypatch.setattr(sessions_module, "SESSIONS_MAX", 3)
     monkeypatch.setattr(sessions_module, "LOOK_FOR_ROOM_EVERY", 1)
-    party = Party()
+    harness = ParticipantHarness()
     for client in (1, 2, 3):
-        assert party.vote(one_phase(1, write=[(0, b"x")]), client=client).vote is Vote.OK
+        assert harness.vote(one_phase(1, write=[(0, b"x")]), client=client).vote is Vote.OK
     asked = one_phase(1, write=[(0, b"y")]), one_phase(2, write=[(0, b"y")])
-    votes = party.replies(*asked, client=4)
+    votes = harness.replies(*asked, client=4)
     assert [vote.vote for vote in votes] == [Vote.BAD_LOAD, Vote.BAD_LOAD]  # type: ignore[union-attr]
-    assert party.participant.sessions.turned_away == 1
-    assert party.vote(one_phase(2, write=[(0, b"z")]), client=1).vote is Vote.OK
-    assert party.replies(client=1, floor=3) == []
-    assert party.vote(asked[0], client=4).vote is Vote.OK
-    party.participant.check_invariants()
+    assert harness.participant.sessions.turned_away == 1
+    assert harness.vote(one_phase(2, write=[(0, b"z")]), client=1).vote is Vote.OK
+    assert harness.replies(client=1, floor=3) == []
+    assert harness.vote(asked[0], client=4).vote is Vote.OK
+    harness.participant.check_invariants()
 
 
 def test_who_only_reads_needs_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its answers are not remembered, so that it may be executed as often as it comes."""
     monkeypatch.setattr(sessions_module, "SESSIONS_MAX", 0)
-    party = Party()
-    assert party.vote(one_phase(1, read=[(0, 1)])).reads == [b"\0"]
-    assert party.vote(prepare(2, read=[(0, 1)], read_only=True)).vote is Vote.OK
-    votes = party.replies(one_phase(3, read=[(0, 1)]), one_phase(4, write=[(0, b"x")]))
+    harness = ParticipantHarness()
+    assert harness.vote(one_phase(1, read=[(0, 1)])).reads == [b"\0"]
+    assert harness.vote(prepare(2, read=[(0, 1)], read_only=True)).vote is Vote.OK
+    votes = harness.replies(one_phase(3, read=[(0, 1)]), one_phase(4, write=[(0, b"x")]))
     assert {vote.vote for vote in votes} == {Vote.BAD_LOAD}  # type: ignore[union-attr]
-    assert len(party.participant.sessions) == 0
+    assert len(harness.participant.sessions) == 0
 
 
 def test_what_is_remembered_of_all_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last quarter is for clients of whom little is remembered."""
     monkeypatch.setattr(sessions_module, "OUTCOMES_MAX", 16)
     monkeypatch.setattr(sessions_module, "SMALL_OUTCOMES", 1)
-    party = Party()
+    harness = ParticipantHarness()
 
     def vote(counter: int, client: int, floor: int = 0) -> Vote:
         write = one_phase(counter, write=[(0, b"x")])
-        return party.vote(write, client=client, floor=floor).vote
+        return harness.vote(write, client=client, floor=floor).vote
 
     assert {vote(counter, client=1) for counter in range(1, 13)} == {Vote.OK}
     assert vote(13, client=1) is Vote.BAD_LOAD
@@ -183,30 +183,30 @@ def test_what_is_remembered_of_all_clients_is_bounded(monkeypatch: pytest.Monkey
     assert vote(1, client=2) is Vote.OK, "what is remembered is answered"
     assert vote(13, client=1, floor=13) is Vote.OK
     assert vote(1, client=6) is Vote.OK
-    party.check()
+    harness.check()
 
 
 def test_what_all_clients_have_read_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions_module, "OUTCOME_BYTES_MAX", 8192)
     monkeypatch.setattr(sessions_module, "SMALL_OUTCOME_BYTES", 1)
-    party = Party()
+    harness = ParticipantHarness()
     bulky = one_phase(1, read=[(0, 1024)], write=[(0, b"x")])
     for client in range(1, 9):
-        assert party.vote(bulky, client=client).vote is Vote.OK
-    assert party.vote(bulky, client=9).vote is Vote.BAD_LOAD
-    assert party.replies(client=1, floor=2) == []
-    assert party.vote(bulky, client=9).vote is Vote.OK
-    party.check()
+        assert harness.vote(bulky, client=client).vote is Vote.OK
+    assert harness.vote(bulky, client=9).vote is Vote.BAD_LOAD
+    assert harness.replies(client=1, floor=2) == []
+    assert harness.vote(bulky, client=9).vote is Vote.OK
+    harness.check()
 
 
 # --- the client -----------------------------------------------------------------------------------
 
 
-def with_generation(world: World, few: int) -> Party:
-    [party] = world.parties.values()
-    come_and_go(party, 3 * few)
-    assert party.participant.sessions.generation > 0
-    return party
+def with_generation(world: World, few: int) -> ParticipantHarness:
+    [harness] = world.harnesses.values()
+    come_and_go(harness, 3 * few)
+    assert harness.participant.sessions.generation > 0
+    return harness
 
 
 def test_a_new_client_is_told_the_generation_and_asks_again_at_once(few: int) -> None:
@@ -261,24 +261,24 @@ def test_it_is_not_certain_if_a_copy_was_lost(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_node_that_does_not_serve_is_no_reason_to_be_uncertain() -> None:
     world = World(1)
-    [party] = world.parties.values()
-    party.participant.serving = False
+    [harness] = world.harnesses.values()
+    harness.participant.serving = False
     call = world.begin(("write", 0, 0, b"x"), timeout=0.5)
     for _ in range(40):
         world.settle()
         world.pass_time(0.02)
     assert isinstance(call.error, Overloaded)
-    assert NotServing() not in party.replies(floor=2)
+    assert NotServing() not in harness.replies(floor=2)
 
 
 def test_a_goodbye_ends_what_is_remembered() -> None:
     world = World(2)
     world.begin(("write", 0, 0, b"x"))
     world.settle()
-    [party, other] = world.parties.values()
-    assert party.participant.sessions.outcomes == 1
+    [harness, other] = world.harnesses.values()
+    assert harness.participant.sessions.outcomes == 1
     goodbyes = world.coordinator.goodbyes()
-    assert list(goodbyes) == [party.node], "the other was never asked"
-    assert party.participant.on_requests(goodbyes[party.node], 0.0) == []
-    assert party.participant.sessions.outcomes == 0
+    assert list(goodbyes) == [harness.node], "the other was never asked"
+    assert harness.participant.on_requests(goodbyes[harness.node], 0.0) == []
+    assert harness.participant.sessions.outcomes == 0
     assert len(other.participant.sessions) == 0

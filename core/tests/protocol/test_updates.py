@@ -20,7 +20,13 @@ from sinfonia.minitransaction import (
 from sinfonia.protocol.messages import Commit, ExecCommit, ExecPrepare, Vote
 from sinfonia.protocol.records import OnePhase, Prepared
 from sinfonia.rings import HEADER_BYTES, SLOT_HEADER_BYTES, RingHeader, decode_slot
-from sinfonia.simulation.parties import CAPACITY, Party, one_phase, prepare, tid
+from sinfonia.simulation.participant_harness import (
+    CAPACITY,
+    ParticipantHarness,
+    one_phase,
+    prepare,
+    tid,
+)
 from sinfonia.simulation.world import World
 from sinfonia.testing.model import ModelCluster, apply_minitransaction
 
@@ -74,9 +80,9 @@ def test_memory_nodes_do_what_the_model_does(
     """One and two participants; some replies are lost, and a restart comes in between."""
     model = ModelCluster(memory_nodes=2, capacity=CAPACITY)
     world = World(2)
-    for node, party in world.parties.items():
+    for node, harness in world.harnesses.items():
         model.memory[node][RING : RING + HEADER_BYTES] = HEADER.encode()
-        party.vote(one_phase(1, write=[(RING, HEADER.encode())]), client=99)
+        harness.vote(one_phase(1, write=[(RING, HEADER.encode())]), client=99)
     for chosen in histories:
         minitransaction = filled(model, chosen)
         try:
@@ -107,73 +113,73 @@ def test_memory_nodes_do_what_the_model_does(
         if len(minitransaction.items) == 1:
             assert list(call.result.failed_compares) == list(expected.failed_compares)
             assert list(call.result.full_rings) == list(expected.full_rings)
-        for number, party in world.parties.items():
-            assert party.read(0, CAPACITY) == bytes(model.memory[number])
+        for number, harness in world.harnesses.items():
+            assert harness.read(0, CAPACITY) == bytes(model.memory[number])
 
 
 def ring_request(counter: int, data: bytes = b"x") -> ExecCommit:
     return ExecCommit(counter, 0, updates=[AppendItem(RING, data)])
 
 
-def party_with_ring() -> Party:
-    party = Party()
-    party.vote(one_phase(1, write=[(RING, HEADER.encode())]))
-    return party
+def harness_with_ring() -> ParticipantHarness:
+    harness = ParticipantHarness()
+    harness.vote(one_phase(1, write=[(RING, HEADER.encode())]))
+    return harness
 
 
 def test_an_add_is_logged_as_a_plain_write_and_its_old_value_is_answered_again() -> None:
-    party = Party()
-    party.vote(one_phase(1, write=[(0, b"\7\0")]))
+    harness = ParticipantHarness()
+    harness.vote(one_phase(1, write=[(0, b"\7\0")]))
     request = ExecCommit(2, 0, updates=[AddItem(0, 2, 5)])
-    voted = party.vote(request)
+    voted = harness.vote(request)
     assert voted.reads == [b"\7\0"]
-    record = party.log[-1]
+    record = harness.log[-1]
     assert isinstance(record, OnePhase)
     assert record.writes == [WriteItem(0, b"\x0c\0")]
-    assert party.vote(request) == voted
-    reborn = party.restarted()
+    assert harness.vote(request) == voted
+    reborn = harness.restarted()
     assert reborn.vote(request) == voted
     assert reborn.read(0, 2) == b"\x0c\0"
 
 
 def test_an_append_in_two_phases_is_chosen_at_the_vote_and_leaves_no_hole_if_aborted() -> None:
-    party = party_with_ring()
+    harness = harness_with_ring()
     append = ExecPrepare(
         tid(2), [MemoryNodeId(0), MemoryNodeId(1)], updates=[AppendItem(RING, b"first")]
     )
-    assert party.vote(append).reads == [(0).to_bytes(8, "little")]
-    record = party.log[-1]
+    assert harness.vote(append).reads == [(0).to_bytes(8, "little")]
+    record = harness.log[-1]
     assert isinstance(record, Prepared)
     assert len(record.writes) == 2
-    assert party.vote(ring_request(3)).vote is Vote.BAD_LOCK
+    assert harness.vote(ring_request(3)).vote is Vote.BAD_LOCK
     slot = RING + HEADER_BYTES
-    assert party.vote(one_phase(4, read=[(slot, 1)])).vote is Vote.BAD_LOCK
-    party.commit(tid(2), action=False)
-    assert party.vote(ring_request(5, b"second")).reads == [(0).to_bytes(8, "little")]
-    held = party.read(slot, SLOT)
+    assert harness.vote(one_phase(4, read=[(slot, 1)])).vote is Vote.BAD_LOCK
+    harness.commit(tid(2), action=False)
+    assert harness.vote(ring_request(5, b"second")).reads == [(0).to_bytes(8, "little")]
+    held = harness.read(slot, SLOT)
     assert decode_slot(HEADER, 0, held) == b"second"
-    party.check()
+    harness.check()
 
 
 def test_a_slot_that_somebody_reads_is_not_appended_to() -> None:
     """The header alone does not say which bytes are to be locked."""
-    party = party_with_ring()
+    harness = harness_with_ring()
     slot = RING + HEADER_BYTES
-    assert party.vote(prepare(2, read=[(slot, 1)], write=[(0, b"x")])).vote is Vote.OK
-    assert party.vote(ring_request(3)).vote is Vote.BAD_LOCK
+    assert harness.vote(prepare(2, read=[(slot, 1)], write=[(0, b"x")])).vote is Vote.OK
+    assert harness.vote(ring_request(3)).vote is Vote.BAD_LOCK
     append = ExecPrepare(
         tid(4), [MemoryNodeId(0), MemoryNodeId(1)], updates=[AppendItem(RING, b"x")]
     )
-    assert party.vote(append).vote is Vote.BAD_LOCK
-    party.commit(tid(2))
-    assert party.vote(ring_request(5)).vote is Vote.OK
-    party.check()
+    assert harness.vote(append).vote is Vote.BAD_LOCK
+    harness.commit(tid(2))
+    assert harness.vote(ring_request(5)).vote is Vote.OK
+    harness.check()
 
 
 def test_a_full_ring_is_named_and_nothing_happens() -> None:
-    party = party_with_ring()
+    harness = harness_with_ring()
     for counter in (2, 3):
-        assert party.vote(ring_request(counter)).vote is Vote.OK
+        assert harness.vote(ring_request(counter)).vote is Vote.OK
     condition = ConditionItem(0, Relation.EQUAL, b"\0")
     request = ExecCommit(
         4,
@@ -182,10 +188,10 @@ def test_a_full_ring_is_named_and_nothing_happens() -> None:
         writes=[WriteItem(0, b"!")],
         updates=[AppendItem(RING, b"x")],
     )
-    voted = party.vote(request)
+    voted = harness.vote(request)
     assert voted.vote is Vote.BAD_CMP
     assert [position for position, _ in voted.failed] == [1]
-    assert party.read(0, 1) == b"\0"
+    assert harness.read(0, 1) == b"\0"
 
 
 @pytest.mark.parametrize(
@@ -206,18 +212,18 @@ def test_a_full_ring_is_named_and_nothing_happens() -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(request_: ExecCommit | ExecPrepare) -> None:
-    party = party_with_ring()
-    before = party.read(0, CAPACITY)
-    assert party.vote(request_).vote is Vote.BAD_RANGE
-    assert party.read(0, CAPACITY) == before
-    party.check()
+    harness = harness_with_ring()
+    before = harness.read(0, CAPACITY)
+    assert harness.vote(request_).vote is Vote.BAD_RANGE
+    assert harness.read(0, CAPACITY) == before
+    harness.check()
 
 
 def test_a_ring_that_reaches_beyond_memory_is_refused() -> None:
-    party = Party()
+    harness = ParticipantHarness()
     huge = RingHeader(slot_bytes=2**32 - 1, slots=2**32 - 1, tail=2**40, trimmed=2**40)
-    party.vote(one_phase(1, write=[(RING, huge.encode())]))
-    assert party.vote(ring_request(2)).vote is Vote.BAD_RANGE
+    harness.vote(one_phase(1, write=[(RING, huge.encode())]))
+    assert harness.vote(ring_request(2)).vote is Vote.BAD_RANGE
 
 
 def test_limits_are_named_before_anything_is_sent() -> None:
@@ -248,15 +254,15 @@ def test_an_update_is_a_write_for_the_read_only_lease() -> None:
     world.settle()
     assert call.result is not None
     assert call.result.added == [0]
-    assert world.parties[MemoryNodeId(1)].read(0, 1) == b"\5"
-    assert type(world.parties[MemoryNodeId(0)].log[0]) is Prepared
+    assert world.harnesses[MemoryNodeId(1)].read(0, 1) == b"\5"
+    assert type(world.harnesses[MemoryNodeId(0)].log[0]) is Prepared
 
 
 def test_the_outcome_of_a_prepared_add_is_what_was_logged_whatever_came_between() -> None:
-    party = Party()
+    harness = ParticipantHarness()
     add = ExecPrepare(tid(1), [MemoryNodeId(0), MemoryNodeId(1)], updates=[AddItem(0, 8, 1)])
-    assert party.vote(add).vote is Vote.OK
-    reborn = party.restarted()
+    assert harness.vote(add).vote is Vote.OK
+    reborn = harness.restarted()
     assert reborn.vote(add).reads == [bytes(8)]
     assert reborn.replies(Commit(tid(1), True), client=99)
     assert reborn.read(0, 1) == b"\1"

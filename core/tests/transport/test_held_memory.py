@@ -10,9 +10,9 @@ import pytest
 import zmq
 
 from sinfonia import monotonic
-from sinfonia.transport import door as door_module
+from sinfonia.transport import admission as admission_module
 from sinfonia.transport import held_memory
-from sinfonia.transport.door import COUNT_EVERY, Door
+from sinfonia.transport.admission import COUNT_EVERY, Admission
 from sinfonia.transport.held_memory import FORBEARANCE, HeldMemory, heap_bytes
 from sinfonia.transport.zeromq import connect_dealer, try_send
 
@@ -30,28 +30,28 @@ READY = b"\x04" + bytes([len(_READY)]) + _READY
 
 
 @pytest.fixture
-def door(monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
-    monkeypatch.setattr(door_module, "HeldMemory", lambda: HeldMemory(LIMIT))
+def admission(monkeypatch: pytest.MonkeyPatch) -> Iterator[Admission]:
+    monkeypatch.setattr(admission_module, "HeldMemory", lambda: HeldMemory(LIMIT))
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    door = Door(context, "tcp://127.0.0.1:*", None, plain=False, now=monotonic.seconds())
-    yield door
-    door.close()
+    admission = Admission(context, "tcp://127.0.0.1:*", None, plain=False, now=monotonic.seconds())
+    yield admission
+    admission.close()
     context.term()
 
 
-def endpoint_of(door: Door) -> str:
-    return door.router.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
+def endpoint_of(admission: Admission) -> str:
+    return admission.router.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
 
-def connection(door: Door) -> socket.socket:
+def connection(admission: Admission) -> socket.socket:
     """As ZeroMQ begins one."""
-    peer = socket.create_connection(("127.0.0.1", int(endpoint_of(door).rpartition(":")[2])))
+    peer = socket.create_connection(("127.0.0.1", int(endpoint_of(admission).rpartition(":")[2])))
     peer.settimeout(DEADLINE)
     peer.sendall(GREETING + READY)
     return peer
 
 
-def send_parts(door: Door, peers: list[socket.socket], *, frames: int) -> int:
+def send_parts(admission: Admission, peers: list[socket.socket], *, frames: int) -> int:
     """Each sends so many frames of one message, and no last one; how many it hung up on."""
     hung_up = 0
     body = os.urandom(MIB) * (FRAME // MIB)
@@ -60,41 +60,41 @@ def send_parts(door: Door, peers: list[socket.socket], *, frames: int) -> int:
             try:
                 for _ in range(frames):
                     peer.sendall(b"\x03" + struct.pack(">Q", FRAME) + body)
-                    assert not list(door.batches(monotonic.seconds()))
+                    assert not list(admission.batches(monotonic.seconds()))
             except OSError:
                 hung_up += 1
     return hung_up
 
 
-def test_one_peer_cannot_fill_the_memory_with_one_message(door: Door) -> None:
-    assert send_parts(door, [connection(door)], frames=40) == 1
-    assert door.hung_up == 1
+def test_one_peer_cannot_fill_the_memory_with_one_message(admission: Admission) -> None:
+    assert send_parts(admission, [connection(admission)], frames=40) == 1
+    assert admission.hung_up == 1
 
 
-def test_many_peers_cannot_fill_the_memory_with_a_frame_each(door: Door) -> None:
+def test_many_peers_cannot_fill_the_memory_with_a_frame_each(admission: Admission) -> None:
     before = heap_bytes()
     with contextlib.ExitStack() as stack:
-        peers = [stack.enter_context(connection(door)) for _ in range(20)]
+        peers = [stack.enter_context(connection(admission)) for _ in range(20)]
         body = os.urandom(MIB) * (FRAME // MIB)
         most, deadline = 0, monotonic.seconds() + DEADLINE
         for peer in peers:
             with contextlib.suppress(OSError):
                 peer.sendall(b"\x01\x00" + b"\x02" + struct.pack(">Q", FRAME) + body[:-1])
-        while not door.hung_up and monotonic.seconds() < deadline:
-            assert not list(door.batches(monotonic.seconds()))
+        while not admission.hung_up and monotonic.seconds() < deadline:
+            assert not list(admission.batches(monotonic.seconds()))
             most = max(most, heap_bytes() - before)
-        assert door.hung_up == 1
+        assert admission.hung_up == 1
         while heap_bytes() - before > LIMIT // 2 and monotonic.seconds() < deadline:
-            list(door.batches(monotonic.seconds()))
+            list(admission.batches(monotonic.seconds()))
         assert heap_bytes() - before <= LIMIT // 2
     # Who has business there is heard again.
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    dealer = connect_dealer(context, endpoint_of(door))
-    malformed = door.malformed
-    while door.malformed == malformed and monotonic.seconds() < deadline:
+    dealer = connect_dealer(context, endpoint_of(admission))
+    malformed = admission.malformed
+    while admission.malformed == malformed and monotonic.seconds() < deadline:
         try_send(dealer, [b"nonsense"])
-        list(door.batches(monotonic.seconds()))
-    assert door.malformed > malformed
+        list(admission.batches(monotonic.seconds()))
+    assert admission.malformed > malformed
     context.destroy(linger=0)
 
 

@@ -29,9 +29,14 @@ from sinfonia.protocol.messages import (
     Unwatch,
 )
 from sinfonia.protocol.replication.messages import Appended, GetImage, GetLog
-from sinfonia.transport import gate as gate_module
+from sinfonia.transport import authentication as authentication_module
 from sinfonia.transport.allow_list import LOOK_AGAIN_AFTER, LOOK_EVERY, AllowList
-from sinfonia.transport.gate import CLIENT_SILENT_MAX, FORGET_EVERY, MAKE_ROOM_EVERY, Gate
+from sinfonia.transport.authentication import (
+    CLIENT_SILENT_MAX,
+    FORGET_EVERY,
+    MAKE_ROOM_EVERY,
+    Authenticator,
+)
 from sinfonia.transport.keygen import add_client, make_cluster_keys
 from sinfonia.transport.keys import CLIENTS, Keys, load_security
 from sinfonia.transport.permissions import Role, forbidden
@@ -66,9 +71,9 @@ def directory(template: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def gate(directory: Path) -> Iterator[Gate]:
+def authenticator(directory: Path) -> Iterator[Authenticator]:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    made = Gate(context, load_security(directory), now=0.0)
+    made = Authenticator(context, load_security(directory), now=0.0)
     yield made
     made.check_invariants()
     made.close()
@@ -369,74 +374,74 @@ def test_nobody_but_managers_settles_what_others_have_begun(request_: Request) -
     assert not forbidden(Role.NODE, batch(request_))
 
 
-# --- the gate ----------------------------------------------------------------------------------
+# --- the authenticator -------------------------------------------------------------------------
 
 
 def test_a_client_incarnation_belongs_to_the_key_that_used_it_first(
-    gate: Gate, directory: Path
+    authenticator: Authenticator, directory: Path
 ) -> None:
     alice = load_keys(directory / "operator.key").public
     mallory = load_keys(directory / "node.key").public
     question = batch(GetStatus(), client=5)
-    assert not gate.refusal(alice, question, 0.0)
-    assert gate.refusal(mallory, question, 1.0) == "client incarnation of another key"
-    assert not gate.refusal(alice, question, 2.0)
-    assert not gate.refusal(mallory, batch(GetStatus(), client=6), 2.0)
+    assert not authenticator.refusal(alice, question, 0.0)
+    assert authenticator.refusal(mallory, question, 1.0) == "client incarnation of another key"
+    assert not authenticator.refusal(alice, question, 2.0)
+    assert not authenticator.refusal(mallory, batch(GetStatus(), client=6), 2.0)
     # Questions that name no client are anybody's.
-    assert not gate.refusal(mallory, batch(GetStatus(), client=0), 2.0)
-    assert not gate.refusal(alice, batch(GetStatus(), client=0), 2.0)
+    assert not authenticator.refusal(mallory, batch(GetStatus(), client=0), 2.0)
+    assert not authenticator.refusal(alice, batch(GetStatus(), client=0), 2.0)
 
 
 def test_one_key_cannot_take_all_sessions(
-    gate: Gate, directory: Path, monkeypatch: pytest.MonkeyPatch
+    authenticator: Authenticator, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate_module, "CLIENTS_PER_KEY_MAX", 3)
-    gate.remembers = lambda _client: True
+    monkeypatch.setattr(authentication_module, "CLIENTS_PER_KEY_MAX", 3)
+    authenticator.remembers = lambda _client: True
     greedy = load_keys(directory / "operator.key").public
     other = load_keys(directory / "node.key").public
 
     def refusal(public: str, client: int, now: float) -> str:
-        return gate.refusal(public, batch(GetStatus(), client=client), now)
+        return authenticator.refusal(public, batch(GetStatus(), client=client), now)
 
     assert [refusal(greedy, client, 0.0) for client in (1, 2, 3)] == ["", "", ""]
     assert refusal(greedy, 4, 1.0) == "too many client incarnations"
     assert not refusal(greedy, 1, CLIENT_SILENT_MAX)
     assert not refusal(other, 4, 1.0)
     # Clients that have long been silent make room.
-    gate.refresh(CLIENT_SILENT_MAX + FORGET_EVERY)
+    authenticator.refresh(CLIENT_SILENT_MAX + FORGET_EVERY)
     assert [refusal(greedy, client, CLIENT_SILENT_MAX) for client in (5, 6)] == ["", ""]
     assert refusal(greedy, 7, CLIENT_SILENT_MAX)
 
 
 def test_short_lived_clients_of_one_key_make_room_for_each_other(
-    gate: Gate, directory: Path, monkeypatch: pytest.MonkeyPatch
+    authenticator: Authenticator, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of which the memory node remembers nothing are no matter."""
-    monkeypatch.setattr(gate_module, "CLIENTS_PER_KEY_MAX", 4)
+    monkeypatch.setattr(authentication_module, "CLIENTS_PER_KEY_MAX", 4)
     public = load_keys(directory / "operator.key").public
-    gate.remembers = lambda client: client == 1
+    authenticator.remembers = lambda client: client == 1
     for client in range(1, 100):
         now = client * MAKE_ROOM_EVERY
-        assert not gate.refusal(public, batch(GetStatus(), client=client), now)
-    gate.check_invariants()
+        assert not authenticator.refusal(public, batch(GetStatus(), client=client), now)
+    authenticator.check_invariants()
     mallory = load_keys(directory / "node.key").public
-    assert gate.refusal(mallory, batch(GetStatus(), client=1), now)
+    assert authenticator.refusal(mallory, batch(GetStatus(), client=1), now)
 
 
-def test_who_is_not_on_the_list_is_not_heard(gate: Gate, directory: Path) -> None:
+def test_who_is_not_on_the_list_is_not_heard(authenticator: Authenticator, directory: Path) -> None:
     alice = load_keys(directory / "operator.key").public
-    assert not gate.refusal(alice, batch(GetStatus()), 0.0)
+    assert not authenticator.refusal(alice, batch(GetStatus()), 0.0)
     (directory / CLIENTS / "operator.pub").unlink()
-    gate.refresh(LOOK_EVERY)
-    assert gate.refusal(alice, batch(GetStatus()), LOOK_EVERY) == "revoked"
-    assert gate.refusal(None, batch(GetStatus()), LOOK_EVERY) == "revoked"
-    assert gate.refused.total() == 2
+    authenticator.refresh(LOOK_EVERY)
+    assert authenticator.refusal(alice, batch(GetStatus()), LOOK_EVERY) == "revoked"
+    assert authenticator.refusal(None, batch(GetStatus()), LOOK_EVERY) == "revoked"
+    assert authenticator.refused.total() == 2
 
 
 def test_the_log_is_not_flooded_by_who_is_refused(
-    gate: Gate, caplog: pytest.LogCaptureFixture
+    authenticator: Authenticator, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(500):
-        gate.refusal(None, batch(GetStatus()), 0.0)
+        authenticator.refusal(None, batch(GetStatus()), 0.0)
     assert len(caplog.records) == 1
-    assert gate.refused["revoked"] == 500
+    assert authenticator.refused["revoked"] == 500

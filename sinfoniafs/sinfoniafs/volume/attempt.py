@@ -52,8 +52,8 @@ class Conflict(Exception):
     """
 
 
-def life_turn(number: InodeNumber) -> tuple[str, InodeNumber]:
-    """The key of the turn to open or to free an inode."""
+def life_key(number: InodeNumber) -> tuple[str, InodeNumber]:
+    """The key of the lock to open or to free an inode."""
     return "life", number
 
 
@@ -80,7 +80,7 @@ class Attempt:
         self._dropped: list[BlockNumber] = []
         self._map_nodes: dict[InodeNumber, dict[BlockNumber, array[int]]] = {}
         self._freed: list[int] = []
-        self._purse: dict[Kind, list[int]] = {kind: [] for kind in Kind}
+        self._reserved: dict[Kind, list[int]] = {kind: [] for kind in Kind}
         self._linked: dict[Kind, list[int]] = {kind: [] for kind in Kind}
         self._lives: list[tuple[str, InodeNumber]] = []
         self._committed = False
@@ -161,11 +161,11 @@ class Attempt:
     async def hold_life(self, number: InodeNumber) -> None:
         """Let no other task of this mount open or free the inode until this attempt is over.
 
-        Taken after all other turns, and of one inode only, so that nobody waits in a circle.
+        Taken after all other locks, and of one inode only, so that tasks never wait in a circle.
         """
-        key = life_turn(number)
+        key = life_key(number)
         if key not in self._lives:
-            await self._state.turns.acquire(key)
+            await self._state.key_locks.acquire(key)
             self._lives.append(key)
 
     # -- what is read along
@@ -186,7 +186,7 @@ class Attempt:
         self._inodes[inode.number] = inode
 
     def create(self, inode: Inode) -> None:
-        """Let a new inode be as given; its number was taken from the purse."""
+        """Let a new inode be as given; its number was taken from those reserved."""
         self._inodes[inode.number] = inode
         self._created.add(inode.number)
 
@@ -253,13 +253,13 @@ class Attempt:
 
     async def provide(self, kind: Kind, near: MemoryNodeId, count: int) -> None:
         """Have ``count`` inodes or blocks at hand for ``take``.  Raises NoSpace."""
-        missing = count - len(self._purse[kind])
+        missing = count - len(self._reserved[kind])
         if missing > 0:
-            self._purse[kind] += await self._allocator.take(kind, near, missing)
+            self._reserved[kind] += await self._allocator.take(kind, near, missing)
 
     def take(self, kind: Kind) -> int:
         """One of those at hand, to be linked by this attempt."""
-        taken = self._purse[kind].pop(0)
+        taken = self._reserved[kind].pop(0)
         self._linked[kind].append(taken)
         return taken
 
@@ -301,15 +301,15 @@ class Attempt:
         return result.committed
 
     def finish(self) -> None:
-        """Settle what becomes of the numbers taken, and pass on the turns held."""
+        """Settle what becomes of the numbers taken, and pass on the locks held."""
         for key in self._lives:
-            self._state.turns.release(key)
+            self._state.key_locks.release(key)
         allocator = self._allocator
         if self.session is self._state.session:
             self._state.in_doubt |= self._in_doubt
         for kind in Kind:
-            if self._purse[kind]:
-                allocator.give_back(kind, self._purse[kind])
+            if self._reserved[kind]:
+                allocator.give_back(kind, self._reserved[kind])
             if not self._linked[kind] or self._committed:
                 continue
             settle = allocator.abandon if self._in_doubt else allocator.give_back

@@ -23,7 +23,7 @@ from sinfoniafs.attributes import InodeNumber
 from sinfoniafs.errors import NoSuchEntry, SessionLost, StaleHandle
 from sinfoniafs.format.inode import NLINK, NLINK_OFFSET, OPENERS_OFFSET, Inode, opener_bit
 from sinfoniafs.session import Session
-from sinfoniafs.volume.attempt import Attempt, life_turn
+from sinfoniafs.volume.attempt import Attempt, life_key
 from sinfoniafs.volume.block_map import BlockMapEditor
 from sinfoniafs.volume.data import FREED_MAX, cut
 from sinfoniafs.volume.running import until_committed
@@ -39,9 +39,9 @@ async def open_file(state: VolumeState, number: InodeNumber) -> None:
     state.open_counts[number] += 1
     state.closing.pop(number, None)
     try:
-        if number in state.registered and not state.turns.is_held(life_turn(number)):
+        if number in state.registered and not state.key_locks.is_held(life_key(number)):
             return
-        async with state.turns.hold(life_turn(number)):
+        async with state.key_locks.hold(life_key(number)):
             if number not in state.registered:
                 await until_committed(state, lambda attempt: _register(state, attempt, number))
     except BaseException:
@@ -73,7 +73,7 @@ async def close_file(state: VolumeState, number: InodeNumber) -> None:
 async def flush_closing(state: VolumeState) -> None:
     """Unregister from all inodes that are no longer open here."""
     while numbers := sorted(state.closing)[:CLOSING_MAX]:
-        async with state.turns.hold(*map(life_turn, numbers)):
+        async with state.key_locks.hold(*map(life_key, numbers)):
             still = [number for number in numbers if number in state.closing]
             session = state.session
             try:
@@ -121,7 +121,7 @@ async def register_open(state: VolumeState) -> None:
     """
     state.rejoined = anyio.Event()
     for number in sorted(state.open_counts.keys() - state.registered):
-        async with state.turns.hold(life_turn(number)):
+        async with state.key_locks.hold(life_key(number)):
             if number in state.open_counts and number not in state.registered:
                 with contextlib.suppress(StaleHandle):
                     await until_committed(state, partial(_register_again, state, number=number))

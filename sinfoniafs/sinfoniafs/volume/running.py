@@ -25,15 +25,15 @@ BACKOFF_MAX_S: Final = 0.1
 
 
 async def until_committed(
-    state: VolumeState, body: Callable[[Attempt], Awaitable[T]], *turns: InodeNumber
+    state: VolumeState, body: Callable[[Attempt], Awaitable[T]], *locked: InodeNumber
 ) -> T:
-    """Run ``body`` until its minitransaction commits, holding the local turns named.
+    """Run ``body`` until its minitransaction commits, holding the key locks of ``locked``.
 
     Raises Busy when rivals kept changing what it relied on until the deadline.
     """
-    if not turns:
+    if not locked:
         return await _run(state, body)
-    async with state.turns.hold(*sorted(set(turns))):
+    async with state.key_locks.hold(*sorted(set(locked))):
         return await _run(state, body)
 
 

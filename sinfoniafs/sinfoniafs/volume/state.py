@@ -14,8 +14,8 @@ from sinfoniafs.attributes import InodeNumber
 from sinfoniafs.format.inode import Inode
 from sinfoniafs.format.layout import INODE_SIZE, Layout
 from sinfoniafs.format.superblock import Superblock
+from sinfoniafs.key_locks import KeyLocks
 from sinfoniafs.session import Session
-from sinfoniafs.turns import Turns
 from sinfoniafs.volume.cache import Cache
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class VolumeState:
         self.rng = rng
         self.cache = Cache()
         self.allocator = Allocator(cluster, layout, session, rng)
-        self.turns = Turns()
+        self.key_locks = KeyLocks()
         self.nodes = list(layout.nodes)
         # Where the next directory goes; see ``spread``.
         self._next_node = rng.randrange(len(self.nodes))

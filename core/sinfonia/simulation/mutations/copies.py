@@ -18,7 +18,7 @@ def copied_without_the_log_meanwhile() -> Iterator[None]:
     def broken(self: Replica, effects: list[FollowerEffect]) -> None:
         for effect in effects:
             if isinstance(effect, ApplyUpTo) and self.follower.phase is Phase.SAVING:
-                with patch.object(self.holdings.participant, "_apply", lambda _writes: 0):
+                with patch.object(self.member_state.participant, "_apply", lambda _writes: 0):
                     carry_out(self, [effect])
             else:
                 carry_out(self, [effect])
@@ -49,5 +49,5 @@ def half_a_copy_taken_for_whole() -> Iterator[None]:
         storage.complete()
         return storage
 
-    with patch("sinfonia.memnode.holdings.refound", broken):
+    with patch("sinfonia.memnode.member_state.refound", broken):
         yield

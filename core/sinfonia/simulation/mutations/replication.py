@@ -214,7 +214,7 @@ def applied_before_committed() -> Iterator[None]:
         for effect in effects:
             carry_out(self, [effect])
             if isinstance(effect, LogBatch):
-                self.holdings.apply_up_to(effect.batch.last)
+                self.member_state.apply_up_to(effect.batch.last)
 
     with patch.object(Replica, "_carry_out", broken):
         yield

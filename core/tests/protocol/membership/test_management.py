@@ -35,7 +35,7 @@ from sinfonia.protocol.messages import (
     Unsettled,
 )
 from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
-from sinfonia.simulation.parties import tid
+from sinfonia.simulation.participant_harness import tid
 
 N0, N1, N2, N3 = (MemoryNodeId(number) for number in range(4))
 

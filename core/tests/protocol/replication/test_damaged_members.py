@@ -57,10 +57,10 @@ def test_a_damaged_primary_is_filled_from_the_in_sync_replica_that_leads() -> No
     group.settle(4.0)
     assert group.entry.in_sync == ["a"]
     a = group.nodes["a"]
-    assert (a.holdings.damage, a.status().figures["repairs"]) == ("", 1)
+    assert (a.member_state.damage, a.status().figures["repairs"]) == ("", 1)
     assert (a.space.read(0, 3), a.space.read(8, 3)) == (b"one", b"two")
     group.crash("a")
-    assert group.start("a").holdings.damage == "", "the copy is sound"
+    assert group.start("a").member_state.damage == "", "the copy is sound"
 
 
 def test_nothing_of_a_damaged_directory_is_touched_before_the_copy_comes() -> None:
@@ -98,7 +98,7 @@ def test_a_page_that_rotted_ends_the_life_and_the_next_one_is_filled() -> None:
     assert "its data is damaged" in group.nodes["b"].over
     assert group.disks["b"].exists(DAMAGED_FILE)
     group.nodes.pop("b").close()
-    assert "fail their checksum" in group.start("b").holdings.damage
+    assert "fail their checksum" in group.start("b").member_state.damage
     group.register("b")
     group.settle(4.0)
     assert group.entry.in_sync == ["b"]

@@ -15,7 +15,7 @@ from sinfonia.protocol.replication.pacing import (
     Pacing,
 )
 from sinfonia.simulation.member_group import MemberGroup
-from sinfonia.simulation.parties import one_phase
+from sinfonia.simulation.participant_harness import one_phase
 from sinfonia.storage.batches import head_of_batch, split_batch
 from sinfonia.storage.journal import KEEP_FOR_COPIES_FACTOR, MemoryLog
 
@@ -239,8 +239,8 @@ def test_the_log_is_kept_for_a_replica_that_copies_until_it_follows() -> None:
     leading.pacing.begins(b"b", "b", 3, group.now)
     group.cut.add("b")
     group.settle(0.05)
-    assert leading.holdings.journal is not None
-    assert leading.holdings.journal.needed_after == 3
+    assert leading.member_state.journal is not None
+    assert leading.member_state.journal.needed_after == 3
     leading.pacing.ends(b"b")
     group.settle(0.05)
-    assert leading.holdings.journal.needed_after is None
+    assert leading.member_state.journal.needed_after is None

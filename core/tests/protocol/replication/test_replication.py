@@ -32,7 +32,7 @@ from sinfonia.protocol.replication.messages import (
 )
 from sinfonia.protocol.replication.shipping import Shipping
 from sinfonia.simulation.member_group import NODE, TIMES, MemberGroup
-from sinfonia.simulation.parties import one_phase
+from sinfonia.simulation.participant_harness import one_phase
 from sinfonia.storage.journal import MemoryLog
 
 
@@ -65,12 +65,12 @@ def test_a_replica_is_not_in_sync_before_it_has_all_that_was_acknowledged() -> N
     group.settle(0.1)
     for i in range(20):
         group.write(i * 8, b"%08d" % i)
-    acknowledged = group.nodes["a"].holdings.last
+    acknowledged = group.nodes["a"].member_state.last
     group.cut.clear()
     group.tell("b")
     while not group.entry.in_sync:
         group.settle(0.01)
-    assert group.nodes["b"].holdings.last >= acknowledged
+    assert group.nodes["b"].member_state.last >= acknowledged
 
 
 def test_a_member_that_is_not_the_primary_names_the_primary_to_clients() -> None:
@@ -90,7 +90,7 @@ def test_a_write_is_acknowledged_only_when_every_in_sync_replica_has_it() -> Non
     counter = group.begin_write("a", 0, b"x")
     group.settle(TIMES.drop_after / 2)
     assert group.answer(counter) is None
-    assert group.nodes["b"].holdings.last == group.nodes["a"].holdings.last
+    assert group.nodes["b"].member_state.last == group.nodes["a"].member_state.last
     group.cut.clear()
     group.settle(0.3)
     assert group.answer(counter) is not None
@@ -245,8 +245,8 @@ def test_an_image_that_shows_what_only_the_former_primary_had_is_not_believed() 
     leading.begin_checkpoint(group.now)
     group.begin_write("a", 8, b"lost")  # on the page that the checkpoint is about to save
     group.settle(0.2)
-    assert leading.holdings.checkpointer is not None
-    assert leading.holdings.checkpointer.made == 1
+    assert leading.member_state.checkpointer is not None
+    assert leading.member_state.checkpointer.made == 1
     fail_over(group, "b")
     group.settle(1.5)
     group.cut.clear()
@@ -264,7 +264,7 @@ def test_a_replica_throws_away_what_the_new_primary_has_not() -> None:
     group.cut.add("c")
     lost = group.begin_write("a", 8, b"lost")
     group.settle(0.1)
-    assert group.nodes["b"].holdings.last > group.nodes["c"].holdings.last
+    assert group.nodes["b"].member_state.last > group.nodes["c"].member_state.last
     group.cut.clear()
     group.crash("a")
     group.wires.clear()
@@ -274,7 +274,7 @@ def test_a_replica_throws_away_what_the_new_primary_has_not() -> None:
     assert group.read(8, 4) == bytes(4)
     group.settle(0.5)
     assert group.nodes["b"].space.read(8, 4) == bytes(4)
-    assert group.nodes["b"].holdings.last == group.nodes["c"].holdings.last
+    assert group.nodes["b"].member_state.last == group.nodes["c"].member_state.last
 
 
 def test_everybody_crashes_and_the_acknowledged_is_there() -> None:

@@ -143,7 +143,7 @@ class SlowGroup(MemberGroup):
         """A member that waits for its disk does nothing else."""
         if self._busy_until.get(name, 0.0) > self.now:
             return
-        journal = self.nodes[name].holdings.journal
+        journal = self.nodes[name].member_state.journal
         dirty = journal is not None and journal.dirty
         if name in self.slow and dirty:
             if name not in self._busy_until:

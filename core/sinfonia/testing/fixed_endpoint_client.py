@@ -18,8 +18,8 @@ PATIENCE = 30.0
 ASK_EVERY_MS = 20
 
 
-class LoyalClient:
-    """It reads from the primary of one memory node, whoever else may be that now."""
+class FixedEndpointClient:
+    """It reads from one member that was the primary once, even after another took over."""
 
     def __init__(self, directory: Directory, node: int) -> None:
         entry = directory.entry(MemoryNodeId(node))

@@ -1,12 +1,12 @@
-"""Where a process listens: batches come in here, from whoever may send them, and replies go out.
+"""Admission: batches of permitted peers come in where a process listens, and replies go out.
 
 No peer can make the process hold more than its share.  ZeroMQ takes the messages of all peers in
-turn and lets few of one wait, so that who floods is slowed by TCP and nobody else is; one wake-up
-takes a bounded number of bytes; and replies to a peer that does not read them are counted, and
-beyond a limit dropped, as replies may be at any time.
+turn and lets few of one wait, so that TCP slows a peer that floods and no other; one wake-up takes
+a bounded number of bytes; and replies to a peer that does not read them are counted, and beyond a
+limit dropped, as replies may be at any time.
 
-With keys, the gate says who may be heard.  Without, whoever reaches the endpoint is, so that it
-must be on loopback unless the operator says otherwise.
+With keys, the authenticator decides which peers are heard.  Without keys every peer that reaches
+the endpoint is heard, so it must be on loopback unless the operator says otherwise.
 """
 
 import logging
@@ -17,12 +17,12 @@ import zmq
 
 from sinfonia.errors import ProtocolError
 from sinfonia.protocol.messages import Replies, Requests
+from sinfonia.transport.authentication import USER_ID, Authenticator
 from sinfonia.transport.codec import decode_requests, encode_replies
 from sinfonia.transport.descriptors import are_scarce, ask_for_descriptors
-from sinfonia.transport.gate import USER_ID, Gate
 from sinfonia.transport.held_memory import HeldMemory
 from sinfonia.transport.keys import Security
-from sinfonia.transport.seldom import Seldom
+from sinfonia.transport.log_throttle import LogThrottle
 from sinfonia.transport.zeromq import (
     DRAIN_MAX,
     SMALL_FRAMES,
@@ -54,8 +54,8 @@ COUNT_EVERY = 0.05
 SWEEP_FROM = 1024
 
 
-class Door:
-    """The ROUTER of one process, and its gate if there are keys."""
+class Admission:
+    """The ROUTER of one process, and its authenticator if there are keys."""
 
     def __init__(
         self,
@@ -72,14 +72,14 @@ class Door:
         """
         self.undelivered = 0
         self.malformed = 0
-        self._seldom = Seldom(log)
-        # The gate first: ZeroMQ must find it when the first peer knocks.
-        self._gate = None if security is None else Gate(context, security, now)
+        self._log_throttle = LogThrottle(log)
+        # The authenticator first: ZeroMQ must find it when the first peer knocks.
+        self._authenticator = None if security is None else Authenticator(context, security, now)
         try:
             self.router = bind_router(context, endpoint, security, plain=plain)
         except BaseException:
-            if self._gate is not None:
-                self._gate.close()
+            if self._authenticator is not None:
+                self._authenticator.close()
             raise
         ask_for_descriptors()
         self._listening_at = self.router.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
@@ -95,31 +95,37 @@ class Door:
     @property
     def sockets(self) -> "list[zmq.Socket[bytes]]":
         """Those that ``batches`` reads from, to be polled."""
-        return [self.router] if self._gate is None else [self.router, self._gate.socket]
+        return (
+            [self.router]
+            if self._authenticator is None
+            else [self.router, self._authenticator.socket]
+        )
 
     def ask_whether_remembered(self, remembers: Callable[[int], bool]) -> None:
-        """Let the gate forget client incarnations of which ``remembers`` says no."""
-        if self._gate is not None:
-            self._gate.remembers = remembers
+        """Let the authenticator forget client incarnations of which ``remembers`` says no."""
+        if self._authenticator is not None:
+            self._authenticator.remembers = remembers
 
     @property
     def refused(self) -> int:
-        """Handshakes and batches that the gate has refused."""
-        return 0 if self._gate is None else self._gate.refused.total()
+        """Handshakes and batches that the authenticator has refused."""
+        return 0 if self._authenticator is None else self._authenticator.refused.total()
 
     def batches(self, now: float) -> Iterator[tuple[bytes, Requests]]:
         """What has come, with the routes to answer by; no more than a wake-up should take."""
         if now >= self._count_at:
             self._mind_resources(now)
-        for route, public, frames in self._take() if self._gate is None else self._admit(now):
+        for route, public, frames in (
+            self._take() if self._authenticator is None else self._admit(now)
+        ):
             try:
                 batch = decode_requests(frames)
             except ProtocolError as error:
                 # The sender's mistake, and so the sender's loss: it gets no reply.
                 self.malformed += 1
-                self._seldom.warn("malformed", error)
+                self._log_throttle.warn("malformed", error)
                 continue
-            if self._gate is None or not self._gate.refusal(public, batch, now):
+            if self._authenticator is None or not self._authenticator.refusal(public, batch, now):
                 yield route, batch
 
     def send(self, route: bytes, replies: Replies) -> bool:
@@ -136,8 +142,8 @@ class Door:
     def close(self) -> None:
         """Listen no more."""
         self.router.close(0)
-        if self._gate is not None:
-            self._gate.close()
+        if self._authenticator is not None:
+            self._authenticator.close()
 
     def _mind_resources(self, now: float) -> None:
         """Hang up on everybody if files could soon not be opened, or what is held of messages that
@@ -157,10 +163,12 @@ class Door:
                     "sends large messages slowly, or to more than it can take"
                 )
         except zmq.ZMQError as error:
-            self._seldom.warn("cannot listen", error)  # not yet; the former socket must close first
+            self._log_throttle.warn(
+                "cannot listen", error
+            )  # not yet; the former socket must close first
 
     def _hang_up(self, why: str) -> None:
-        self._seldom.warn("hung up on all connections", why)
+        self._log_throttle.warn("hung up on all connections", why)
         self.hung_up += 1
         self._listening = False
         # This ends the connections that came in there, too.
@@ -192,12 +200,12 @@ class Door:
             return
 
     def _admit(self, now: float) -> Iterator[tuple[bytes, str | None, list[bytes]]]:
-        assert self._gate is not None
-        self._gate.answer_handshakes(now)
-        self._gate.refresh(now)
-        if self._gate.changes != self._changes_seen:
-            self._changes_seen = self._gate.changes
-            knows = self._gate.knows
+        assert self._authenticator is not None
+        self._authenticator.answer_handshakes(now)
+        self._authenticator.refresh(now)
+        if self._authenticator.changes != self._changes_seen:
+            self._changes_seen = self._authenticator.changes
+            knows = self._authenticator.knows
             self._silenced = {r for r, public in self._holder_at.items() if not knows(public)}
         room = DRAIN_BYTES_MAX
         try:

@@ -4,7 +4,7 @@
 replica logs first and applies what cannot be taken back; so does a member that has just started,
 which knows only from the manager, or from its primary, how much of its log is right.
 
-Holdings do not answer anybody; whoever drives them keeps the order of log, sync and answer.
+It answers no requests; the machine that drives it keeps the order of log, sync and answer.
 """
 
 import math
@@ -39,7 +39,7 @@ Room = tuple[int, int]
 MakeParticipant = Callable[[AddressSpace, bool], Participant]
 
 
-class Holdings:
+class MemberState:
     """Memory, lists and log of one life of a member."""
 
     def __init__(

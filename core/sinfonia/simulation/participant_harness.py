@@ -1,6 +1,7 @@
-"""The parties of a protocol test: participants on plain bytes, and requests in few words.
+"""Participants on plain bytes for tests of the protocol, and requests in few words.
 
-A ``Party`` is a participant whose effects are carried out at once and whose log can be cut.
+A ``ParticipantHarness`` drives one participant: it carries out the effects at once, and it can cut
+the log.
 """
 
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ class PlainMemory:
         self._cells[address : address + len(data)] = data
 
 
-class Party:
+class ParticipantHarness:
     """A participant, what it logged, and a short way to talk to it."""
 
     def __init__(
@@ -127,9 +128,9 @@ class Party:
         """Deliver COMMIT, from whoever, and see it acknowledged."""
         assert self.replies(Commit(committed, action), client=99) == [CommitAck(committed)]
 
-    def restarted(self, *, stable: int | None = None) -> "Party":
+    def restarted(self, *, stable: int | None = None) -> "ParticipantHarness":
         """The next life of this memory node; only the first ``stable`` records survived."""
-        reborn = Party(self.node, incarnation=self.participant.incarnation + 1)
+        reborn = ParticipantHarness(self.node, incarnation=self.participant.incarnation + 1)
         reborn.log = self.log[:stable]
         for record in reborn.log:
             reborn.participant.replay(record)

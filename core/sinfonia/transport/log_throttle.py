@@ -1,4 +1,4 @@
-"""Who sends nonsense without end fills no log: of each kind a line for the first, then for few."""
+"""Each kind of protocol error is logged once, then ever more rarely: a peer cannot fill the log."""
 
 import logging
 from collections import Counter
@@ -13,8 +13,8 @@ KINDS_MAX = 64
 QUOTED_CHARACTERS_MAX = 200
 
 
-class Seldom:
-    """Lines in the log that somebody else can cause as often as they like."""
+class LogThrottle:
+    """Lines in the log that a peer can cause as often as it likes."""
 
     def __init__(self, log: logging.Logger) -> None:
         self.times: Counter[str] = Counter()

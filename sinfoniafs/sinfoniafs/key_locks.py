@@ -1,6 +1,7 @@
-"""Tasks of one mount take turns, so that they do not make each other's comparisons fail.
+"""Tasks of one mount lock keys, so that they do not make each other's comparisons fail.
 
-Nothing depends on it: rivals on other mounts know no turns, and minitransactions are safe without.
+Nothing depends on it: these locks are unknown to other mounts, and minitransactions are safe
+without them.
 It saves the round trips that two writers of one directory, in one process, would cost each other.
 """
 
@@ -14,8 +15,8 @@ from sinfonia.errors import TimedOut
 from sinfoniafs.patience import time_left
 
 
-class Turns:
-    """A lock for each key, that exists only while somebody wants it."""
+class KeyLocks:
+    """A lock for each key, that exists only while a task holds it or waits for it."""
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, deque[anyio.Event]] = {}
@@ -34,11 +35,11 @@ class Turns:
                 self.release(key)
 
     def is_held(self, key: Hashable) -> bool:
-        """Whether anybody has this key's turn."""
+        """Whether a task holds the lock of this key."""
         return key in self._waiting
 
     async def acquire(self, key: Hashable) -> None:
-        """Wait for the turn of ``key``; first come, first served.
+        """Wait for the lock of ``key``; first come, first served.
 
         Raises TimedOut when the time of the request is up.
         """
@@ -52,7 +53,7 @@ class Turns:
             with anyio.fail_after(time_left()):
                 await turn.wait()
         except BaseException as reason:
-            # Cancelled: leave the queue, or pass on the turn that came at the same moment.
+            # Cancelled: leave the queue, or pass on the lock that came at the same moment.
             if turn.is_set():
                 self.release(key)
             else:
@@ -62,7 +63,7 @@ class Turns:
             raise
 
     def release(self, key: Hashable) -> None:
-        """Pass on the turn of ``key``."""
+        """Pass on the lock of ``key``."""
         queue = self._waiting[key]
         if queue:
             queue.popleft().set()

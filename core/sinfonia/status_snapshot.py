@@ -1,13 +1,13 @@
-"""A process's loop puts up notices, others read the latest, and neither ever waits for the other.
+"""A process's loop publishes snapshots, readers take the latest; neither waits for the other.
 
-A notice is immutable and replaced whole, which is one assignment: there is no lock, so nobody who
-reads slowly can stop the loop.  Writing costs the loop some microseconds about once a second.
+A snapshot is immutable and replaced whole, which is one assignment: there is no lock, so a slow
+reader cannot stop the loop.  Writing costs the loop some microseconds about once a second.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# Seconds between two notices: scrapers come more rarely than that.
+# Seconds between two snapshots: scrapers come more rarely than that.
 PUBLISH_EVERY = 1.0
 
 Figures = Mapping[str, int | float | str]
@@ -22,8 +22,8 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
-    """What a process says of itself, for whoever watches it.
+class StatusSnapshot:
+    """What a process reports of itself to monitoring.
 
     well: whether it does what it is there for.  ``load``: what was counted, by class tag, in the
     order (executed, aborted, retried, bytes read, bytes written).  ``node``: the memory node of
@@ -39,18 +39,18 @@ class Notice:
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
 
 
-class NoticeBoard:
-    """Where one process's notices are put up; ``taken_at`` and ``now`` are monotonic seconds."""
+class SnapshotPublisher:
+    """Holds the latest snapshot of one process; ``taken_at`` and ``now`` are monotonic seconds."""
 
     def __init__(self) -> None:
-        self.latest: Notice | None = None
+        self.latest: StatusSnapshot | None = None
         self._due = 0.0
 
     def is_due(self, now: float) -> bool:
-        """Whether it is time for another notice."""
+        """Whether it is time for another snapshot."""
         return now >= self._due
 
-    def publish(self, notice: Notice) -> None:
-        """Put up ``notice`` in place of the one before."""
-        self.latest = notice
-        self._due = notice.taken_at + PUBLISH_EVERY
+    def publish(self, snapshot: StatusSnapshot) -> None:
+        """Publish ``snapshot`` in place of the one before."""
+        self.latest = snapshot
+        self._due = snapshot.taken_at + PUBLISH_EVERY

@@ -23,7 +23,7 @@ from sinfonia.protocol.watches import Watches
 OK = Vote.OK
 
 
-class Kept:
+class LiveParticipantState:
     """What one memory node keeps of its minitransactions; times are monotonic seconds."""
 
     def __init__(self, memory: Memory) -> None:

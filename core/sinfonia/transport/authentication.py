@@ -1,10 +1,11 @@
-"""Nobody is heard whose key is not on the allow-list, and nobody under another's name.
+"""Authentication: only peers with a key on the allow-list are heard, each under its own name.
 
-ZeroMQ asks the *gate* about every handshake, over a socket inside the process (its ZAP protocol,
-rfc.zeromq.org/spec/27), which the process's loop serves like any other.  What the gate answers, the
-public key, ZeroMQ attaches to each message that comes over that connection; so a message is judged
-by the key that its own connection has proved, whatever its peer chose for a routing id, and a key
-that was taken off the list is refused at the next message as at the next handshake.
+ZeroMQ asks the *authenticator* about every handshake, over a socket inside the process (its ZAP
+protocol, rfc.zeromq.org/spec/27), which the process's loop serves like any other.  The
+authenticator answers with the public key, and ZeroMQ attaches it to each message that comes over
+that connection.  So a message is judged by the key that its own connection has proved, whatever
+routing id its peer chose, and a key that was taken off the list is refused at the next message as
+at the next handshake.
 
 A client incarnation belongs to the key that used it first: tids name their client, and whoever
 could speak as another's client could abort what that one has begun.
@@ -56,7 +57,7 @@ FORGET_EVERY = 60.0
 LOG_EVERY = 1000
 
 
-class Gate:
+class Authenticator:
     """Who may connect to one process, and what they may ask."""
 
     def __init__(

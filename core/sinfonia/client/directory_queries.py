@@ -1,8 +1,8 @@
-"""Whoever may know where the memory nodes are now is asked for the directory, at once.
+"""A client asks all processes that may know where the memory nodes are for the directory.
 
-While a primary fails over, some managers and members are dead or do not know yet, and nobody can
-tell which.  So all are asked, on connections that are made for it and closed when they have not
-been needed for a while.
+While a primary fails over, some managers and members are dead or do not know yet, and the client
+cannot tell which.  So it asks all at once, on connections that are made for it and closed when
+they have not been needed for a while.
 """
 
 import math
@@ -17,13 +17,13 @@ from sinfonia.transport.keys import Keys
 from sinfonia.transport.zeromq import is_connectable
 
 # In a large cluster so many are asked, and others the next time.
-INFORMANTS_MAX = 32
+QUERIES_MAX = 32
 
 # Connections that nobody has needed for so long are closed.
 LET_GO_AFTER = 10.0
 
 
-class Informants:
+class DirectoryQueries:
     """The connections over which one client asks for the directory.
 
     ``let_go_at`` is when ``poll`` closes them.
@@ -36,10 +36,10 @@ class Informants:
         self._inquiries: dict[str, Inquiry] = {}
 
     def ask(self, endpoints: Iterable[str], now: float) -> None:
-        """Ask the first INFORMANTS_MAX of ``endpoints``; what is no endpoint does not count."""
+        """Ask the first QUERIES_MAX of ``endpoints``; what is no endpoint does not count."""
         asked: dict[str, Inquiry] = {}
         for endpoint in dict.fromkeys(filter(is_connectable, endpoints)):
-            if len(asked) == INFORMANTS_MAX:
+            if len(asked) == QUERIES_MAX:
                 break
             inquiry = self._inquiries.pop(endpoint, None)
             try:
