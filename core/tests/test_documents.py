@@ -1,5 +1,6 @@
 """What the documents say of the code is so: names of modules and messages, links, and limits."""
 
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,10 +32,9 @@ DOCUMENTS = sorted(
     for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("core/bench/*.md")]
     if "`" in path.read_text("utf-8")
 )
+ROOMS = ("core", "sinfoniafs", "groupcomm", "chaos", "ansible", "dashboards")
 SOURCES = [
-    path.relative_to(ROOT).as_posix()
-    for room in ("core", "sinfoniafs", "groupcomm", "chaos")
-    for path in (ROOT / room).rglob("*.py")
+    path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*.py")
 ]
 
 MIB = 1 << 20
@@ -101,15 +101,62 @@ LIMITS = {
 }
 
 
-def test_every_module_that_a_document_names_is_there() -> None:
-    named = re.compile(r"`((?:[\w.]+/)*\w+\.py)[`:]")
-    missing = [
-        f"{document.relative_to(ROOT)}: {name}"
-        for document in DOCUMENTS
-        for name in named.findall(document.read_text("utf-8"))
-        if not any(f"/{source}".endswith(f"/{name}") for source in SOURCES)
-    ]
-    assert missing == []
+def _name(document: Path) -> str:
+    return document.relative_to(ROOT).as_posix()
+
+
+def missing_paths(text: str, folder: Path) -> list[str]:
+    """Python files, paths in rooms and targets of links that ``text`` names and that do not exist.
+
+    A path may be as seen from ``folder`` or from the root; of a Python file its end is enough.
+    """
+    in_code = " ".join(re.findall(r"`([^`\n]+)`", text))
+    named = {
+        *re.findall(r"(?<![\w./-])((?:[\w.-]+/)*\w+\.py)\b", text),
+        *re.findall(rf"(?<![\w./-])((?:{'|'.join(ROOMS)})/[\w./-]*\w)", in_code),
+        *re.findall(r"\]\(([^)#\s:]+)(?:#[^)]*)?\)", text),
+    }
+    return sorted(
+        name
+        for name in named
+        if not (ROOT / name).exists()
+        and not (folder / name).exists()
+        and not any(f"/{source}".endswith(f"/{name}") for source in SOURCES)
+    )
+
+
+def missing_names(text: str) -> list[str]:
+    """Dotted names, of modules and of what is in them, in ``text`` that do not exist."""
+    named = set(re.findall(r"(?<![\w./@-])((?:sinfonia|sinfoniafs)(?:\.[A-Za-z_]\w*)+)", text))
+    return sorted(name for name in named if not _is_there(name))
+
+
+def _is_there(name: str) -> bool:
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_every_path_that_a_document_names_is_there(document: Path) -> None:
+    assert missing_paths(document.read_text("utf-8"), document.parent) == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_every_dotted_name_that_a_document_names_is_there(document: Path) -> None:
+    assert missing_names(document.read_text("utf-8")) == []
+
+
+def test_a_reference_that_leads_nowhere_is_found() -> None:
+    text = (
+        "`.venv/bin/pytest core/tests/test_participant.py -k x`, `locks.py`, `core/bench`, "
+        "[the map](ARCHITECTURE.md), [lost](core/LOST.md), `sinfonia.testing.model.ModelCluster`, "
+        "`sinfonia.no_such_module`, `sinfonia.protocol.effects.Finished`, `sinfonia.connect`"
+    )
+    assert missing_paths(text, ROOT) == ["core/LOST.md", "core/tests/test_participant.py"]
+    assert missing_names(text) == ["sinfonia.no_such_module", "sinfonia.protocol.effects.Finished"]
 
 
 def test_links_to_sections_lead_to_one() -> None:

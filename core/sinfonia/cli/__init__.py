@@ -1,1 +1,1 @@
-"""The `sinfonia` command: parsing and wiring, nothing else."""
+"""The `sinfonia` command: it parses arguments, calls the packages below and prints the results."""

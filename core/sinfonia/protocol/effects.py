@@ -1,7 +1,8 @@
-"""What a machine asks of whoever drives it, in the order in which it must happen.
+"""What a machine asks of its driver, in the order in which it must happen.
 
-A participant returns Log, LogLazily, Send, SendOnceStable and SendVia; the coordinators and the
-manager, which keep no log, return SendTo, SendToMember and Finished, ReplyTo and StoreDirectory.
+A participant returns Log, LogLazily, Send, SendOnceStable and SendVia.  The coordinators return
+SendTo.  The manager returns SendTo, SendToMember, ReplyTo and StoreDirectory.  A replica has
+effects of its own (replication/following.py).
 
 The one law: a ``Send`` may leave only when every ``Log`` before it is on stable storage.  A driver
 may do many steps before it syncs, and then sync once for all of them (group commit); it must not
@@ -29,7 +30,7 @@ class LogLazily(msgspec.Struct, frozen=True, gc=False):
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
-    """Reply to whoever sent the batch that is being handled."""
+    """Reply to the sender of the batch that is being handled."""
 
     replies: list[Reply]
 
@@ -41,7 +42,7 @@ class SendOnceStable(msgspec.Struct, frozen=True, gc=False):
 
 
 class SendVia(msgspec.Struct, frozen=True, gc=False):
-    """Reply over ``route`` to whoever waits there, under the law of Send."""
+    """Reply to the client that waits at ``route``, under the law of Send."""
 
     route: bytes
     replies: list[Reply]
@@ -51,7 +52,7 @@ Effect = Log | LogLazily | Send | SendOnceStable | SendVia
 
 
 class SendTo(msgspec.Struct, frozen=True, gc=False):
-    """Send ``request`` to a memory node, soon, together with whatever else goes there."""
+    """Send ``request`` to a memory node, soon, together with the other requests for that node."""
 
     node: MemoryNodeId
     request: Request
@@ -75,7 +76,7 @@ class StoreDirectory(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReplyTo(msgspec.Struct, frozen=True, gc=False):
-    """Answer whoever asked the manager over ``route``."""
+    """Answer the process that asked the manager over ``route``."""
 
     route: bytes
     reply: Reply
