@@ -177,25 +177,25 @@ class Attempt(msgspec.Struct, gc=False):
         return None
 
     def unknown(self) -> OutcomeUnknown:
-        """Nobody knows yet, because votes are missing."""
+        """The outcome is not known yet, because votes are missing."""
         missing = ", ".join(str(node) for node in self.requests if node not in self.votes)
         message = f"memory node {missing} did not answer before the deadline: ask for its outcome"
         return OutcomeUnknown(message, self.tid)
 
     def closed(self) -> SinfoniaError:
-        """What is known of it, now that nobody will hear more."""
+        """What is known of it, now that no more answers will be heard."""
         message = f"the connection was closed while {self.tid} was under way"
         if self.why_not_executed() is not None:
             return NotExecuted(message)
         return OutcomeUnknown(message, self.tid)
 
     def too_late(self) -> OutcomeUnknown:
-        """Nobody knows any more."""
+        """The outcome can no longer be known here."""
         message = f"{self.tid} took so long that its memory node has forgotten it"
         return OutcomeUnknown(message, self.tid)
 
     def holders(self) -> list[MemoryNodeId]:
-        """Who may hold locks for it: who voted OK, or has not answered what reached it."""
+        """Participants that may hold locks: they voted OK, or did not answer what reached them."""
         votes, untouched = self.votes, self.untouched
         return [
             node
@@ -222,7 +222,7 @@ class Committing:
         self.sent_at = now
 
     def outstanding(self) -> list[SendTo]:
-        """COMMIT to everybody who has not acknowledged it."""
+        """COMMIT to every participant that has not acknowledged it."""
         commit = Commit(self.tid, self.action)
         return [SendTo(node, commit) for node in self.unacknowledged]
 

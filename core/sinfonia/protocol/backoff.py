@@ -1,4 +1,4 @@
-"""Who met a busy lock comes back after a random and growing delay, and never after its deadline.
+"""A call that met a busy lock runs again after a random, growing delay, never after its deadline.
 
 The randomness comes from outside, so that a seed replays it.
 """
@@ -12,8 +12,8 @@ from sinfonia.protocol.attempts import Call
 
 # First and longest delay before a busy lock is tried again; doubled each time, and then a random
 # part of it taken.  The first is about one round trip on a local network.  With a longer last one
-# a lock that many want stays idle while all of them have backed off; with a shorter one those who
-# wait for the locks of a dead client ask in vain too often.
+# a lock that many want stays idle while all of them have backed off; with a shorter one callers
+# that wait for the locks of a dead client ask in vain too often.
 BACKOFF_FIRST = 0.0004
 BACKOFF_MAX = 0.03
 

@@ -216,14 +216,14 @@ class Coordinator:
         return call, self._attempt(call, now)
 
     def ask_for_load(self, inquiry: LoadInquiry, now: float) -> list[SendTo]:
-        """Ask, until ``end_inquiry``, whoever has not answered."""
+        """Ask all that have not answered, until ``end_inquiry``."""
         self.load_inquiries.append(inquiry)
         if self._next_tick < now:
             self._next_tick = now + TICK
         return inquiry.due(now)
 
     def end_inquiry(self, inquiry: LoadInquiry) -> None:
-        """Nobody waits for the answers any more."""
+        """The caller waits for the answers no longer."""
         self.load_inquiries.remove(inquiry)
 
     def outcome(self, tid: Tid) -> Outcome | None:
@@ -272,7 +272,7 @@ class Coordinator:
     # --- events --------------------------------------------------------------------------------
 
     def on_directory(self, directory: Directory, now: float) -> list[SendTo]:
-        """Somebody says where the memory nodes are; it may be old."""
+        """A manager or a member says where the memory nodes are; that may be old."""
         moved = self.known.learn(directory)
         self.epoch = max(self.epoch, self.known.epoch)
         for node in moved:
@@ -350,7 +350,7 @@ class Coordinator:
     def _on_stranger(self, node: MemoryNodeId, batch: Replies, now: float) -> list[SendTo]:
         """A former life of the memory node, or another one at its old address, speaks.
 
-        Its votes do not count, but it may know who serves now.
+        Its votes do not count, but it may know which member serves now.
         """
         sends: list[SendTo] = []
         for reply in batch.replies:
@@ -363,14 +363,14 @@ class Coordinator:
     def _on_wrong_config(
         self, node: MemoryNodeId, entry: MemoryNodeEntry, now: float
     ) -> list[SendTo]:
-        """It says who is primary.  If that is no news, two quarrel, and time will tell."""
+        """It names the primary.  If that is no news, two members claim to be; ask again later."""
         if entry.node == node and self.known.learn_entry(entry):
             return self._resend_to(node, now)
         self._on_unavailable(node, now)
         return []
 
     def _on_unavailable(self, node: MemoryNodeId, now: float) -> None:
-        """It did not take what it was asked: ask again soon, and who serves now."""
+        """It refused the request: ask again soon, and ask which member serves now."""
         self._ask_again_at.setdefault(node, now + NOT_SERVING_RETRY)
         self.watching.on_unavailable(node, now)
         self.known.doubtful = True
@@ -534,7 +534,7 @@ class Coordinator:
         return sends
 
     def _announce(self, attempt: Attempt, *, action: bool, now: float) -> list[SendTo]:
-        """COMMIT to all that may hold locks.  Nobody waits for the acknowledgements."""
+        """COMMIT to all that may hold locks.  The caller does not wait for acknowledgements."""
         committing = Committing(attempt, action, now)
         if committing.unacknowledged and not attempt.read_only:
             self._committing[attempt.tid] = committing

@@ -13,7 +13,7 @@ Seq = Counter
 
 
 class Tid(msgspec.Struct, array_like=True, frozen=True, gc=False, order=True):
-    """Identity of a minitransaction attempt: unique for ever, aged by ``epoch``."""
+    """Identity of a minitransaction attempt: never used again, aged by ``epoch``."""
 
     epoch: Counter
     client: Uint64

@@ -75,7 +75,7 @@ class InDoubt(msgspec.Struct, frozen=True):
 
 
 class Decided(msgspec.Struct, frozen=True):
-    """A committed minitransaction that somebody may still ask about."""
+    """A committed minitransaction that a client or a recovery coordinator may still ask about."""
 
     tid: Tid
     participants: list[MemoryNodeId]

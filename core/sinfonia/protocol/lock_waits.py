@@ -1,9 +1,9 @@
-"""Who may wait for a busy lock waits in one line, for a time that was agreed, and holds nothing.
+"""Requests that may wait for a busy lock wait in one line, for a bounded time, and hold nothing.
 
-A memory node votes BAD_LOCK rather than let a minitransaction wait: whoever holds locks must never
-wait for others.  A minitransaction with one participant holds none while it waits, so that it may
-queue without danger of deadlock, and then a word that many want is handed on as fast as it is let
-go, in place of everybody's random retries.
+A memory node votes BAD_LOCK rather than let a minitransaction wait: one that holds locks must never
+wait for others.  A minitransaction with one participant holds none while it waits, so it may queue
+without danger of deadlock.  Then a word that many clients want is handed on as fast as it is let
+go, and clients need no random retries.
 
 The line is first come, first served: one that wants bytes near those of another before it stays
 behind that one.  Near means within the same CELL; two that never meet may wait for each other,
@@ -60,7 +60,7 @@ class LockWaits:
         return (client, counter) in self._line
 
     def stands_before(self, request: ExecCommit) -> bool:
-        """Whether somebody in the line wants what ``request`` wants."""
+        """Whether a waiter in the line wants what ``request`` wants."""
         return meets(cells_of(request), self._cells.keys())
 
     def admit(self, route: bytes, client: int, request: ExecCommit, now: float) -> bool:
@@ -92,7 +92,7 @@ class LockWaits:
         return min((waiter.until for waiter in self._line.values()), default=None)
 
     def check_invariants(self) -> None:
-        """Whoever is in the line is found by its cells, and nobody else is."""
+        """Every waiter in the line is found by its cells, and nothing else is."""
         cells: Counter[int] = Counter()
         for (client, counter), waiter in self._line.items():
             assert (client, counter) == (waiter.client, waiter.request.counter)

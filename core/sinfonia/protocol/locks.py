@@ -7,7 +7,7 @@ held by a tid from its vote to its outcome.  The table is a sorted list of disjo
               |  free  |  2 rd |   1 rd |  excl  |  free
 
 A shared acquisition cuts segments at its two ends and counts itself into every segment between;
-releasing counts it out and drops segments that nobody holds.  Finding the first segment is a
+releasing counts it out and drops segments without a holder.  Finding the first segment is a
 binary search, so a range of a gigabyte costs what a range of a byte does: O(log n) comparisons,
 plus the segments it meets.  (Inserting moves the tail of a list in one memmove; at
 LOCK_SEGMENTS_MAX segments that is some ten microseconds.)
@@ -27,13 +27,13 @@ EXCLUSIVE = -1
 
 
 class RangeLocks:
-    """The locks of one memory node.  Whoever acquires ranges keeps them to release the same."""
+    """The locks of one memory node.  The caller keeps its ranges and releases the same."""
 
     __slots__ = ("_ends", "_holders", "_starts")
 
     def __init__(self) -> None:
         # Parallel lists: segment i is [_starts[i], _ends[i]), held by _holders[i] readers, or
-        # EXCLUSIVE.  Segments are disjoint and in order; there are none that nobody holds.
+        # EXCLUSIVE.  Segments are disjoint and in order; each has a holder.
         self._starts: list[int] = []
         self._ends: list[int] = []
         self._holders: list[int] = []

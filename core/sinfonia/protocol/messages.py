@@ -140,7 +140,7 @@ class Resolve(msgspec.Struct, array_like=True, tag=4, frozen=True, gc=False):
 
 
 class Forget(msgspec.Struct, array_like=True, tag=5, frozen=True, gc=False):
-    """Every participant of these has made its outcome stable; nobody will ask again (4.7)."""
+    """Every participant of these has made its outcome stable; no process will ask again (4.7)."""
 
     tids: list[Tid]
 
@@ -224,7 +224,7 @@ class Requests(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     ``detached`` is the codec's: (request, write item) of each payload that has its own frame.
     ``clock`` is the highest that any memory node has told this client; see records.Stamp.
-    ``node``: which memory node is meant, whoever is at its endpoint now.
+    ``node``: which memory node is meant, whatever process is at its endpoint now.
     ``generation``: the highest that this life of it has told the client (sessions.py).  A batch
     without requests only says the floor; there is no answer.
     """

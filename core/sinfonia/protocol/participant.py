@@ -21,7 +21,7 @@ nothing is left in doubt.  What reads them in the same wake-up is answered after
 
 A minitransaction that only reads, over several participants, is not logged.  Its locks last
 for ``read_lease`` seconds and then let go by themselves; the coordinator believes the votes only
-if all came in within that time, and a restarted node serves nobody before it has passed.
+if all came in within that time, and a restarted node serves no client before it has passed.
 
 Deviation from Figure 4: a tid that was answered before, or forced to abort, is looked up before
 its locks are tried (the paper tries the locks first): a second copy must not meet its own locks.
@@ -215,7 +215,7 @@ class Participant(LiveParticipantState):
             replies.append(NotServing())
 
     def on_tick(self, now: float) -> list[Effect]:
-        """Time has passed: answer whoever has waited for locks long enough."""
+        """Time has passed: answer the requests that have waited for locks long enough."""
         self._now = now
         self._expire_reading(now)
         effects: list[Effect] = []
@@ -235,7 +235,7 @@ class Participant(LiveParticipantState):
                 self.sessions.recount(session)
             effects.append(SendVia(waiter.route, [voted]))
         if overdue:
-            # Whoever stood behind them may have nobody before it now.
+            # When a waiter's time is up it gets BAD_LOCK; the next waiter is then tried.
             self._let_go = True
             self._answer_others(effects)
         self.watches.on_tick(now)
@@ -249,7 +249,7 @@ class Participant(LiveParticipantState):
         return min((each for each in wakeups if each is not None), default=None)
 
     def _answer_others(self, effects: list[Effect]) -> None:
-        """Whoever waits for what this step has let go or touched."""
+        """Answer waiters for locks let go in this step, and watchers of ranges touched."""
         if self._let_go and self.lock_waits:
             self._serve_waiters(effects)
         self._let_go = False
@@ -334,7 +334,7 @@ class Participant(LiveParticipantState):
         return self._execute(session, request, effects)
 
     def _must_wait(self, session: Session, request: ExecCommit) -> bool | None:
-        """Whether ``request`` meets a lock, or somebody who waits for one; None: it waits too."""
+        """Whether ``request`` meets a lock, or a waiter for one; None: it waits too."""
         waits = self.lock_waits
         if waits.holds(session.client, request.counter):
             return None  # a second copy; the first will be answered
@@ -495,7 +495,7 @@ class Participant(LiveParticipantState):
     def _on_resolve(self, request: Resolve, effects: list[Effect]) -> Sequence[Reply]:
         """Phase 1 of recovery (section 4.4): the previous vote, or a promise to abort for good.
 
-        A promise that would not be remembered is not made; whoever asked asks again.
+        A promise that would not be remembered is not made; the recovery coordinator asks again.
         """
         tid = request.tid
         if tid in self.in_doubt:
@@ -515,7 +515,7 @@ class Participant(LiveParticipantState):
         return [Resolved(tid, Answer.ABORT)]
 
     def _on_forget(self, request: Forget, effects: list[Effect]) -> None:
-        """Section 4.7: every participant has applied these, so nobody will ask."""
+        """Section 4.7: every participant has applied these, so no process will ask."""
         known = [tid for tid in request.tids if tid in self.decided]
         self._forget(known)
         if known and self.logged:
@@ -600,6 +600,6 @@ def _is_remembered(request: Request) -> bool:
 
 
 def _needs_incarnation(batch: Requests) -> bool:
-    """Whoever only asks where things are may not know yet which incarnation it speaks to."""
+    """A client that asks only where things are may not know yet to which incarnation it speaks."""
     questions = GetDirectory | GetStatus | GetLoad | Probe
     return not all(isinstance(request, questions) for request in batch.requests)

@@ -1,15 +1,15 @@
 """The recovery coordinator: it always tries to abort, and commits only what must have committed.
 
-Section 4.4.  It has no items, so it cannot vote for anybody: it asks every participant of a tid to
-promise abort.  One that has voted OK answers so instead, and keeps to it; one that has not voted
-logs the promise first.  If all have voted OK, the minitransaction *has* committed, whoever knows;
-else somebody's promise makes sure that it never will.
+Section 4.4.  It has no items, so it cannot vote for a participant: it asks every participant of a
+tid to promise abort.  One that has voted OK answers so instead, and keeps to it; one that has not
+voted logs the promise first.  If all have voted OK, the minitransaction *has* committed, even if no
+process knows it yet; else the promise of one participant makes sure that it never will.
 
 So it is safe at any time, beside the original coordinator, beside other recovery coordinators, and
 if it dies half-way: whatever it learned, the next one learns again.
 
-A vote is for ever.  So whoever has learned, in whatever way, that every participant voted OK need
-not ask anybody: the minitransaction has committed.
+A vote is never taken back.  So a process that has learned, in whatever way, that every participant
+voted OK need not ask again: the minitransaction has committed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -59,7 +59,7 @@ class RecoveryCoordinator:
         self.outcome: Outcome | None = None
         self._answers = dict.fromkeys(voted_ok, Answer.OK)
         self._in_doubt = False  # whether a participant said so just now
-        self.asked_at = 0.0  # for whoever paces the asking
+        self.asked_at = 0.0  # set by the driver, which paces the questions
         self._unacknowledged: set[MemoryNodeId] = set()
 
     @property
@@ -96,7 +96,7 @@ class RecoveryCoordinator:
         return self.outstanding()
 
     def on_acknowledged(self, node: MemoryNodeId) -> list[SendTo]:
-        """The outcome is stable at ``node``; once it is everywhere, nobody will ask again."""
+        """The outcome is stable at ``node``; once it is everywhere, no process asks again."""
         if node not in self._unacknowledged:
             return []
         self._unacknowledged.discard(node)

@@ -1,9 +1,9 @@
 """EXEC&PREPARE is at most once: a tid that was answered is answered the same again.
 
 A client that lost a reply sends the same tid again, so a memory node remembers what it answered to
-every minitransaction that writes (one that only reads may run twice: nobody can tell).  That memory
-stays small because every batch carries the client's *floor*, the lowest counter whose outcome it
-does not know yet: answers below the floor are forgotten, and requests below it refused.
+every minitransaction that writes (one that only reads may run twice: no client can tell).  That
+memory stays small because every batch carries the client's *floor*, the lowest counter whose
+outcome it does not know yet: answers below the floor are forgotten, and requests below it refused.
 
 What is remembered, and where it survives:
 
@@ -74,8 +74,8 @@ SMALL_OUTCOME_BYTES = 64 * 1024
 EPOCHS_STALE = 2
 
 # Tids further ahead than this are refused like stale ones: a session lasts until its latest tid is
-# stale, and none may last for ever.  A memory node lags behind its clients while no manager reaches
-# it, and catches up within seconds.
+# stale, and none may last without end.  A memory node lags behind its clients while no manager
+# reaches it, and catches up within seconds.
 EPOCHS_AHEAD_MAX = 64
 
 # Promises to abort are remembered with the answers, and beyond that limit, since nothing is settled

@@ -2,7 +2,7 @@
 
 So the redo log, recovery, replicas and backups know nothing of them: replaying a record puts bytes
 where they were put before, and computes nothing.  What is answered (the old integer, the position)
-is kept with the vote, for whoever sends the same tid again.
+is kept with the vote, for the client, which may send the same tid again.
 
 Updates take effect after the write items, in order of addition, each seeing those before it.  All
 that they look at is locked exclusively, from the vote to the outcome: the integer; the ring's

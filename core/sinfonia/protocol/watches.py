@@ -1,8 +1,8 @@
 """A watch is a promise to be told soon, never a promise about what is there.
 
-A commit that touches a watched range makes the memory node say so, unasked, to whoever watches it.
-Such a hint may be lost, doubled or late, and readers read to know; so nothing here is logged or
-replicated, and a new life of the memory node begins with no watches at all.
+A commit that touches a watched range makes the memory node say so, unasked, to the clients that
+watch it.  Such a hint may be lost, doubled or late, and readers read to know; so nothing here is
+logged or replicated, and a new life of the memory node begins with no watches at all.
 
 What cannot be lost is that *something was missed*.  Every watch has a *moment*: the number of the
 touch or arming that came last to it, counted over all watches of this life.  It grows with each
@@ -95,7 +95,7 @@ class Watches:
 
     def __init__(self, capacity: int) -> None:
         """``capacity`` of the memory node, in bytes."""
-        # The one thing that a commit looks at if nobody watches anything.
+        # The one thing that a commit looks at if there are no watches.
         self.armed = False
         self._capacity = capacity
         self._moment = 0
@@ -105,7 +105,7 @@ class Watches:
         self._levels: dict[int, dict[int, dict[Place, _Entry]]] = {}
         self._clients: dict[int, _Client] = {}
         self._by_route: dict[bytes, dict[int, _Client]] = {}
-        # Entries whose watchers must be told, and the watchers who are being told, in batches.
+        # Entries whose watchers must be told, and the watchers that are being told, in batches.
         self._touched: dict[Place, _Entry] = {}
         self._telling: list[_Armed] = []
 
@@ -262,7 +262,7 @@ class Watches:
         return next(iter(self._watches.values())).expires
 
     def forget(self, route: bytes) -> None:
-        """Nobody is there any more: a hint could not be delivered.
+        """The client is gone: a hint could not be delivered.
 
         If the client is alive after all, its renewal arms its watches again.
         """

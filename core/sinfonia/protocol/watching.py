@@ -43,7 +43,7 @@ class Watched:
     """One watch of this client.
 
     ``version`` grows whenever the range may have changed; it is 0 until the watch is armed.
-    ``waiter`` is the driver's: who is to be woken then.
+    ``waiter`` is the driver's: the task to be woken then.
     """
 
     __slots__ = ("_moment", "at", "due", "node", "refused", "version", "waiter")
@@ -69,7 +69,7 @@ class Watched:
         return True
 
     def refusal(self) -> Refused:
-        """The error for whoever waits for a watch that the memory node would not take."""
+        """The error for a caller that waits for a watch that the memory node would not take."""
         return Refused(
             f"memory node {self.node} takes no watch of {self.at.length} bytes at "
             f"{self.at.address}: it has as many watches as it can bear, or fewer bytes than that; "

@@ -1,7 +1,7 @@
 """What a memory node has done, by class of minitransaction (section 3.6).
 
-A class is a tag that the application chose.  Counts only ever grow; whoever wants rates or windows
-takes differences.  A life of a memory node begins at zero.
+A class is a tag that the application chose.  Counts only ever grow; a reader that wants rates or
+windows takes differences.  A life of a memory node begins at zero.
 """
 
 # Tags that one memory node tells apart; what comes after these is counted under OTHER.

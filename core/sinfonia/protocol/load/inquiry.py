@@ -1,6 +1,6 @@
 """Memory nodes are asked for their load until they answer: asking again costs nothing.
 
-The question goes over the connections that minitransactions use, to whoever is primary now; so a
+The question goes over the connections that minitransactions use, to the present primary; so a
 memory node that fails over meanwhile is asked at its new place.
 """
 
@@ -24,7 +24,7 @@ class LoadInquiry:
 
     @property
     def unanswered(self) -> list[MemoryNodeId]:
-        """Who has not answered yet."""
+        """The memory nodes that have not answered yet."""
         return list(self._asked_at)
 
     def due(self, now: float) -> list[SendTo]:

@@ -1,1 +1,1 @@
-"""The members of the memory nodes: who is primary, who is replica, and how managers change that."""
+"""The members of the memory nodes: primaries, replicas, and how managers change them."""

@@ -1,11 +1,11 @@
-"""Who holds a memory node: what each request makes of its configuration, or why it is refused.
+"""The members of a memory node: how each request changes its configuration, or why it is refused.
 
 Every function takes an entry of the directory and returns the entry that follows, the same one if
 there is nothing to change, or a Refusal that says what to do.  They know no time and remember
-nothing; who is alive comes in as ``alive``: identities, the one with the longest log first.
+nothing.  Live members come in as ``alive``: identities, the one with the longest log first.
 
-The law: who is in sync holds everything that was ever acknowledged.  So only an in-sync replica
-becomes primary; nobody becomes in-sync but by the primary's word, in the life that is current; and
+The law: an in-sync member holds everything that was ever acknowledged.  So only an in-sync replica
+becomes primary; only the primary of the current life may declare a member in sync; and
 a member that lost its data is no longer in sync.  A member that has restarted may have lost the end
 of its log without knowing it, so it leads only if no in-sync member holds more (``election``).
 Each change has a config epoch of its own, and each primary that begins an incarnation of its own.
@@ -141,7 +141,7 @@ def _makes_sense(request: Register) -> bool:
 
 
 def _first(request: Register) -> Change:
-    """Nobody has ever been this memory node."""
+    """No member has ever registered as this memory node."""
     if request.replicas and not keeps_replicas(request.mode):
         return Refusal(_no_replicas_in(request.mode))
     if request.replicas > REPLICAS_MAX:
@@ -306,7 +306,7 @@ def _stranger(
 def promoted(
     entry: MemoryNodeEntry, identity: str, *, former: Member | None = None
 ) -> MemoryNodeEntry:
-    """The in-sync replica ``identity`` becomes primary; who was becomes a replica, out of sync.
+    """The in-sync replica ``identity`` becomes primary; the old primary a replica, out of sync.
 
     ``former`` describes the old primary, if its life is not the one in the entry.
     """
@@ -379,7 +379,7 @@ def on_hand_over(
 
 
 def on_reconfigure(entry: MemoryNodeEntry, request: Reconfigure) -> Change:
-    """The primary says who is in sync; that counts if it knows the present configuration."""
+    """The primary names the members in sync; that counts if it knows the configuration."""
     if (request.incarnation, request.config_epoch) != (entry.incarnation, entry.config_epoch):
         return Refusal("the configuration has changed meanwhile")
     in_sync, seen = set(request.in_sync), set(request.proven)
@@ -438,7 +438,7 @@ def on_remove_replica(entry: MemoryNodeEntry, request: RemoveReplica) -> Change:
 
 
 def on_recreate(entry: MemoryNodeEntry, *, primary_is_up: bool) -> Change:
-    """An operator gives up what the memory node held; whoever registers next is it."""
+    """An operator gives up what the memory node held; the next to register becomes its member."""
     if not entry.identity:
         return entry
     if primary_is_up:

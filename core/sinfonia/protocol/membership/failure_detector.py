@@ -1,4 +1,4 @@
-"""Who answers probes: a member that has not done so for a while is taken for dead.
+"""The failure detector: a member that has not answered probes for a while is taken for dead.
 
 It may be wrong, and nothing breaks if it is: a primary that was replaced although it lives finds
 that its replicas acknowledge nothing any more.  It only has to be right in the end.
@@ -6,9 +6,9 @@ that its replicas acknowledge nothing any more.  It only has to be right in the 
 An answer shows that its sender was there when the question was sent, and no more: it may have
 been under way for long, or have come before.
 
-Somebody is *silent* when it had its chance, for ``fail_after`` seconds, and did not answer; *alive*
-when it did.  Who has just become known is neither.  A manager that has not looked for a while has
-given nobody a chance, and begins to wait anew.
+A member is *silent* when it had its chance, for ``fail_after`` seconds, and did not answer; *alive*
+when it did.  A member that has just become known is neither.  A manager that stood still for a
+while gave its members no chance, and begins to wait anew.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,8 @@ from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 # A manager that stood still for this share of ``fail_after`` may have missed answers.
 STOOD_STILL_SHARE = 0.5
 
-# Who answered nothing for this share of ``fail_after`` has missed probes, and may be deaf.
+# A member that answered nothing for this share of ``fail_after`` has missed probes, and may be
+# deaf.
 MISSED_SHARE = 0.5
 
 
@@ -67,7 +68,7 @@ class FailureDetector:
         self._looked_at = now
 
     def wait_anew(self, now: float) -> None:
-        """Nobody has had a chance to answer until now."""
+        """No member has had a chance to answer until now."""
         for heard in self._heard.values():
             heard.watched_since = now
 

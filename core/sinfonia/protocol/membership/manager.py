@@ -1,4 +1,4 @@
-"""The manager: it knows who the memory nodes are, and leaves nothing undecided.
+"""The manager: it knows the members of all memory nodes, and leaves nothing undecided.
 
 It is the paper's management node (section 4.4) with its directory (4.11).  It
 
@@ -11,7 +11,7 @@ It is the paper's management node (section 4.4) with its directory (4.11).  It
 
 Minitransactions do without it; while it is away nothing is recovered, replaced or registered.
 
-The law: nothing of a directory is told to anybody before it is stored, and it is stored by
+The law: no process is told anything of a directory before it is stored, and it is stored by
 compare-and-swap.  So a change is tentative until its StoreDirectory has been carried out: if that
 fails, the effects after it must be dropped and ``on_directory`` called with what is stored.  All
 safety is in this.  That of several managers only one *leads*, and changes the directory, merely
@@ -90,7 +90,7 @@ class ManagerSettings:
     def probe_interval(self) -> float:
         """Half of the timeout is age, a quarter waiting for the probe; the rest is for recovery.
 
-        Of probes, three may be lost before anybody is taken for dead.
+        Of probes, three may be lost before a member is taken for dead.
         """
         return min(self.in_doubt_timeout, self.fail_after) / 4
 
@@ -147,7 +147,7 @@ class Manager:
         self._seen: dict[MemoryNodeId, int] = {}
         # Members that came back, and since when: what replicas told before says nothing.
         self._returned: dict[MemoryNodeId, tuple[Life, float]] = {}
-        self._push_from: Directory | None = None  # who was told what, before the last push
+        self._push_from: Directory | None = None  # the directory before the last push
         self._next_push = now
         self._next_probe = now
         self._next_epoch = now + settings.epoch_length
@@ -171,7 +171,7 @@ class Manager:
         self.leader = leader
         if leading and not self.leading:
             self._next_epoch = now + self.settings.epoch_length
-            # While it stood by it heard nobody.
+            # While it stood by it heard no member.
             self._detector.wait_anew(now)
             self._next_probe = now
         self.leading = leading
@@ -454,7 +454,7 @@ class Manager:
         return self._next_probe
 
     def _decide(self, now: float) -> list[ManagerEffect]:
-        """What nobody asks for: the epoch, and who takes over from the dead."""
+        """What no request starts: the epoch, and fail-overs."""
         directory = self.directory
         if now >= self._next_epoch:
             self._next_epoch = now + self.settings.epoch_length
@@ -471,7 +471,7 @@ class Manager:
         return self._seen.get(entry.node, 0) > entry.config_epoch
 
     def _fail_over(self, entry: MemoryNodeEntry, now: float) -> MemoryNodeEntry | None:
-        """The configuration without the primary, if that is dead and somebody can take over."""
+        """The configuration without the primary, if that is dead and a replica can take over."""
         detector = self._detector
         if not entry.in_sync or not detector.is_silent(primary_life(entry), now):
             return None
@@ -500,7 +500,7 @@ class Manager:
         return [each for each in alive if told(lives[each], since=since) is not None]
 
     def _push(self, before: Directory, now: float) -> list[ManagerEffect]:
-        """Tell everybody, also who is no member any more, of what is stored by now."""
+        """Tell all members, and former members, what is stored by now."""
         self._push_from = None
         self._next_push = now + PUSH_SPACING
         self.fail_overs += self._fail_overs_decided
@@ -563,7 +563,7 @@ class Manager:
     def _on_probe_reply(
         self, entry: MemoryNodeEntry, reply: ProbeReply, now: float, *, of_primary: bool
     ) -> list[ManagerEffect]:
-        # A member of an older version does not say who it is; it knows no replicas either.
+        # A member of an older version does not give its identity; it knows no replicas either.
         of_primary = of_primary and reply.identity in (entry.identity, "")
         life = Life(entry.node, reply.identity, reply.starts)
         if reply.identity in _identities(entry) and reply.known_epoch <= configuration.COUNT_MAX:

@@ -1,10 +1,10 @@
-"""What is said to the manager, and what it says: who is primary, who is replica, who may serve.
+"""Messages to and from the manager: which member is primary, which are replicas, which may serve.
 
 A memory node is a logical thing; the processes that hold it are its *members*, one of them the
 primary.  A member is known by the identity of its data directory, and its lives by how often that
 was started.  Which members there are is the memory node's *configuration*, numbered by its config
 epoch; the directory holds the configurations of all.  It is the only carrier of configuration:
-whoever acts on one has read it in a directory.
+a process that acts on one has read it in a directory.
 
 Structs are ``array_like``: the order of fields is the wire format.  New fields go at the end and
 have defaults.
@@ -36,7 +36,7 @@ class Member(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class MemoryNodeEntry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One memory node in the directory, and its configuration.
 
-    ``endpoint``, ``identity`` and ``starts`` are the primary's; no identity: nobody has registered,
+    ``endpoint``, ``identity`` and ``starts`` are the primary's; no identity: none has registered,
     or what there was has been given up.  ``incarnation`` is the life of the memory node as its
     clients see it: it grows whenever a primary begins to serve, be it another member or the same
     one restarted.  ``config_epoch`` grows with every change of the entry but the endpoints.
@@ -134,7 +134,7 @@ class Reconfigure(msgspec.Struct, array_like=True, tag=24, frozen=True, gc=False
 
 
 class WantReplicas(msgspec.Struct, array_like=True, tag=26, frozen=True, gc=False):
-    """An operator wants a memory node to have ``wanted`` replicas; who registers next is let in."""
+    """An operator wants ``wanted`` replicas of a memory node; the next to register is let in."""
 
     node: MemoryNodeId
     wanted: Counter

@@ -119,7 +119,7 @@ class Plan:
 
     @property
     def objections(self) -> list[str]:
-        """Why not to store it, unless somebody takes the risk."""
+        """Why not to store it, unless the operator takes the risk."""
         return [each for node in self.nodes for each in node.objections]
 
 
@@ -264,7 +264,7 @@ def _unreadable(report: MemberReport) -> str:
 
 
 def _losses(entry: MemoryNodeEntry, reports: Sequence[MemberReport]) -> list[str]:
-    """What nobody holds any more of what was acknowledged, as far as the reports tell."""
+    """What no member holds any more of what was acknowledged, as far as the reports tell."""
     if not entry.identity:
         return [f"memory node {entry.node} had been given up and begins anew"]
     holders = [each for each in _members(entry) if each.in_sync]

@@ -101,7 +101,7 @@ class WholeSystemRecovery:
         for each in given_up:
             self._drop(each.tid)
         if over:
-            # Whoever has not reported yet is probed like everybody.
+            # A member that has not reported yet is probed like all others.
             self._silent.clear()
         return given_up
 

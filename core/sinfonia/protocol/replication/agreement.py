@@ -9,8 +9,8 @@ configurations are replaced by compare-and-swap, and so no two members ever writ
 Two members that both have record n of the same life have the same records up to n.
 
 A primary acknowledges a record only when every in-sync replica has it on stable storage.  So each
-of them holds all that was ever acknowledged, and whoever of them is made primary may take its own
-log for the truth: what it has beyond the acknowledged was merely not refused yet.  The others
+of them holds all that was ever acknowledged, and the one that is made primary may take its own log
+for the truth: what it has beyond the acknowledged was merely not refused yet.  The others
 throw away what they have and the new primary has not.  Nothing of that was *applied* to memory at
 a replica, because replicas apply only what is ``committed``: known to be at all in-sync members.
 

@@ -1,9 +1,9 @@
 """The replica's half of replication: log what the primary sends, apply what cannot be taken back.
 
-A replica is told by the directory whom to follow.  It joins that primary with what it knows of its
-own log, throws away what the primary has not, and then either is sent the rest, or has been away
-for so long that it pulls: records with GetLog or, if the log does not reach back that far or its
-memory holds what the primary never wrote, a copy of everything.
+The directory tells a replica which primary to follow.  It joins that primary with what it knows of
+its own log, throws away what the primary has not, and then either is sent the rest, or has been
+away for so long that it pulls: records with GetLog or, if the log does not reach back that far or
+its memory holds what the primary never wrote, a copy of everything.
 
 A copy is taken while the primary goes on: its pages show any state between the first and the last
 of them, so that it is right only when all records from ``ImageBegun.seq`` to the last
@@ -13,8 +13,8 @@ Before it gives up what it holds for a copy, a replica *resigns*: the manager mu
 that it is not counted in sync.  Else it could be made primary with nothing in its hands.
 
 Acknowledging grants the primary a lease.  A replica that learns that it is primary itself must stop
-to acknowledge, and must wait until ``granted_until`` before it answers anybody: until then the old
-primary may be answering reads.
+to acknowledge, and must wait until ``granted_until`` before it answers any client: until then the
+old primary may be answering reads.
 """
 
 from collections.abc import Sequence
@@ -335,7 +335,7 @@ class Follower:
     # --- parts ---------------------------------------------------------------------------------
 
     def _copy(self, now: float) -> list[FollowerEffect]:
-        """What is here is of no use: have everything copied, once nobody counts on it."""
+        """The data here is of no use: have all copied, once no configuration counts on it."""
         self._image = None
         if self._expendable:
             self.phase = Phase.COPYING
@@ -380,7 +380,7 @@ class Follower:
 
     def _join(self, now: float) -> list[FollowerEffect]:
         self._asked_at = now
-        # Who asks may be counted in sync before the answer comes.
+        # A replica that asks may be counted in sync before the answer comes.
         self._expendable = False
         join = Join(
             self.entry.node,

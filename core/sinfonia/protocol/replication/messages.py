@@ -4,7 +4,7 @@ A replica dials its primary, as a client does: what the replica says is a reques
 primary sends it, at its own time, are replies.  Records travel as ``body``: their MessagePack
 encodings one after another, ``count`` of them, as they are in a block of the redo log.
 
-Whoever wants a copy of a memory node (a replica that has fallen behind, or a backup) pulls: the
+A process that wants a copy of a memory node (a replica that fell behind, or a backup) pulls: the
 image with GetImage and GetPages, the log with GetLog.  The image is copied while it changes, so
 that it is right only together with the log from ``ImageBegun.seq`` on.
 """

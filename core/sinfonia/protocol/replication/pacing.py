@@ -5,7 +5,7 @@ piece by piece; writers add to it.  While it takes ``WRITERS_SHARE`` bytes for e
 what it lacks shrinks, so it has everything after it has taken twice what it lacked at first.
 
 A replica has a *credit* for its writers: it grows by what the replica takes, divided by that share,
-and shrinks by what is logged.  The answer to who wrote leaves while every replica that catches up
+and shrinks by what is logged.  The answer to a writer leaves while every replica that catches up
 has credit, or after ``PACE_MAX`` all the same.  Nothing is delayed while no replica catches up, nor
 while each is fast enough by itself: credit is collected up to ``CREDIT_BYTES_MAX``, and is full
 whenever a replica has everything that there is.
@@ -13,7 +13,7 @@ whenever a replica has everything that there is.
 So the delay is bounded, and what a bound costs is this: a replica that takes less in ``PACE_MAX``
 than twice what all writers together have under way may not catch up before they pause.
 
-Whoever copies, be it a replica or a backup, needs the log from where it is.  That is kept for it,
+A copier, be it a replica or a backup, needs the log from where it is.  That is kept for it,
 as far as the journal's bound goes, until it has asked nothing for ``COPIER_SILENT_MAX``.
 """
 
@@ -37,15 +37,15 @@ DEBT_BYTES_MAX = 64 * 1024 * 1024
 # repeats what it asked, and the answer to that waits as well.
 PACE_MAX = 1.0
 
-# Nobody is slowed down for a replica that has been silent for so long, in seconds: as long as an
-# in-sync replica is waited for by default.
+# Writers are not slowed down for a replica that has been silent for so long, in seconds: as long as
+# an in-sync replica is waited for by default.
 PACE_SILENT_MAX = 1.0
 
 # Nothing is kept for a copier that has asked nothing for so long, in seconds; it may have had to
 # save what it copied, or been stopped for a while.
 COPIER_SILENT_MAX = 30.0
 
-# More who copy at the same time are surely clients that play; the one silent for longest makes
+# More copiers at the same time are surely clients that play; the one silent for longest makes
 # room.
 COPIERS_MAX = 64
 
@@ -77,7 +77,7 @@ class Copier:
 
 
 class Pacing:
-    """All who catch up with one life of a primary."""
+    """All replicas and backups that catch up with one life of a primary."""
 
     def __init__(self) -> None:
         self.copiers: dict[bytes, Copier] = {}  # by route
@@ -150,7 +150,7 @@ class Pacing:
         )
 
     def needed_after(self, now: float) -> Seq | None:
-        """The log after this record is needed by somebody; None: by nobody."""
+        """A copier needs the log after this record; None: no copier does."""
         for route, copier in list(self.copiers.items()):
             if now - copier.heard_at > COPIER_SILENT_MAX:
                 del self.copiers[route]

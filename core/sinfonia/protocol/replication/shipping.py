@@ -5,13 +5,13 @@ A reply may leave when, for each replica that is in sync or about to be,
 - the replica has acknowledged every record that the reply rests on; and
 - the replica did not agree to another primary before the reply was computed.  It proves that by
   answering something that was sent afterwards, or by its *lease*: a replica that acknowledges
-  promises to serve nobody for a while.  The while is counted here from the sending and there from
-  the receipt, each on its own clock, with a margin for clocks that run unevenly.
+  promises to serve no client for a while.  The while is counted here from the sending and there
+  from the receipt, each on its own clock, with a margin for clocks that run unevenly.
 
-So a primary that was replaced, and does not know, answers nobody: not writes, which no replica
+So a primary that was replaced, and does not know, answers no client: not writes, which no replica
 acknowledges any more, nor reads, once its leases have run out.
 
-Who is in sync is the configuration's to say, and it is changed by compare-and-swap only.  A replica
+The configuration says which members are in sync, and only compare-and-swap changes it.  A replica
 is asked for (``joining``) before it is counted: from then on replies wait for it, and only when it
 has all that was ever acknowledged the configuration is asked to say so.  From the moment of asking
 it may be made primary at any time, so it is waited for until a later configuration says otherwise.
@@ -39,13 +39,13 @@ from sinfonia.protocol.replication.messages import Append, Appended, Join, Joine
 from sinfonia.protocol.replication.pacing import Pacing
 from sinfonia.protocol.replication.slowness import Slowness
 
-# Recent batches kept in memory to be sent again; who needs older ones pulls them from the log.
+# Recent batches kept in memory to be sent again; a replica that needs older ones pulls them.
 WINDOW_BYTES_MAX = 32 * 1024 * 1024
 
 # What may be under way to one replica without being acknowledged.
 AHEAD_BYTES_MAX = 8 * 1024 * 1024
 
-# A replica is waited for only once so little is missing that nobody notices.
+# A replica is waited for only once so little is missing that writers do not notice.
 JOIN_WITHIN_BYTES = 256 * 1024
 
 # What was not acknowledged by then is sent again.  Twice a slow fsync.
@@ -248,7 +248,7 @@ class Shipping:
         if join.starts != peer.starts:
             peer.starts, peer.acked = join.starts, 0
         peer.heard_at = peer.progress_at = now
-        # Without a life in common nobody can say how much of its log is right.
+        # Without a life in common no process can say how much of its log is right.
         diverged = common < join.applied or common == 0 < join.last
         if peer.in_sync and (diverged or common < self.committed):
             peer.lost = True
@@ -447,7 +447,7 @@ class Shipping:
             self.pacing.has_all(peer.route)
         if config_epoch != self.entry.config_epoch or not peer.slowness.may_be_counted(now):
             return
-        # Of the group commit that is under way nobody could have more.
+        # Of the group commit that is under way no replica could have more.
         newest = self._window[-1].first if self._window else self.last + 1
         if missing <= JOIN_WITHIN_BYTES or peer.acked + 1 >= newest:
             peer.joining = True

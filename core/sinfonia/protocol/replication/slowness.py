@@ -11,11 +11,12 @@ is not; what never takes longer than ``ack_within`` is never slow.  The primary'
 measure of others: the time begins when the primary first looks with the record on its own disk.
 
 A replica that was dropped for being slow must show that it has become faster: it is sent the log as
-before, though nobody waits for it, and is counted again once its score has fallen to nothing, and
-not before its *time out* has passed, in which nobody is paced for it either (pacing.py).  If it has
-not made it in about as much time again, it gets another time out.  A time out is twice as long as
-the one before, up to ``TIME_OUT_MAX``; that is forgotten when the replica was in sync for so long.
-So a replica that is fast enough only when nobody writes holds up writers seldom.
+before, though writers do not wait for it, and is counted again once its score has fallen to
+nothing, and not before its *time out* has passed, in which no writer is paced for it either
+(pacing.py).  If it has not made it in about as much time again, it gets another time out.  A time
+out is twice as long as the one before, up to ``TIME_OUT_MAX``; that is forgotten when the replica
+was in sync for so long.  So a replica that is fast enough only when no client writes rarely holds
+up writers.
 """
 
 from sinfonia.protocol.identifiers import Seq
@@ -125,7 +126,7 @@ class Slowness:
         return self.score >= self._times.slow_for
 
     def has_time_out(self, now: float) -> bool:
-        """Whether nobody does anything for its sake yet."""
+        """Whether no writer is delayed for its sake yet."""
         return bool(self.dropped) and now < self._time_out_until
 
     def has_failed_again(self, now: float) -> bool:
