@@ -149,6 +149,19 @@ def test_every_dotted_name_that_a_document_names_is_there(document: Path) -> Non
     assert missing_names(document.read_text("utf-8")) == []
 
 
+def test_the_map_has_every_folder_of_the_core() -> None:
+    package = ROOT / "core" / "sinfonia"
+    folders = [path.parent for path in package.rglob("__init__.py") if path.parent != package]
+    map_of_core = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    missing = [
+        folder.relative_to(package).as_posix()
+        for folder in folders
+        if f"`{folder.relative_to(package).as_posix()}/`" not in map_of_core
+        and f"`{folder.name}/`" not in map_of_core
+    ]
+    assert missing == []
+
+
 def test_a_reference_that_leads_nowhere_is_found() -> None:
     text = (
         "`.venv/bin/pytest core/tests/test_participant.py -k x`, `locks.py`, `core/bench`, "

@@ -1,1 +1,1 @@
-"""The manager: `store` keeps the directory, `server` drives protocol.management on sockets."""
+"""The manager: `store` keeps the directory, `server` drives protocol.membership on sockets."""
