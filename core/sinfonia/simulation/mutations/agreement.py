@@ -1,7 +1,8 @@
 # ruff: noqa: SLF001 - what is broken here is private to its owner, and otherwise nobody's business
 """Broken on purpose: at most once, locks, and one outcome for all."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from unittest.mock import patch
 
 import msgspec
@@ -9,21 +10,12 @@ import msgspec
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import Contended
 from sinfonia.memnode.leading import Leading
-from sinfonia.minitransaction import (
-    CompareItem,
-    ConditionItem,
-    ReadItem,
-    UpdateItem,
-    WriteItem,
-)
 from sinfonia.protocol import participant as participant_module
-from sinfonia.protocol import records
 from sinfonia.protocol.attempts import Attempt, Call
 from sinfonia.protocol.coordinator import Coordinator
 from sinfonia.protocol.effects import Effect, SendTo
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lists import InDoubt
-from sinfonia.protocol.locks import lock_ranges
 from sinfonia.protocol.messages import (
     Answer,
     ExecCommit,
@@ -36,6 +28,7 @@ from sinfonia.protocol.messages import (
 from sinfonia.protocol.participant import Participant
 from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
 from sinfonia.protocol.sessions import Session, Sessions
+from sinfonia.simulation.mutations.locking import locking_only, replaying_only
 from sinfonia.simulation.mutations.mutation import mutation
 
 
@@ -139,18 +132,7 @@ def forgotten_with_its_answer() -> Iterator[None]:
 @mutation()
 def read_locks_not_taken() -> Iterator[None]:
     """Compare and read items are locked, too, until the outcome is known."""
-
-    def broken(
-        compares: Iterable[CompareItem],
-        reads: Iterable[ReadItem],
-        writes: Iterable[WriteItem],
-        conditions: Iterable[ConditionItem] = (),
-        updates: Iterable[UpdateItem] = (),
-    ) -> list[records.LockRange]:
-        del compares, reads
-        return lock_ranges((), (), writes, conditions, updates)
-
-    with patch.object(participant_module, "lock_ranges", broken):
+    with locking_only(lambda items: replace(items, compares=(), reads=())):
         yield
 
 
@@ -177,25 +159,14 @@ def locks_released_at_the_vote() -> Iterator[None]:
 @mutation()
 def restart_without_locks() -> Iterator[None]:
     """A restarted node holds the locks of what is in doubt until the outcome is known."""
-    replay_prepared = Participant._replay_prepared
-
-    def broken(self: Participant, prepared: records.Prepared) -> None:
-        replay_prepared(self, msgspec.structs.replace(prepared, ranges=[]))
-
-    with patch.object(Participant, "_replay_prepared", broken):
+    with replaying_only(lambda _locked: False):
         yield
 
 
 @mutation(profile="blinks-behind-cut-links")
 def restart_without_read_locks() -> Iterator[None]:
     """A restarted node holds all locks of what is in doubt, the shared ones too."""
-    replay_prepared = Participant._replay_prepared
-
-    def broken(self: Participant, prepared: records.Prepared) -> None:
-        exclusive = [each for each in prepared.ranges if each.exclusive]
-        replay_prepared(self, msgspec.structs.replace(prepared, ranges=exclusive))
-
-    with patch.object(Participant, "_replay_prepared", broken):
+    with replaying_only(lambda locked: locked.exclusive):
         yield
 
 

@@ -1,7 +1,8 @@
 # ruff: noqa: SLF001 - what is broken here is private to its owner, and otherwise nobody's business
 """Broken on purpose: conditions, adds, appends, and the line for locks."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -9,10 +10,8 @@ import msgspec
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import (
-    CompareItem,
     ConditionItem,
     Minitransaction,
-    ReadItem,
     Relation,
     UpdateItem,
     WriteItem,
@@ -23,13 +22,13 @@ from sinfonia.protocol.effects import Effect
 from sinfonia.protocol.execution import evaluate
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lock_waits import Waiter
-from sinfonia.protocol.locks import lock_ranges
-from sinfonia.protocol.messages import ExecCommit, ExecPrepare, Request, Vote, Voted
+from sinfonia.protocol.messages import ExecCommit, Request, Vote, Voted
 from sinfonia.protocol.participant import Participant
 from sinfonia.protocol.sessions import Session
 from sinfonia.protocol.updates import Computed, Sliceable
 from sinfonia.rings import RingHeader
 from sinfonia.simulation.fair_line import FairLine
+from sinfonia.simulation.mutations.locking import locking_only, voting_with_locks_of
 from sinfonia.simulation.mutations.mutation import mutation
 
 # --- updates ------------------------------------------------------------------------------------
@@ -97,50 +96,18 @@ def add_taken_for_a_read() -> Iterator[None]:
 @mutation(profile="adds")
 def updates_not_locked() -> Iterator[None]:
     """What an update looks at is locked from the vote to the outcome."""
-    vote = Participant._vote
-
-    def broken_vote(
-        self: Participant, session: Session, request: ExecPrepare, effects: list[Effect]
-    ) -> Voted:
-        def unlocked(
-            compares: Iterable[CompareItem],
-            reads: Iterable[ReadItem],
-            writes: Iterable[WriteItem],
-            conditions: Iterable[ConditionItem] = (),
-            updates: Iterable[UpdateItem] = (),
-        ) -> list[records.LockRange]:
-            del writes, updates
-            return lock_ranges(compares, reads, request.writes, conditions)
-
-        with patch.object(participant_module, "lock_ranges", unlocked):
-            return vote(self, session, request, effects)
-
-    with patch.object(Participant, "_vote", broken_vote):
+    with voting_with_locks_of(
+        lambda items, request: replace(items, writes=request.writes, updates=())
+    ):
         yield
 
 
 @mutation(profile="small-rings")
 def slot_not_locked() -> Iterator[None]:
     """The slot that an append leads to is locked until the outcome is known, like the header."""
-    vote = Participant._vote
-
-    def broken_vote(
-        self: Participant, session: Session, request: ExecPrepare, effects: list[Effect]
-    ) -> Voted:
-        def unlocked(
-            compares: Iterable[CompareItem],
-            reads: Iterable[ReadItem],
-            writes: Iterable[WriteItem],
-            conditions: Iterable[ConditionItem] = (),
-            updates: Iterable[UpdateItem] = (),
-        ) -> list[records.LockRange]:
-            del writes, updates
-            return lock_ranges(compares, reads, request.writes, conditions, request.updates)
-
-        with patch.object(participant_module, "lock_ranges", unlocked):
-            return vote(self, session, request, effects)
-
-    with patch.object(Participant, "_vote", broken_vote):
+    with voting_with_locks_of(
+        lambda items, request: replace(items, writes=request.writes, updates=request.updates)
+    ):
         yield
 
 
@@ -249,18 +216,7 @@ def mask_ignored() -> Iterator[None]:
 @mutation()
 def conditions_not_locked() -> Iterator[None]:
     """What a condition looked at is locked, too, until the outcome is known."""
-
-    def broken(
-        compares: Iterable[CompareItem],
-        reads: Iterable[ReadItem],
-        writes: Iterable[WriteItem],
-        conditions: Iterable[ConditionItem] = (),
-        updates: Iterable[UpdateItem] = (),
-    ) -> list[records.LockRange]:
-        del conditions
-        return lock_ranges(compares, reads, writes, (), updates)
-
-    with patch.object(participant_module, "lock_ranges", broken):
+    with locking_only(lambda items: replace(items, conditions=())):
         yield
 
 

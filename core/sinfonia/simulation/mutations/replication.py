@@ -9,7 +9,6 @@ import msgspec
 from sinfonia.management.driver import ManagerDriver
 from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.replica import Replica
-from sinfonia.protocol import records
 from sinfonia.protocol.effects import StoreDirectory
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.membership import configuration
@@ -17,11 +16,11 @@ from sinfonia.protocol.membership.configuration import Change
 from sinfonia.protocol.membership.election import Awaiting, Positions
 from sinfonia.protocol.membership.messages import Member, MemoryNodeEntry, Reconfigure, Register
 from sinfonia.protocol.messages import Request
-from sinfonia.protocol.participant import Participant
 from sinfonia.protocol.replication import shipping
 from sinfonia.protocol.replication.following import Follower, FollowerEffect, LogBatch
 from sinfonia.protocol.replication.messages import Append, Appended, Joined, Life
 from sinfonia.protocol.replication.shipping import Peer, Shipping, ToReplica
+from sinfonia.simulation.mutations.locking import replaying_only
 from sinfonia.simulation.mutations.mutation import mutation
 
 # --- leases --------------------------------------------------------------------------------------
@@ -236,13 +235,7 @@ def answer_to_an_earlier_question_believed() -> Iterator[None]:
 @mutation(profile="replicas-handed-over-behind-cut-links")
 def promoted_without_read_locks() -> Iterator[None]:
     """A promoted replica holds all locks of what is in doubt, the shared ones too."""
-    replay_prepared = Participant._replay_prepared
-
-    def broken(self: Participant, prepared: records.Prepared) -> None:
-        exclusive = [each for each in prepared.ranges if each.exclusive]
-        replay_prepared(self, msgspec.structs.replace(prepared, ranges=exclusive))
-
-    with patch.object(Participant, "_replay_prepared", broken):
+    with replaying_only(lambda locked: locked.exclusive):
         yield
 
 
