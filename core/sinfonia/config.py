@@ -411,7 +411,7 @@ def _check_times(times: Times) -> None:
         raise ConfigError(
             f"times.drop_after: {times.drop_after} is not more than half of fail_after "
             f"({times.fail_after}): a primary that is cut off would give up its replicas before it "
-            "is given up itself, and nobody could take over; lengthen drop_after"
+            "is given up itself, and no replica could take over; lengthen drop_after"
         )
 
 

@@ -99,7 +99,7 @@ async def _erase_superblocks(cluster: ClusterApi, *, overwrite: bool) -> None:
         erasing.compare(node, 0, found[node])
         erasing.write(node, 0, bytes(SUPERBLOCK_SIZE))
     if not (await cluster.execute(erasing)).committed:
-        raise FormatError("somebody else writes to the memory nodes at the same time: try again")
+        raise FormatError("another process writes to the memory nodes at the same time: try again")
 
 
 async def _clear(cluster: ClusterApi, layout: NodeLayout) -> None:

@@ -135,7 +135,7 @@ def _directory(cluster: str, keys: Keys | None) -> Directory:
     for entry in directory.nodes:
         if not entry.identity:
             raise BackupError(
-                f"memory node {entry.node} has been given up, and nobody has taken its place; "
+                f"memory node {entry.node} has been given up, and no member has taken its place; "
                 "start it first"
             )
     return directory

@@ -7,7 +7,7 @@ more of them, and no more clients at the memory nodes, than there were threads a
 learns of the cluster the others are told before their next call.  A forked process shares nothing
 with its parent that may be used: it has to connect anew, and is told so.
 
-Between two calls of a thread nobody drives its coordinator.  That is safe: what a participant does
+Between two calls of a thread its coordinator stands still.  That is safe: what a participant does
 not hear the manager finds out.
 """
 
@@ -188,7 +188,7 @@ class BlockingCluster:
     def refresh(self, *, timeout: float = 5.0) -> None:
         """Ask where the memory nodes are now (section 4.11); new ones are in ``nodes`` then.
 
-        There is no need to ask when one fails over.  Raises Unreachable if nobody answers within
+        There is no need to ask when one fails over.  Raises Unreachable if none answers within
         ``timeout`` seconds.
         """
         places = self._connection().wire.places()

@@ -288,7 +288,7 @@ class Cluster:
     async def refresh(self, *, timeout: float = 5.0) -> None:
         """Ask where the memory nodes are now (section 4.11); new ones are in ``nodes`` then.
 
-        There is no need to ask when one fails over.  Raises Unreachable if nobody answers within
+        There is no need to ask when one fails over.  Raises Unreachable if none answers within
         ``timeout`` seconds.
         """
         self._check_open()

@@ -70,7 +70,7 @@ class Connection:
 
     @property
     def ended(self) -> bool:
-        """Whether its thread has, so that nobody will use it."""
+        """Whether its thread has ended, so that it will not be used again."""
         return not self._thread.is_alive()
 
     def take_over(self) -> None:

@@ -19,7 +19,7 @@ from sinfonia.transport.zeromq import is_connectable
 # In a large cluster so many are asked, and others the next time.
 QUERIES_MAX = 32
 
-# Connections that nobody has needed for so long are closed.
+# Connections that were not needed for so long are closed.
 LET_GO_AFTER = 10.0
 
 

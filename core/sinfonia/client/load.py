@@ -88,7 +88,7 @@ class NodeLoad:
 
 
 def loads_of(inquiry: LoadInquiry) -> dict[MemoryNodeId, NodeLoad]:
-    """What everybody answered.  Raises Unreachable (definite) if somebody did not."""
+    """What all memory nodes answered.  Raises Unreachable (definite) if one did not."""
     silent = inquiry.unanswered
     if silent:
         listed = ", ".join(map(str, silent))

@@ -1,7 +1,7 @@
 """How a client finds the cluster: it asks any manager or memory node for the directory.
 
-Whoever answers may be behind, so of several answers the newest counts, and a manager's is waited
-for the longest.
+A process that answers may be behind, so of several answers the newest counts, and a manager's is
+waited for the longest.
 """
 
 import time
@@ -148,7 +148,7 @@ class DirectorySearch:
 
 
 def key_hint(keys: Keys | None) -> str:
-    """What to look at if nobody answers: a process with keys says nothing to whom it refuses."""
+    """What to check if no process answers: one with keys says nothing to peers it refuses."""
     if keys is None:
         return "If it has keys, name yours with --keys or keys=."
     return (
@@ -158,7 +158,7 @@ def key_hint(keys: Keys | None) -> str:
 
 
 def role_hint(keys: Keys | None) -> str:
-    """What to look at if whoever should have done it says nothing: a role may be too small."""
+    """What to check if the process asked says nothing: the key's role may not suffice."""
     return "" if keys is None else f" May {keys.name!r} do this? It takes the role operator."
 
 
@@ -175,7 +175,7 @@ def ask_for_directory(
 def search_directory(
     endpoints: Sequence[str], *, timeout: float, usable: bool, keys: Keys | None = None
 ) -> Directory:
-    """As ``ask_for_directory``, from whoever is at ``endpoints``."""
+    """As ``ask_for_directory``, from the processes at ``endpoints``."""
     search = DirectorySearch(endpoints, usable=usable, keys=keys)
     deadline = monotonic.seconds() + timeout
     try:

@@ -99,7 +99,7 @@ class Wire:
         return call
 
     def abandon(self, calls: Iterable[Call], now: float) -> None:
-        """Nobody waits for ``calls`` any more: they are settled soon, and not tried again."""
+        """The callers wait for ``calls`` no longer: they are settled soon, and not tried again."""
         for call in calls:
             call.deadline = min(call.deadline, now)
 
@@ -195,11 +195,11 @@ class Wire:
         return watched
 
     def end_watch(self, watched: Watched) -> None:
-        """Nobody waits for it any more."""
+        """Its caller waits for it no longer."""
         self._put(self.coordinator.watching.unwatch(watched))
 
     def end_all_watches(self) -> None:
-        """Whoever had begun them is gone."""
+        """The tasks that had begun them are gone."""
         self._put(self.coordinator.watching.unwatch_all())
 
     def take_news(self) -> list[Watched]:
@@ -224,7 +224,7 @@ class Wire:
         return inquiry
 
     def end_inquiry(self, inquiry: LoadInquiry) -> None:
-        """Nobody waits for the answers any more."""
+        """The caller waits for the answers no longer."""
         self.coordinator.end_inquiry(inquiry)
 
     def close(self) -> None:

@@ -66,7 +66,7 @@ MEMORY_NODE: tuple[Metric, ...] = (
     Metric(
         "sinfonia_member_info",
         GAUGE,
-        "Always 1: the mode of the memory node, and who the member is.",
+        "Always 1: the mode of the memory node, and which member this is.",
         Words(("mode", "identity")),
         ("mode", "identity"),
     ),

@@ -119,7 +119,7 @@ class Stage:
         """The counts of the client behind a mount, which tells them when asked by a signal."""
         record = mounts.read_record(mountpoint)
         if record is None:
-            raise DemoFailed(f"nobody serves {mountpoint}")
+            raise DemoFailed(f"no mount serves {mountpoint}")
         log_file = self.log_file(mountpoint)
         read_to = log_file.stat().st_size
         record.process.signal(signal.SIGUSR1)
