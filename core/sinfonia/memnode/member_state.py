@@ -77,6 +77,7 @@ class MemberState:
         self._numbers_used: Seq = 0  # by logs that were kept for copiers, and given up
         self.space: AddressSpace
         self.damage = ""
+        self.complete = False  # whether the log certainly holds all that it ever held
         self.repaired = 0  # how often damage was replaced by a copy, in this life
         if has_disk(settings.mode):
             try:
@@ -252,6 +253,14 @@ class MemberState:
         if self.scrubber is not None and self.confirmed:
             self.scrubber.tick(now)
 
+    def end(self) -> None:
+        """The process ends in order: what is stable is all that anybody was told.
+
+        Raises StorageError.
+        """
+        if self.storage is not None:
+            self.storage.log.end()
+
     def close(self) -> None:
         """Let go of files and memory; what was not synced is lost, as in a crash."""
         if self.storage is not None:
@@ -271,6 +280,7 @@ class MemberState:
         storage = self.storage
         assert storage is not None
         self.empty = storage.founded
+        self.complete = storage.log.was_ended
         self.participant.restore(storage.checkpoint.state)
         self._confirm_at = storage.log.last
         # A crash may have come between the checkpoint and this.
@@ -278,6 +288,7 @@ class MemberState:
 
     def _refound(self, seq: Seq, history: Sequence[Life]) -> None:
         """Make everything on the disk empty, as of the record ``seq``."""
+        self.complete = False
         if self.storage is None:
             self.space.close()
         else:

@@ -191,6 +191,7 @@ class MemoryNode:
             damaged=bool(self.member_state.damage),
             known_epoch=self._known.config_epoch,
             life=self.life,
+            complete=self.state is State.STARTING and self.member_state.complete,
         )
 
     @property
@@ -472,6 +473,10 @@ class MemoryNode:
         """What was done lately, by class (section 3.6)."""
         self.load_windows.on_tick(self._now)
         return Load(self.settings.node, self.load_windows.windows(self._now))
+
+    def end(self) -> None:
+        """This life ends in order; ``close`` comes next.  Raises StorageError."""
+        self.member_state.end()
 
     def close(self) -> None:
         """Let go of files and memory; what was not synced is lost, as in a crash."""

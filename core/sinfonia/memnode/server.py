@@ -120,6 +120,7 @@ class MemoryNodeServer:
             while not self._stopping:
                 ready = {socket for socket, _ in self._poller.poll(self._wait_ms())}
                 self._wake_up(ready)
+            self.node.end()
         finally:
             self.close()
 

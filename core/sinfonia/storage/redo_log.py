@@ -97,6 +97,9 @@ class RedoLog(NumberedLog):
         super().__init__(found.stable, found.history)
         # Whether a checkpoint was saving pages when the last life of this log ended.
         self.was_saving = mark.saving
+        # Whether that life ended in order, so that the log holds all that it ever held.
+        self.was_ended = mark.ended and mark.lsn == found.stable_lsn
+        mark.begin()
         self._mark = mark
         self._files = files
         self._log_id = log_id
@@ -216,6 +219,17 @@ class RedoLog(NumberedLog):
         self._refuse_after_failure()
         try:
             self._mark.raise_later(self.stable_lsn)
+        except OSError as error:
+            raise self._failed(f"cannot write {MARK_FILE}", error) from error
+
+    def end(self) -> None:
+        """The process ends in order, and has logged nothing beyond what is stable.
+
+        Raises SyncFailed.
+        """
+        self._refuse_after_failure()
+        try:
+            self._mark.end(self.stable_lsn)
         except OSError as error:
             raise self._failed(f"cannot write {MARK_FILE}", error) from error
 

@@ -2,7 +2,8 @@
 
 The end of a log cannot vouch for itself: a last block that rotted away looks like one that was
 never written.  So the file ``synced`` names an LSN up to which every block was stable once, and
-whether a checkpoint was saving pages.  It lags behind the log; it is never ahead of it:
+whether a checkpoint was saving pages.  A process that ends in order says so in it, too: then the
+log up to there is all that there ever was.  The mark lags behind the log; it is never ahead of it:
 
 - it is raised only to what the log had synced before;
 - it is lowered, stably, before the end of the log is cut off on purpose;
@@ -16,7 +17,7 @@ Two slots of one sector each are written in turn, so that a torn write leaves th
     offset  bytes  field
          0      4  magic "SNSM"
          4      2  format version
-         6      2  1 while a checkpoint saves pages, else 0
+         6      2  flags: 1 while a checkpoint saves pages; 2 if the process has ended in order
          8      8  log id
         16      8  sequence number: the valid slot with the higher one counts
         24      8  LSN
@@ -38,6 +39,7 @@ _FORMAT_VERSION = 1
 _SLOT = struct.Struct("<4sHHQQQ")
 _CRC = struct.Struct("<I")
 _SLOTS = 2
+_SAVING, _ENDED = 1, 2
 
 
 class SyncedMark:
@@ -52,6 +54,7 @@ class SyncedMark:
         self._raising_to = Lsn(0)
         self.lsn = Lsn(0)  # what is on the disk
         self.saving = False
+        self.ended = False
         existed = files.exists(MARK_FILE)
         self._file = files.open(MARK_FILE, create=True)
         if existed:
@@ -70,6 +73,16 @@ class SyncedMark:
         saving = self.saving if saving is None else saving
         if lsn > self.lsn or saving != self.saving:
             self._write(max(lsn, self.lsn), saving=saving)
+
+    def end(self, lsn: Lsn) -> None:
+        """Nothing is logged after ``lsn`` before ``begin``: note it, stably.  Raises OSError."""
+        self._wait()
+        self._write(lsn, saving=self.saving, ended=True)
+
+    def begin(self) -> None:
+        """The log may grow from now on: whether it is complete is open again.  Raises OSError."""
+        if self.ended:
+            self._write(self.lsn, saving=self.saving)
 
     def raise_later(self, lsn: Lsn) -> None:
         """As ``raise_to``, beside the caller; nothing if that is still under way.
@@ -104,13 +117,14 @@ class SyncedMark:
             self._job.abandon()
             self._job = None
 
-    def _write(self, lsn: Lsn, *, saving: bool) -> None:
+    def _write(self, lsn: Lsn, *, saving: bool, ended: bool = False) -> None:
         number = self._number + 1
-        head = _SLOT.pack(_MAGIC, _FORMAT_VERSION, int(saving), self._log_id, number, lsn)
+        flags = _SAVING * saving | _ENDED * ended
+        head = _SLOT.pack(_MAGIC, _FORMAT_VERSION, flags, self._log_id, number, lsn)
         slot = (head + _CRC.pack(zlib.crc32(head))).ljust(SECTOR_BYTES, b"\0")
         self._file.write_at(number % _SLOTS * SECTOR_BYTES, slot)
         self._file.sync()
-        self._number, self.lsn, self.saving = number, lsn, saving
+        self._number, self.lsn, self.saving, self.ended = number, lsn, saving, ended
 
     def _read(self) -> None:
         # The order of slots does not matter: the higher number counts.
@@ -121,14 +135,15 @@ class SyncedMark:
         data = file.read_at(offset, _SLOT.size + _CRC.size)
         if len(data) < _SLOT.size + _CRC.size:
             return
-        magic, version, saving, log_id, number, lsn = _SLOT.unpack_from(data)
+        magic, version, flags, log_id, number, lsn = _SLOT.unpack_from(data)
         (crc,) = _CRC.unpack_from(data, _SLOT.size)
         if crc != zlib.crc32(data[: _SLOT.size]):
             return
         # What is no mark of this log claims nothing: the log then speaks for itself alone.
         ours = (magic, version, log_id) == (_MAGIC, _FORMAT_VERSION, self._log_id)
         if ours and number > self._number:
-            self._number, self.lsn, self.saving = number, Lsn(lsn), bool(saving)
+            self._number, self.lsn = number, Lsn(lsn)
+            self.saving, self.ended = bool(flags & _SAVING), bool(flags & _ENDED)
 
 
 def forget_mark(files: Files) -> None:

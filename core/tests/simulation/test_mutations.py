@@ -1,5 +1,7 @@
 """Whoever breaks a rule of the protocol hears of it from the simulator."""
 
+from itertools import chain
+
 import pytest
 
 from sinfonia.simulation.aimed_profiles import LOST_STORES, REPLICATED
@@ -8,6 +10,10 @@ from sinfonia.simulation.profile import PROFILES
 from sinfonia.simulation.simulator import Simulation, SimulationFailure
 
 SEEDS_MAX = 200
+
+# Each finishes in seconds on a quiet machine, as long as it is noticed where it was before; a
+# mutation that is not runs through all seeds, and shall then say so and not run out of time.
+DEADLINE_S = 900
 
 
 def test_there_are_enough_mutations_and_each_says_its_rule() -> None:
@@ -19,19 +25,20 @@ def test_there_are_enough_mutations_and_each_says_its_rule() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(DEADLINE_S)
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_broken_rule_is_noticed(name: str) -> None:
     """The same seeds pass as soon as the rule is whole again."""
     mutation = MUTATIONS[name]
     with mutation.broken():
-        failing = _first_failing_seed(mutation.profile)
+        failing = _first_failing_seed(mutation.profile, mutation.seed)
     assert failing is not None, f"{SEEDS_MAX} runs did not notice the loss of: {mutation.rule}"
-    for seed in range(1, failing + 1):
+    for seed in range(min(mutation.seed, failing), failing + 1):
         Simulation(seed, mutation.profile).run()
 
 
-def _first_failing_seed(profile: str) -> int | None:
-    for seed in range(1, SEEDS_MAX + 1):
+def _first_failing_seed(profile: str, first: int) -> int | None:
+    for seed in chain(range(first, SEEDS_MAX + 1), range(1, first)):
         try:
             Simulation(seed, profile).run()
         except SimulationFailure:

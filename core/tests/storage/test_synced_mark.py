@@ -187,6 +187,31 @@ def test_a_disk_that_refuses_the_mark_stops_the_log() -> None:
     log.close()
 
 
+def test_a_log_that_was_ended_in_order_is_complete_until_it_is_opened_again(files: Files) -> None:
+    log = open_log(files, first=True)
+    append(log, range(3))
+    assert not log.was_ended
+    log.end()
+    log.close()
+    log = open_log(files)
+    assert log.was_ended
+    log.close()  # as in a crash
+    log = open_log(files)
+    assert not log.was_ended, "it may have grown since"
+    log.close()
+
+
+def test_a_log_that_lost_its_end_is_not_complete(files: Files) -> None:
+    log = open_log(files, first=True)
+    append(log, range(5))
+    log.end()
+    end = log.stable_lsn
+    log.close()
+    zero(files, end - SECTOR_BYTES, SECTOR_BYTES)
+    with pytest.raises(CorruptLog, match="was synced up to"):
+        open_log(files)
+
+
 def test_whether_a_checkpoint_was_saving_pages_outlives_the_process(files: Files) -> None:
     log = open_log(files, first=True)
     append(log, range(2))

@@ -211,7 +211,8 @@ def _primary_again(
         return _out_of_date(entry, entry.starts)
     if request.empty:
         return _without_its_data(entry, request, alive, positions)
-    best = longest(entry, positions)
+    # A log that is complete holds all that was acknowledged, whatever the others hold.
+    best = None if request.complete else longest(entry, positions)
     if isinstance(best, Awaiting):
         return best
     if best is not None and positions[best.identity] > Position(request.lived, request.last):

@@ -92,6 +92,7 @@ class Register(msgspec.Struct, array_like=True, tag=20, frozen=True, gc=False):
     ``last``: the last record that is stable there; with ``lived`` its position in the log.
     ``damaged``: it is empty because its disk has lost what was synced.  ``known_epoch``: the newest
     config epoch of this memory node that its data directory has stored; 0: it was never a member.
+    ``complete``: the last life ended in order, so that its log holds all that it ever held.
     ``life``: 60 random bits, made anew by each start.  A directory that was rolled back to an older
     copy counts a number of starts again, but not under the same name.
     """
@@ -111,6 +112,7 @@ class Register(msgspec.Struct, array_like=True, tag=20, frozen=True, gc=False):
     damaged: bool = False
     known_epoch: Counter = 0
     life: Counter = 0
+    complete: bool = False
 
 
 class Recreate(msgspec.Struct, array_like=True, tag=22, frozen=True, gc=False):

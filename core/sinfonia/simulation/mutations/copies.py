@@ -10,7 +10,7 @@ from sinfonia.simulation.mutations.mutation import mutation
 from sinfonia.storage.stable_storage import StableStorage, refound
 
 
-@mutation(profile="replicas-copies-in-pieces")
+@mutation(profile="replicas-copies-in-pieces", seed=14)
 def copied_without_the_log_meanwhile() -> Iterator[None]:
     """Pages show any moment of the copy: what was logged since it began is applied to them."""
     carry_out = Replica._carry_out

@@ -213,7 +213,7 @@ def mask_ignored() -> Iterator[None]:
         yield
 
 
-@mutation()
+@mutation(seed=90)
 def conditions_not_locked() -> Iterator[None]:
     """What a condition looked at is locked, too, until the outcome is known."""
     with locking_only(lambda items: replace(items, conditions=())):

@@ -34,17 +34,6 @@ def promoted_before_its_granted_lease_ends() -> Iterator[None]:
 
 
 @mutation(profile="replicas-stranded-primaries")
-def grant_forgotten_in_restart() -> Iterator[None]:
-    """A replica that restarted may have granted a lease just before."""
-
-    def broken(self: MemoryNode) -> float:
-        return self._started_at if self.replica is None else self.replica.follower.granted_until
-
-    with patch.object(MemoryNode, "_lease_end", broken):
-        yield
-
-
-@mutation(profile="replicas-stranded-primaries")
 def read_without_a_lease() -> Iterator[None]:
     """A primary answers a read only if no replica can have agreed to another primary before."""
 

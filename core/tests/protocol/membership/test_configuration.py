@@ -38,6 +38,7 @@ def register(
     known_epoch: int = 0,
     damaged: bool = False,
     life: int = 0,
+    complete: bool = False,
 ) -> Register:
     """``log``: the incarnation that wrote its last record, and the number of that."""
     return Register(
@@ -54,6 +55,7 @@ def register(
         known_epoch=known_epoch,
         damaged=damaged,
         life=life,
+        complete=complete,
     )
 
 
@@ -296,6 +298,15 @@ def test_a_restarted_primary_that_holds_less_follows_the_replica_that_holds_most
         assert (after.identity, after.incarnation) == ("b", 8)
         assert Member("p", "at-p", 6, False) in after.replicas
         assert after.in_sync == ["a"]
+
+
+def test_a_primary_that_ended_in_order_need_not_be_compared() -> None:
+    before = entry(member("a"), member("b"))
+    after = accepted(on_register(before, register("p", starts=6, complete=True), []))
+    assert (after.identity, after.starts) == ("p", 6)
+    assert after.in_sync == ["a", "b"]
+    emptied = register("p", starts=6, complete=True, empty=True)
+    assert accepted(on_register(before, emptied, ["a"])).identity == "a"
 
 
 def test_an_unproven_replica_leads_only_by_a_comparison_of_logs() -> None:
