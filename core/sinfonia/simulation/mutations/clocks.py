@@ -12,7 +12,7 @@ from sinfonia.protocol.replication import agreement as replication
 from sinfonia.simulation.mutations.mutation import mutation
 
 
-@mutation(profile="replicas-uneven-clocks")
+@mutation(profile="replicas-uneven-clocks", seed=46)
 def lease_without_a_margin() -> Iterator[None]:
     """A lease ends earlier for who counts on it than for who grants it, whatever their clocks."""
     with patch.object(replication, "CLOCK_DRIFT_MARGIN", 0.0):

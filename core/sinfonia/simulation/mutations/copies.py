@@ -27,7 +27,7 @@ def copied_without_the_log_meanwhile() -> Iterator[None]:
         yield
 
 
-@mutation(profile="replicas-copies-in-pieces")
+@mutation(profile="replicas-copies-in-pieces", seed=43)
 def copied_without_resigning() -> Iterator[None]:
     """A replica gives up what it holds only when nobody counts on that any more."""
     copy = Follower._copy
