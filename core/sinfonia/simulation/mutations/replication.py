@@ -221,7 +221,7 @@ def answer_to_an_earlier_question_believed() -> Iterator[None]:
         yield
 
 
-@mutation(profile="replicas-handed-over-behind-cut-links")
+@mutation(profile="replicas-handed-over-behind-cut-links", seed=52)
 def promoted_without_read_locks() -> Iterator[None]:
     """A promoted replica holds all locks of what is in doubt, the shared ones too."""
     with replaying_only(lambda locked: locked.exclusive):
