@@ -204,7 +204,9 @@ class LocalCluster:
                             with uninterrupted():
                                 started[name] = self._start(name)
                     waiting = {name: started[name] for name in wave if name in started}
-                    failed |= self._wait_until_ready(waiting, timeout, on_serving, on_sight)
+                    failed |= self._wait_until_ready(
+                        waiting, timeout, on_serving, on_sight, go_on=go_on
+                    )
                     if not go_on:
                         _refuse_any(failed)
             except BaseException:
@@ -317,10 +319,16 @@ class LocalCluster:
         timeout: float,
         on_serving: OnServing,
         on_sight: OnSight,
+        *,
+        go_on: bool,
     ) -> dict[str, str]:
-        """Until all of ``started`` serve, or are in sync; what to say of those that do not."""
+        """Until all of ``started`` serve, or are in sync; what to say of those that do not.
+
+        Unless it is to ``go_on``, until one of them has ended.
+        """
         waiting = list(started)
         failed: dict[str, str] = {}
+        got_on: dict[str, tuple[object, ...]] = {}
         deadline = time.monotonic() + timeout
         places = [self.endpoints[name] for name in self.running] if waiting else []
         with Observer(places, operator_keys(self.config), follow=False) as observer:
@@ -330,16 +338,18 @@ class LocalCluster:
                     self._pid_file(name).unlink(missing_ok=True)
                     failed[name] = f"{name} did not start: {self.last_words(name)}"
                     deadline = min(deadline, time.monotonic() + OTHERS_PATIENCE)
+                if failed and not go_on:
+                    return failed
                 sight = observer.look(STATUS_TIMEOUT)
                 on_sight(sight)
                 for name in list(waiting):
                     if is_ready(sight, self.endpoints[name]):
                         waiting.remove(name)
                         on_serving(name)
-                states = {_state(sight, self.endpoints[name]) for name in waiting}
-                if CATCHING_UP in states:
-                    # It gets on, however much there is to copy.
-                    deadline = time.monotonic() + timeout
+                gets_on = {name: _progress(sight, self.endpoints[name]) for name in waiting}
+                if gets_on != got_on and not failed:
+                    # As long as a copy grows, however much there is to copy.
+                    got_on, deadline = gets_on, time.monotonic() + timeout
                 elif time.monotonic() >= deadline:
                     break
                 time.sleep(ASK_EVERY)
@@ -407,6 +417,14 @@ def is_in_sync(directory: Directory | None, endpoint: str) -> bool:
 def _state(sight: Sight, endpoint: str) -> str:
     status = sight.statuses.get(endpoint)
     return "" if status is None else status.state
+
+
+def _progress(sight: Sight, endpoint: str) -> tuple[object, ...]:
+    """What grows while the process at ``endpoint`` catches up; the same in any other state."""
+    status = sight.statuses.get(endpoint)
+    if status is None or status.state != CATCHING_UP:
+        return ()
+    return tuple(status.figures.get(each) for each in ("copied_bytes", "last_record"))
 
 
 def _has_lived(process: ProcessDescription) -> bool:

@@ -299,7 +299,9 @@ def test_what_cannot_be_done_is_refused_with_the_reason(place: Path) -> None:
         assert "has other memory nodes" in said
         said = refusal("restore", backup, "--node", 4, "--data-directory", place / "x")
         assert "there is no memory node 4" in said
-        assert "is there already" in refusal("restore", backup, cluster.directory)
+        misused = CliRunner().invoke(main, ["restore", str(backup), str(cluster.directory)])
+        assert misused.exit_code == 2
+        assert "is a cluster" in misused.stderr
     assert not (place / "x").exists()
 
 
