@@ -4,7 +4,7 @@ import pytest
 
 from sinfonia.errors import OutcomeUnknown, Overloaded
 from sinfonia.protocol import sessions as sessions_module
-from sinfonia.protocol.messages import PROTOCOL_VERSION, Commit, NotServing, Requests, Vote, Voted
+from sinfonia.protocol.messages import PROTOCOL_VERSION, Commit, Requests, Vote, Voted
 from sinfonia.protocol.records import Forgotten
 from sinfonia.simulation.participant_harness import ParticipantHarness, one_phase, prepare, tid
 from sinfonia.simulation.world import World
@@ -257,18 +257,6 @@ def test_it_is_not_certain_if_a_copy_was_lost(monkeypatch: pytest.MonkeyPatch) -
         world.settle()
         world.pass_time(0.02)
     assert isinstance(call.error, OutcomeUnknown)
-
-
-def test_a_node_that_does_not_serve_is_no_reason_to_be_uncertain() -> None:
-    world = World(1)
-    [harness] = world.harnesses.values()
-    harness.participant.serving = False
-    call = world.begin(("write", 0, 0, b"x"), timeout=0.5)
-    for _ in range(40):
-        world.settle()
-        world.pass_time(0.02)
-    assert isinstance(call.error, Overloaded)
-    assert NotServing() not in harness.replies(floor=2)
 
 
 def test_a_goodbye_ends_what_is_remembered() -> None:
