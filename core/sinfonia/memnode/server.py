@@ -165,7 +165,9 @@ class MemoryNodeServer:
         wakeup = node.next_wakeup()
         if wakeup is None:
             return longest
-        return min(longest, max(BUSY_WAIT_MS, round((wakeup - monotonic.seconds()) * 1e3)))
+        # A wake-up may be as far away as infinity, or have been due since ever.
+        wait = min(max(wakeup - monotonic.seconds(), 0.0), longest / 1e3)
+        return max(BUSY_WAIT_MS, round(wait * 1e3))
 
     def _wake_up(self, ready: set[Dealer]) -> None:
         """``ready``: where something has come, for to look in vain costs as much as a message."""
