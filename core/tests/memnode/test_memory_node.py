@@ -179,7 +179,7 @@ def test_a_restarted_node_serves_after_the_read_lease_and_a_new_one_at_once() ->
     host.crash()
     host.welcome()
     assert host.node.state is State.SETTLING
-    refused = [Voted(1, Vote.BAD_LOAD), NotServing()]
+    refused = [NotServing()]
     assert host.send(one_phase(1, write=[(0, b"x")])) == refused
     host.now += settings().read_lease * (1 + CLOCK_DRIFT_MARGIN)
     host.node.tick(host.now)
