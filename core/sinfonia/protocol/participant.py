@@ -193,8 +193,8 @@ class Participant(LiveParticipantState):
     ) -> None:
         """Execute nothing, but go on settling what is in doubt.
 
-        Once this node serves, each request that was to be executed is voted on: its client may tell its caller for certain
-        that it did not happen, if that was the only copy.
+        Once it serves, each request that was to be executed is voted on: its client may tell
+        its caller for certain that it did not happen, if that was the only copy.
         """
         put_off = False
         for request in batch.requests:
