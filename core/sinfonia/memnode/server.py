@@ -165,7 +165,7 @@ class MemoryNodeServer:
         wakeup = node.next_wakeup()
         if wakeup is None:
             return longest
-        # A wake-up may be as far away as infinity, or have been due since ever.
+        # A wake-up may have been due for long, or be further away than a poll can wait.
         wait = min(max(wakeup - monotonic.seconds(), 0.0), longest / 1e3)
         return max(BUSY_WAIT_MS, round(wait * 1e3))
 

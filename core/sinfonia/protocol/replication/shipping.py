@@ -165,7 +165,7 @@ class Shipping:
         self.dropped_slow = 0  # how often a replica was given up for being slow
         self._alone = alone
         self._shipped_bytes = 0
-        self._asked_at = float("-inf")
+        self._ask_from = now
         self._advance()
 
     # --- records -------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ class Shipping:
         if entry.config_epoch <= self.entry.config_epoch:
             return
         self.entry = entry
-        self._asked_at = float("-inf")
+        self._ask_from = now
         members = {member.identity: member for member in entry.replicas}
         for identity in self.peers.keys() - members.keys():
             self.pacing.ends(self.peers.pop(identity).route)
@@ -354,9 +354,9 @@ class Shipping:
             elif peer.joining and peer.acked >= peer.due:
                 in_sync.append(peer.identity)
                 changed = True
-        if not changed or now - self._asked_at < ASK_AGAIN:
+        if not changed or now < self._ask_from:
             return None
-        self._asked_at = now
+        self._ask_from = now + ASK_AGAIN
         for peer in self.peers.values():
             peer.asked = peer.asked or (not peer.in_sync and peer.identity in in_sync)
         entry = self.entry
@@ -375,7 +375,7 @@ class Shipping:
                 if late_at is not None:
                     wakeups.append(late_at)
             if peer.required:
-                wishes = self._asked_at + ASK_AGAIN
+                wishes = self._ask_from
                 ready = peer.may_be_proven or (peer.joining and peer.acked >= peer.due)
                 if not (peer.lost or ready or self._is_too_slow(peer)):
                     wishes = max(wishes, peer.heard_at + self._times.drop_after)

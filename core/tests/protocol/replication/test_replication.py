@@ -1,5 +1,7 @@
 """A memory node with replicas: what is acknowledged, who may serve, and how others catch up."""
 
+import math
+
 import msgspec
 import pytest
 
@@ -509,6 +511,21 @@ def test_a_primary_does_not_wake_up_all_the_time_because_a_replica_is_away() -> 
     wakeup = primary.next_wakeup()
     assert wakeup is not None
     assert wakeup >= TIMES.drop_after
+
+
+def test_a_wish_that_is_due_has_a_time_that_a_poll_can_be_given() -> None:
+    """It was minus infinity after each new configuration: the memory node's loop, which waits a
+    number of milliseconds, ended with an OverflowError (test_real_partitions, one run in ten)."""
+    primary = a_shipping(in_sync=True)
+    lost = msgspec.structs.replace(primary.entry, config_epoch=2)
+    primary.on_configuration(lost, 3.0)
+    primary.on_join(b"b", Join(NODE, "b", 1, 1, last=5, applied=0, history=[Life(1, 1)]), 3.0)
+    assert any(peer.lost for peer in primary.peers.values())
+    assert primary.next_wakeup() == 3.0
+    assert primary.wish(3.0) is not None
+    wakeup = primary.next_wakeup()
+    assert wakeup is not None
+    assert 3.0 < wakeup < math.inf
 
 
 def test_a_replica_that_was_removed_and_not_told_asks_a_manager() -> None:
