@@ -6,7 +6,7 @@ Names are bytes, times are nanoseconds since the epoch, sizes are bytes.  An ino
 
 import stat
 from dataclasses import dataclass
-from typing import NewType
+from typing import NamedTuple, NewType
 
 InodeNumber = NewType("InodeNumber", int)
 
@@ -48,6 +48,13 @@ class Changes:
     atime_ns: int | None = None
     mtime_ns: int | None = None
     ctime_ns: int | None = None
+
+
+class Place(NamedTuple):
+    """Where an entry is: in which directory, under which name."""
+
+    parent: InodeNumber
+    name: bytes
 
 
 @dataclass(frozen=True, slots=True)

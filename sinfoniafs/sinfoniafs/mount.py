@@ -33,6 +33,7 @@ from sinfoniafs.mounts import MountError
 from sinfoniafs.operations import VolumeOperations
 from sinfoniafs.patience import TIMEOUT_S
 from sinfoniafs.session import SESSION_TIMES, SessionTimes
+from sinfoniafs.volume.mounting import close_volume, keep_alive, open_volume
 from sinfoniafs.volume.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -83,12 +84,11 @@ async def serve(
     Raises MountError if the kernel refuses the mount, and FormatError if there is no such volume.
     """
     mountpoint = str(request.mountpoint)
-    volume = await Volume.open(
+    volume = await open_volume(
         cluster,
         name=request.volume,
         mountpoint=mountpoint,
         timeout=request.timeout,
-        times=request.times,
     )
     # Signals are caught until all is given back: a second one must not cut off the closing.
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
@@ -97,7 +97,7 @@ async def serve(
         finally:
             # Shielded: also a mount that is told to end in a hurry gives back what it holds.
             with trio.move_on_after(CLOSE_SECONDS_MAX, shield=True) as closing:
-                await volume.aclose()
+                await close_volume(volume)
             if closing.cancelled_caught:
                 log.warning("session left behind: the cluster did not answer; fsck reclaims it")
 
@@ -125,7 +125,7 @@ async def _serve_volume(
             nursery.start_soon(_announce, contact, request, on_serving)
             nursery.start_soon(_end_on_signal, signals, operations)
             nursery.start_soon(_for_good, partial(_tell_on_signal, cluster))
-            nursery.start_soon(_for_good, volume.keep_alive)
+            nursery.start_soon(_for_good, partial(keep_alive, volume, request.times))
             nursery.start_soon(_for_good, operations.interrupts.watch)
             nursery.start_soon(_for_good, operations.places.look_up)
             await pyfuse3.main()

@@ -49,15 +49,19 @@ from sinfoniafs.attributes import (
     Changes,
     InodeNumber,
     Owner,
+    Place,
     VolumeStatistics,
 )
 from sinfoniafs.errors import EntryExists, FileSystemError, StaleHandle
 from sinfoniafs.interrupts import Interrupts
 from sinfoniafs.libfuse import Caller, Libfuse
 from sinfoniafs.patience import TIMEOUT_S, Patience, limited
-from sinfoniafs.places import Place, Places
-from sinfoniafs.privileges import may_keep_set_id
-from sinfoniafs.volume.data import Privileged, always
+from sinfoniafs.places import Places
+from sinfoniafs.privileges import Privileged, always, may_keep_set_id
+from sinfoniafs.statistics import volume_statistics
+from sinfoniafs.volume import contents, lifetime, namespace
+from sinfoniafs.volume.inode_attributes import get_attributes, set_attributes
+from sinfoniafs.volume.rename import rename
 from sinfoniafs.volume.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -200,11 +204,11 @@ class VolumeOperations(pyfuse3.Operations):
 
     @answering
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        place = self._inode(parent_inode), name
+        place = Place(self._inode(parent_inode), name)
         await self.places.settled(place, ctx.pid)
         self._check_not_given_up(place)
         try:
-            attributes = await self.volume.lookup(*place)
+            attributes = await namespace.lookup(self.volume, *place)
         except (TimedOut, Unreachable):
             self._given_up_last = place, self.clock()
             raise
@@ -222,8 +226,13 @@ class VolumeOperations(pyfuse3.Operations):
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        attributes = await self.volume.create(
-            self._inode(parent_inode), name, mode=mode, owner=Owner(ctx.uid, ctx.gid), rdev=rdev
+        attributes = await namespace.create(
+            self.volume,
+            self._inode(parent_inode),
+            name,
+            mode=mode,
+            owner=Owner(ctx.uid, ctx.gid),
+            rdev=rdev,
         )
         return self._given(attributes)
 
@@ -231,18 +240,18 @@ class VolumeOperations(pyfuse3.Operations):
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
     ) -> EntryAttributes:
-        attributes = await self.volume.mkdir(
-            self._inode(parent_inode), name, mode=mode, owner=Owner(ctx.uid, ctx.gid)
+        attributes = await namespace.mkdir(
+            self.volume, self._inode(parent_inode), name, mode=mode, owner=Owner(ctx.uid, ctx.gid)
         )
-        self.places.found(attributes, (self._inode(parent_inode), name))
+        self.places.found(attributes, Place(self._inode(parent_inode), name))
         return self._given(attributes)
 
     @answering
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
     ) -> EntryAttributes:
-        attributes = await self.volume.symlink(
-            self._inode(parent_inode), name, target, owner=Owner(ctx.uid, ctx.gid)
+        attributes = await namespace.symlink(
+            self.volume, self._inode(parent_inode), name, target, owner=Owner(ctx.uid, ctx.gid)
         )
         return self._given(attributes)
 
@@ -251,15 +260,15 @@ class VolumeOperations(pyfuse3.Operations):
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         parent = self._inode(new_parent_inode)
-        return self._given(await self.volume.link(self._inode(inode), parent, new_name))
+        return self._given(await namespace.link(self.volume, self._inode(inode), parent, new_name))
 
     @answering
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        await self.volume.unlink(self._inode(parent_inode), name)
+        await namespace.unlink(self.volume, self._inode(parent_inode), name)
 
     @answering
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
-        await self.volume.rmdir(self._inode(parent_inode), name)
+        await namespace.rmdir(self.volume, self._inode(parent_inode), name)
 
     @answering
     async def rename(
@@ -271,20 +280,20 @@ class VolumeOperations(pyfuse3.Operations):
         flags: int,
         ctx: RequestContext,
     ) -> None:
-        old_parent, new_parent = self._inode(parent_inode_old), self._inode(parent_inode_new)
-        await self.volume.rename(old_parent, name_old, new_parent, name_new, flags=flags)
-        exchanged = bool(flags & RENAME_EXCHANGE)
-        self.places.moved((old_parent, name_old), (new_parent, name_new), exchanged=exchanged)
+        old = Place(self._inode(parent_inode_old), name_old)
+        new = Place(self._inode(parent_inode_new), name_new)
+        await rename(self.volume, old, new, flags=flags)
+        self.places.moved(old, new, exchanged=bool(flags & RENAME_EXCHANGE))
 
     @answering
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
-        return await self.volume.readlink(self._inode(inode))
+        return await contents.readlink(self.volume, self._inode(inode))
 
     # Attributes.
 
     @answering
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
-        return self._entry(await self.volume.getattr(self._inode(inode)))
+        return self._entry(await get_attributes(self.volume, self._inode(inode)))
 
     @answering
     async def setattr(
@@ -308,7 +317,7 @@ class VolumeOperations(pyfuse3.Operations):
         if fields.update_mode:
             privileged = always  # the kernel has worked out what is left of the mode
         return self._entry(
-            await self.volume.setattr(self._inode(inode), changes, privileged=privileged)
+            await set_attributes(self.volume, self._inode(inode), changes, privileged=privileged)
         )
 
     @answering
@@ -326,7 +335,7 @@ class VolumeOperations(pyfuse3.Operations):
     async def _statistics(self) -> VolumeStatistics:
         now = self.clock()
         if self._counted is None or now - self._counted[0] >= STATFS_AGE_MAX:
-            self._counted = now, await self.volume.statistics()
+            self._counted = now, await volume_statistics(self.volume)
         return self._counted[1]
 
     # Open files.
@@ -334,7 +343,8 @@ class VolumeOperations(pyfuse3.Operations):
     @answering
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         number = self._inode(inode)
-        await self.volume.open_file(
+        await lifetime.open_file(
+            self.volume,
             number,
             truncate=bool(flags & os.O_TRUNC),
             privileged=partial(may_keep_set_id, ctx.pid),
@@ -346,7 +356,8 @@ class VolumeOperations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         try:
-            attributes = await self.volume.create(
+            attributes = await namespace.create(
+                self.volume,
                 self._inode(parent_inode),
                 name,
                 mode=mode | stat.S_IFREG,
@@ -363,7 +374,7 @@ class VolumeOperations(pyfuse3.Operations):
 
     @answering
     async def read(self, fh: int, off: int, size: int) -> bytes:
-        return await self.volume.read(self._open_file(fh).inode, off, size)
+        return await contents.read(self.volume, self._open_file(fh).inode, off, size)
 
     @answering
     async def write(self, fh: int, off: int, buf: bytes) -> int:
@@ -372,17 +383,17 @@ class VolumeOperations(pyfuse3.Operations):
         # Without a way to ask who writes, the one who opened the file stands for him.
         privileged = partial(may_keep_set_id, caller.pid if caller else file.pid)
         if file.append:
-            await self.volume.append(file.inode, buf, privileged=privileged)
+            await contents.append(self.volume, file.inode, buf, privileged=privileged)
             return len(buf)
-        return await self.volume.write(file.inode, off, buf, privileged=privileged)
+        return await contents.write(self.volume, file.inode, off, buf, privileged=privileged)
 
     @answering
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self.volume.fsync(self.open_files[fh].inode)
+        await contents.fsync(self.volume, self.open_files[fh].inode)
 
     @answering
     async def release(self, fh: int) -> None:
-        await self.volume.close_file(self.open_files.pop(fh).inode)
+        await lifetime.close_file(self.volume, self.open_files.pop(fh).inode)
 
     # Directories.
 
@@ -390,7 +401,7 @@ class VolumeOperations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         # Registered like an open file, so that it outlives its name while it is open.
         number = self._inode(inode)
-        await self.volume.open_file(number)
+        await lifetime.open_file(self.volume, number)
         handle = self._next_handle()
         self.open_directories[handle] = number
         return handle
@@ -410,7 +421,7 @@ class VolumeOperations(pyfuse3.Operations):
         for name, cookie in ((b".", COOKIE_SELF), (b"..", COOKIE_PARENT)):
             if start_id < cookie:
                 # Not counted in ``lookups``: the kernel does not give these two back.
-                entry = self._entry(await self.volume.lookup(directory, name))
+                entry = self._entry(await namespace.lookup(self.volume, directory, name))
                 if not pyfuse3.readdir_reply(token, name, entry, cookie):
                     return False
         return True
@@ -420,26 +431,26 @@ class VolumeOperations(pyfuse3.Operations):
     ) -> None:
         cookie = start_id if start_id > COOKIE_PARENT else 0
         while True:
-            entries = await self.volume.read_directory(
-                directory, cookie, DIRECTORY_ENTRIES_PER_READ
+            entries = await namespace.read_directory(
+                self.volume, directory, cookie, DIRECTORY_ENTRIES_PER_READ
             )
             for each in entries:
                 entry = self._entry(each.attributes)
                 if not pyfuse3.readdir_reply(token, each.name, entry, each.cookie):
                     return
                 self.lookups[each.inode] += 1
-                self.places.found(each.attributes, (directory, each.name))
+                self.places.found(each.attributes, Place(directory, each.name))
                 cookie = each.cookie
             if len(entries) < DIRECTORY_ENTRIES_PER_READ:
                 return
 
     @answering
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        await self.volume.fsync(self.open_directories[fh])
+        await contents.fsync(self.volume, self.open_directories[fh])
 
     @answering
     async def releasedir(self, fh: int) -> None:
-        await self.volume.close_file(self.open_directories.pop(fh))
+        await lifetime.close_file(self.volume, self.open_directories.pop(fh))
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for kernel_inode, count in inode_list:

@@ -17,15 +17,13 @@ from typing import Final
 import anyio
 import anyio.to_thread
 
-from sinfoniafs.attributes import Attributes, InodeNumber
+from sinfoniafs.attributes import Attributes, InodeNumber, Place
 
 # How long a lookup waits for ours, which has at most the locks of a rename to wait for.
 WAIT_S: Final = 2.0
 # Directories to look up; when there are more, the oldest are left to fail.
 PENDING_MAX: Final = 64
 DEPTH_MAX: Final = 256
-
-Place = tuple[InodeNumber, bytes]
 
 
 class Places:
@@ -44,7 +42,7 @@ class Places:
 
     def found(self, attributes: Attributes, place: Place, pid: int = 0) -> None:
         """An entry was given to the kernel; ``pid``: because this thread has looked it up."""
-        if not stat.S_ISDIR(attributes.mode) or place[1] in {b".", b".."}:
+        if not stat.S_ISDIR(attributes.mode) or place.name in {b".", b".."}:
             return
         known = self._places.get(attributes.inode)
         self._put(attributes.inode, place)
@@ -105,14 +103,14 @@ class Places:
     def _path(self, place: Place) -> bytes | None:
         if self._mountpoint is None:
             return None
-        names = [place[1]]
-        parent = place[0]
+        names = [place.name]
+        parent = place.parent
         while parent != self._root:
             above = self._places.get(parent)
             if above is None or len(names) > DEPTH_MAX:
                 return None
-            names.append(above[1])
-            parent = above[0]
+            names.append(above.name)
+            parent = above.parent
         return b"/".join([os.fsencode(self._mountpoint), *reversed(names)])
 
     def _put(self, inode: InodeNumber, place: Place) -> None:

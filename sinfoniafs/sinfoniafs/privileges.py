@@ -6,12 +6,21 @@ process counts against it.
 """
 
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 CAP_FSETID: Final = 4
 # Of signals, the bit that a process has pending in each of its threads once it is to end.
 _KILLED: Final = 1 << 8
+
+# Whether the program that changes a file may leave its set-user-ID bits; asked if there are any.
+Privileged = Callable[[], bool]
+
+
+def always() -> bool:
+    """The privilege of this library's own callers."""
+    return True
 
 
 def may_keep_set_id(pid: int) -> bool:

@@ -15,6 +15,8 @@ from sinfonia.testing.model import ModelCluster
 from sinfoniafs.attributes import DirectoryEntry, InodeNumber, Owner
 from sinfoniafs.fsck.check import Report, check_volume
 from sinfoniafs.mkfs import make_volume
+from sinfoniafs.volume import contents, namespace
+from sinfoniafs.volume.mounting import close_volume, open_volume
 from sinfoniafs.volume.volume import Volume
 
 MIB: Final = 1024 * 1024
@@ -51,7 +53,7 @@ class Site:
 
     async def mount(self, seed: int = 99) -> Volume:
         """One more mount; whoever makes it closes it."""
-        return await Volume.open(self.cluster, clock=self.clock, rng=random.Random(seed))
+        return await open_volume(self.cluster, clock=self.clock, rng=random.Random(seed))
 
     async def count(self, operation: Awaitable[object]) -> int:
         """How many minitransactions an operation takes."""
@@ -60,13 +62,15 @@ class Site:
         return self.cluster.statistics.executed - before
 
     async def file(self, name: bytes = b"file", data: bytes = b"") -> InodeNumber:
-        made = await self.volume.create(self.root, name, mode=0o644, owner=SOMEBODY)
+        made = await namespace.create(self.volume, self.root, name, mode=0o644, owner=SOMEBODY)
         if data:
-            await self.volume.write(made.inode, 0, data)
+            await contents.write(self.volume, made.inode, 0, data)
         return made.inode
 
     async def directory(self, name: bytes = b"directory") -> InodeNumber:
-        return (await self.volume.mkdir(self.root, name, mode=0o755, owner=SOMEBODY)).inode
+        return (
+            await namespace.mkdir(self.volume, self.root, name, mode=0o755, owner=SOMEBODY)
+        ).inode
 
     async def names(self, directory: InodeNumber | None = None) -> set[bytes]:
         return {entry.name for entry in await list_directory(self.volume, directory or self.root)}
@@ -77,7 +81,7 @@ async def list_directory(
 ) -> list[DirectoryEntry]:
     found: list[DirectoryEntry] = []
     cookie = 0
-    while entries := await volume.read_directory(directory, cookie, limit):
+    while entries := await namespace.read_directory(volume, directory, cookie, limit):
         found += entries
         cookie = entries[-1].cookie
     return found
@@ -88,7 +92,7 @@ async def open_site(*, mounts: int, memory_nodes: int, capacity: int) -> Site:
     clock = Clock()
     await make_volume(cluster, clock=clock, rng=random.Random(0))
     volumes = [
-        await Volume.open(cluster, clock=clock, rng=random.Random(seed))
+        await open_volume(cluster, clock=clock, rng=random.Random(seed))
         for seed in range(1, mounts + 1)
     ]
     return Site(cluster, clock, tuple(volumes))
@@ -98,7 +102,7 @@ async def close_site(site: Site) -> Report:
     """Unmount everything; the volume must be sound, and hold nothing back."""
     for volume in site.mounts:
         volume.check_invariants()
-        await volume.aclose()
+        await close_volume(volume)
     report = await check_volume(site.cluster)
     assert report.clean, report.problems
     assert (report.orphans, report.blocks_reserved, report.inodes_reserved) == (0, 0, 0)

@@ -31,6 +31,7 @@ from sinfoniafs.fsck.check import Progress, check_volume
 from sinfoniafs.fsck.inodes import Inodes, check_inodes
 from sinfoniafs.fsck.maps import Maps
 from sinfoniafs.testing import MIB, SOMEBODY, Site, close_site, open_site
+from sinfoniafs.volume import namespace
 
 
 class Damage:
@@ -38,7 +39,7 @@ class Damage:
 
     def __init__(self, site: Site, numbers: dict[str, InodeNumber]) -> None:
         self.memory = site.cluster.memory
-        self.layout = site.volume._state.layout
+        self.layout = site.volume.layout
         self.root = site.root
         self.file = numbers["file"]
         self.large = numbers["large"]
@@ -234,8 +235,8 @@ async def furnish(site: Site) -> Damage:
         "directory": await site.directory(),
         "removed": await site.file(b"removed"),
     }
-    await site.volume.unlink(site.root, b"removed")
-    await site.volume.create(numbers["directory"], b"in", mode=0o644, owner=SOMEBODY)
+    await namespace.unlink(site.volume, site.root, b"removed")
+    await namespace.create(site.volume, numbers["directory"], b"in", mode=0o644, owner=SOMEBODY)
     await close_site(site)
     return Damage(site, numbers)
 
@@ -297,7 +298,7 @@ def test_what_a_mount_changes_meanwhile_is_no_problem(monkeypatch: pytest.Monkey
             nonlocal passes
             passes += 1
             if passes == 1:
-                await site.volume.unlink(site.root, b"doomed")
+                await namespace.unlink(site.volume, site.root, b"doomed")
             return await check_inodes(cluster, layout, maps, slots, progress)
 
         monkeypatch.setattr(fsck, "check_inodes", after_the_maps_were_read)
@@ -312,8 +313,8 @@ def test_what_a_mount_changes_meanwhile_is_no_problem(monkeypatch: pytest.Monkey
 def test_damage_is_found_on_a_mounted_volume_too() -> None:
     async def main() -> None:
         site = await open_site(mounts=1, memory_nodes=1, capacity=4 * MIB)
-        block = site.volume._state.layout.nodes[MemoryNodeId(0)].blocks - 1
-        node, address = site.volume._state.layout.block_map(BlockNumber(block))
+        block = site.volume.layout.nodes[MemoryNodeId(0)].blocks - 1
+        node, address = site.volume.layout.block_map(BlockNumber(block))
         site.cluster.memory[node][address : address + 1] = USED
         report = await check_volume(site.cluster)
         assert [problem for problem in report.problems if "marked used by nobody" in problem]

@@ -12,7 +12,9 @@ from sinfoniafs.format.layout import SESSIONS_MAX
 from sinfoniafs.fsck.check import check_volume
 from sinfoniafs.mkfs import make_volume
 from sinfoniafs.testing import MIB, SOMEBODY, Clock
-from sinfoniafs.volume.volume import Volume
+from sinfoniafs.volume import namespace
+from sinfoniafs.volume.inode_attributes import get_attributes
+from sinfoniafs.volume.mounting import close_volume, open_volume
 
 
 async def make(cluster: ModelCluster, *, overwrite: bool = False) -> None:
@@ -26,11 +28,11 @@ def test_a_new_volume_is_empty_and_clean() -> None:
         report = await check_volume(cluster, name="new")
         assert report.clean
         assert (report.files, report.directories, report.blocks_used) == (0, 1, 0)
-        async_volume = await Volume.open(cluster, name="new")
-        root = await async_volume.getattr(async_volume.root)
+        async_volume = await open_volume(cluster, name="new")
+        root = await get_attributes(async_volume, async_volume.root)
         assert (root.uid, root.gid, root.nlink) == (7, 8, 2)
         assert async_volume.superblock == made
-        await async_volume.aclose()
+        await close_volume(async_volume)
 
     trio.run(main)
 
@@ -39,11 +41,11 @@ def test_a_volume_is_not_overwritten_unless_told() -> None:
     async def main() -> None:
         cluster = ModelCluster(memory_nodes=2, capacity=2 * MIB)
         await make(cluster)
-        volume = await Volume.open(cluster)
-        await volume.create(volume.root, b"file", mode=0o644, owner=SOMEBODY)
+        volume = await open_volume(cluster)
+        await namespace.create(volume, volume.root, b"file", mode=0o644, owner=SOMEBODY)
         with pytest.raises(FormatError, match="--force"):
             await make(cluster)
-        await volume.lookup(volume.root, b"file")
+        await namespace.lookup(volume, volume.root, b"file")
         await make(cluster, overwrite=True)
         report = await check_volume(cluster)
         assert report.clean, report.problems
@@ -77,7 +79,7 @@ def test_too_small_a_memory_node_is_refused() -> None:
 def test_a_cluster_without_a_volume_says_what_to_do() -> None:
     async def main() -> None:
         with pytest.raises(FormatError, match="sinfoniafs mkfs"):
-            await Volume.open(ModelCluster())
+            await open_volume(ModelCluster())
 
     trio.run(main)
 
@@ -87,7 +89,7 @@ def test_another_name_is_told() -> None:
         cluster = ModelCluster(capacity=2 * MIB)
         await make(cluster)
         with pytest.raises(FormatError, match="'default', not 'other'"):
-            await Volume.open(cluster, name="other")
+            await open_volume(cluster, name="other")
 
     trio.run(main)
 
@@ -105,7 +107,7 @@ def test_a_superblock_that_is_not_understood_is_refused(
         await make(cluster)
         cluster.memory[MemoryNodeId(0)][offset] = byte
         with pytest.raises(FormatError, match=message):
-            await Volume.open(cluster)
+            await open_volume(cluster)
         with pytest.raises(FormatError, match=message):
             await check_volume(cluster)
 
@@ -118,10 +120,10 @@ def test_a_memory_node_that_lost_its_part_is_named() -> None:
         await make(cluster)
         cluster.memory[MemoryNodeId(1)][:] = bytes(2 * MIB)
         with pytest.raises(FormatError, match="memory node 1 does not hold its part"):
-            await Volume.open(cluster)
+            await open_volume(cluster)
         del cluster.memory[MemoryNodeId(1)]
         with pytest.raises(FormatError, match="needs memory node 1, which is not there"):
-            await Volume.open(cluster)
+            await open_volume(cluster)
 
     trio.run(main)
 
@@ -131,11 +133,11 @@ def test_there_are_as_many_sessions_as_slots() -> None:
         cluster = ModelCluster(capacity=2 * MIB)
         await make(cluster)
         rng = random.Random(0)
-        volumes = [await Volume.open(cluster, rng=rng) for _ in range(SESSIONS_MAX)]
+        volumes = [await open_volume(cluster, rng=rng) for _ in range(SESSIONS_MAX)]
         with pytest.raises(FormatError, match="sessions"):
-            await Volume.open(cluster, rng=rng)
-        await volumes[0].aclose()
-        await Volume.open(cluster, rng=rng)
+            await open_volume(cluster, rng=rng)
+        await close_volume(volumes[0])
+        await open_volume(cluster, rng=rng)
         report = await check_volume(cluster, reclaim=True, patience_s=0)
         assert report.clean
         assert report.sessions == ()

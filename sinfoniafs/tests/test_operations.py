@@ -23,7 +23,7 @@ from sinfoniafs.operations import (
     VolumeOperations,
     errno_of,
 )
-from sinfoniafs.volume.volume import Volume
+from sinfoniafs.volume.mounting import close_volume, open_volume
 
 ROOT = int(pyfuse3.ROOT_INODE)
 USER = cast("RequestContext", SimpleNamespace(uid=1000, gid=100, pid=1, umask=0o022))
@@ -79,12 +79,12 @@ async def fresh_volume() -> AsyncIterator[MountedVolume]:
     """Ends with fsck, as every test of the file system does."""
     async with ModelCluster(memory_nodes=2, capacity=16 * 1024 * 1024) as cluster:
         await make_volume(cluster, name="default")
-        volume = await Volume.open(cluster, name="default")
+        volume = await open_volume(cluster, name="default")
         operations = VolumeOperations(volume)
         yield MountedVolume(cluster, operations)
         operations.check_invariants()
         cluster.before_execute = None
-        await volume.aclose()
+        await close_volume(volume)
         report = await check_volume(cluster, name="default")
         assert report.clean, report.problems
 

@@ -10,13 +10,16 @@ import trio
 from sinfonia.errors import NotExecuted, OutcomeUnknown, TimedOut
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.identifiers import Tid
-from sinfoniafs.attributes import Changes, InodeNumber
+from sinfoniafs.attributes import Changes, InodeNumber, Place
 from sinfoniafs.key_locks import KeyLocks
 from sinfoniafs.patience import changing, limited, time_left
 from sinfoniafs.patient_cluster import PatientCluster
 from sinfoniafs.privileges import without_set_id
 from sinfoniafs.testing import SOMEBODY, Site, on_volume
-from sinfoniafs.volume.volume import Volume
+from sinfoniafs.volume import contents, namespace
+from sinfoniafs.volume.inode_attributes import get_attributes, set_attributes
+from sinfoniafs.volume.mounting import close_volume, open_volume
+from sinfoniafs.volume.rename import rename
 
 
 def tid(number: int) -> Tid:
@@ -41,22 +44,26 @@ class LostReplies:
 
 
 CHANGES: dict[str, Callable[[Site, InodeNumber], Any]] = {
-    "write": lambda site, file: site.volume.write(file, 5, b"changed"),
-    "append": lambda site, file: site.volume.append(file, b"changed"),
-    "truncate": lambda site, file: site.volume.setattr(file, Changes(size=1)),
-    "create": lambda site, _: site.volume.create(site.root, b"new", mode=0o644, owner=SOMEBODY),
-    "rename": lambda site, _: site.volume.rename(site.root, b"file", site.root, b"renamed"),
-    "unlink": lambda site, _: site.volume.unlink(site.root, b"file"),
-    "chmod": lambda site, _: site.volume.setattr(site.root, Changes(mode=0o700)),
+    "write": lambda site, file: contents.write(site.volume, file, 5, b"changed"),
+    "append": lambda site, file: contents.append(site.volume, file, b"changed"),
+    "truncate": lambda site, file: set_attributes(site.volume, file, Changes(size=1)),
+    "create": lambda site, _: namespace.create(
+        site.volume, site.root, b"new", mode=0o644, owner=SOMEBODY
+    ),
+    "rename": lambda site, _: rename(
+        site.volume, Place(site.root, b"file"), Place(site.root, b"renamed")
+    ),
+    "unlink": lambda site, _: namespace.unlink(site.volume, site.root, b"file"),
+    "chmod": lambda site, _: set_attributes(site.volume, site.root, Changes(mode=0o700)),
 }
 
 
 async def look(site: Site) -> tuple[Any, ...]:
     """All that a change can change."""
     names = await site.names()
-    found = [await site.volume.lookup(site.root, name) for name in sorted(names)]
-    contents = [await site.volume.read(each.inode, 0, 100) for each in found]
-    return names, contents, (await site.volume.getattr(site.root)).mode
+    found = [await namespace.lookup(site.volume, site.root, name) for name in sorted(names)]
+    texts = [await contents.read(site.volume, each.inode, 0, 100) for each in found]
+    return names, texts, (await get_attributes(site.volume, site.root)).mode
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
@@ -94,9 +101,9 @@ def test_what_never_happened_is_reported_as_such(
 
 def test_attributes_read_along_with_a_lost_reply_are_those_of_the_directory() -> None:
     async def body(site: Site) -> None:
-        await site.volume.setattr(site.root, Changes(mtime_ns=77))
+        await set_attributes(site.volume, site.root, Changes(mtime_ns=77))
         LostReplies(site, executed=True)
-        changed = await site.volume.setattr(site.root, Changes(mode=0o711))
+        changed = await set_attributes(site.volume, site.root, Changes(mode=0o711))
         site.cluster.after_execute = None
         assert (stat.S_IMODE(changed.mode), changed.mtime_ns) == (0o711, 77)
 
@@ -115,19 +122,19 @@ def test_every_minitransaction_of_a_request_gets_what_is_left_of_its_time(
             await trio.sleep(4)
             return await execute(each, timeout=timeout)
 
-        volume = await Volume.open(site.cluster, clock=site.clock, timeout=7.0)
+        volume = await open_volume(site.cluster, clock=site.clock, timeout=7.0)
         with monkeypatch.context() as patch:
             patch.setattr(site.cluster, "execute", slow)
             with limited(10.0):
-                await volume.getattr(site.root)
-                await volume.setattr(site.root, Changes(mode=0o700))
-                await volume.getattr(site.root)
+                await get_attributes(volume, site.root)
+                await set_attributes(volume, site.root, Changes(mode=0o700))
+                await get_attributes(volume, site.root)
                 with pytest.raises(TimedOut):
-                    await volume.setattr(site.root, Changes(mode=0o700))
-            await volume.setattr(site.root, Changes(mode=0o755))
+                    await set_attributes(volume, site.root, Changes(mode=0o700))
+            await set_attributes(volume, site.root, Changes(mode=0o755))
         # The model's own reads have no limit; the third change is not even tried.
         assert [each for each in timeouts if each is not None] == [6.0, 7.0]
-        await volume.aclose()
+        await close_volume(volume)
 
     on_volume(body, virtual_time=True)
 

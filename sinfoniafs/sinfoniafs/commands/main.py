@@ -32,7 +32,7 @@ from sinfoniafs.mount import LOG_FORMAT, MountRequest, in_background, serve
 from sinfoniafs.mounts import MountError
 from sinfoniafs.patience import TIMEOUT_S
 from sinfoniafs.session import SESSION_TIMES, SessionTimes
-from sinfoniafs.volume.volume import DEFAULT_NAME
+from sinfoniafs.volume.mounting import DEFAULT_NAME
 
 LOG_FILE_DEFAULT = Path("/var/log/sinfoniafs.log")
 

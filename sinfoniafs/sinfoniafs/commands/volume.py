@@ -35,8 +35,8 @@ from sinfoniafs.fsck.check import Report, check_volume
 from sinfoniafs.mkfs import make_volume
 from sinfoniafs.session import read_sessions
 from sinfoniafs.statistics import count_free
+from sinfoniafs.volume.mounting import DEFAULT_NAME
 from sinfoniafs.volume.opening import read_superblocks
-from sinfoniafs.volume.volume import DEFAULT_NAME
 
 EXIT_PROBLEMS_LEFT = 4
 

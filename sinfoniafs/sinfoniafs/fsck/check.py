@@ -22,9 +22,9 @@ from sinfoniafs.fsck.directories import check_directories
 from sinfoniafs.fsck.inodes import check_inodes
 from sinfoniafs.fsck.maps import Maps
 from sinfoniafs.session import IDENTITY, SessionRecord, read_sessions
+from sinfoniafs.volume.mounting import DEFAULT_NAME, close_volume, open_volume
 from sinfoniafs.volume.opening import read_superblocks
-from sinfoniafs.volume.reclaim import Reclaimed, reclaim_session
-from sinfoniafs.volume.volume import DEFAULT_NAME, Volume
+from sinfoniafs.volume.reclaim import Reclaimed, reap_orphans, reclaim_session
 
 Progress = Callable[[str, int, int], None]
 
@@ -139,8 +139,8 @@ async def _reclaim(
     total = Reclaimed()
     for record in dead:
         total += await reclaim_session(cluster, superblock, layout, record)
-    volume = await Volume.open(cluster, name=superblock.name, mountpoint="(fsck)")
+    volume = await open_volume(cluster, name=superblock.name, mountpoint="(fsck)")
     try:
-        return total + Reclaimed(orphans=await volume.reap_orphans())
+        return total + Reclaimed(orphans=await reap_orphans(volume))
     finally:
-        await volume.aclose()
+        await close_volume(volume)

@@ -40,7 +40,7 @@ from sinfoniafs.format.layout import (
     node_of,
     runs,
 )
-from sinfoniafs.volume.state import VolumeState
+from sinfoniafs.volume.volume import Volume
 
 _WRAP: Final = 2**64 - 1
 
@@ -60,13 +60,13 @@ def life_key(number: InodeNumber) -> tuple[str, InodeNumber]:
 class Attempt:
     """One try at an operation: at most one minitransaction that changes anything."""
 
-    def __init__(self, state: VolumeState) -> None:
-        self._state = state
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
         # The mount may begin a new session at any time; an attempt is made in one.
-        self.session = state.session
-        self._allocator = state.allocator
-        self.now = state.clock()
-        self.minitransaction = state.cluster.minitransaction()
+        self.session = volume.session
+        self._allocator = volume.allocator
+        self.now = volume.clock()
+        self.minitransaction = volume.cluster.minitransaction()
         # What to drop from the cache when the compare item of that index fails.
         self._relied_inodes: dict[int, InodeNumber] = {}
         self._relied_nodes: dict[int, BlockNumber] = {}
@@ -94,8 +94,7 @@ class Attempt:
         Raises StaleHandle if that inode is gone, even where the number has been used again.
         """
         inode = await self.inode(number)
-        if self._state.known.get(number, inode.generation) != inode.generation:
-            raise StaleHandle(f"inode {number:#x} was removed")
+        self._volume.check_alive(inode)
         return inode
 
     async def inode(self, number: InodeNumber) -> Inode:
@@ -103,9 +102,9 @@ class Attempt:
         found = self._inodes.get(number)
         if found is not None:
             return found
-        state = self._state
-        found = state.cache.inodes.get(number) or await state.load_inode(number)
-        node, address = state.layout.inode_slot(number)
+        volume = self._volume
+        found = volume.cache.inodes.get(number) or await volume.load_inode(number)
+        node, address = volume.layout.inode_slot(number)
         index = self.minitransaction.compare(node, address, IVERSION.pack(found.iversion))
         self._relied_inodes[index] = number
         self._found[number] = self._inodes[number] = found
@@ -118,7 +117,7 @@ class Attempt:
 
         This one must still be itself: its place among the openers may be another's by now.
         """
-        node, address = self._state.layout.inode_slot(inode.number)
+        node, address = self._volume.layout.inode_slot(inode.number)
         self._fence(node)
         openers = inode.openers.to_bytes(OPENERS_SIZE, "little")
         index = self.minitransaction.compare(node, address + OPENERS_OFFSET, openers)
@@ -129,14 +128,14 @@ class Attempt:
         found = self._nodes.get(block)
         if found is not None:
             return found
-        state = self._state
-        found = state.cache.directory_nodes.get(block)
+        volume = self._volume
+        found = volume.cache.directory_nodes.get(block)
         if found is None:
-            if not state.layout.holds_block(block):
+            if not volume.layout.holds_block(block):
                 raise CorruptVolume(f"{block:#x} is not the number of a data block")
-            image = await state.cluster.read(node_of(block), block_address(block), BLOCK_SIZE)
+            image = await volume.cluster.read(node_of(block), block_address(block), BLOCK_SIZE)
             found = (Interior if height else Leaf).decode(block, image)
-            state.cache.directory_nodes.put(block, found)
+            volume.cache.directory_nodes.put(block, found)
         version = VERSION.pack(found.version)
         index = self.minitransaction.compare(node_of(block), block_address(block), version)
         self._relied_nodes[index] = block
@@ -148,13 +147,13 @@ class Attempt:
         changed = self._map_nodes.get(inode.number, {}).get(block)
         if changed is not None:
             return changed
-        state = self._state
-        nodes = state.cache.block_map(self._found[inode.number]).nodes
+        volume = self._volume
+        nodes = volume.cache.block_map(self._found[inode.number]).nodes
         found = nodes.get(block)
         if found is None:
-            if not state.layout.holds_block(block):
+            if not volume.layout.holds_block(block):
                 raise CorruptVolume(f"{block:#x} is not the number of a data block")
-            image = await state.cluster.read(node_of(block), block_address(block), BLOCK_SIZE)
+            image = await volume.cluster.read(node_of(block), block_address(block), BLOCK_SIZE)
             found = nodes[block] = array("Q", image)
         return found
 
@@ -165,7 +164,7 @@ class Attempt:
         """
         key = life_key(number)
         if key not in self._lives:
-            await self._state.key_locks.acquire(key)
+            await self._volume.key_locks.acquire(key)
             self._lives.append(key)
 
     # -- what is read along
@@ -176,7 +175,7 @@ class Attempt:
 
     def read_slot(self, number: InodeNumber, length: int) -> int:
         """Read the start of an inode's slot; returns the index among the result's reads."""
-        node, address = self._state.layout.inode_slot(number)
+        node, address = self._volume.layout.inode_slot(number)
         return self.minitransaction.read(node, address, length)
 
     # -- what is changed
@@ -192,24 +191,24 @@ class Attempt:
 
     def free_inode(self, inode: Inode) -> None:
         """Let the inode be no more; its blocks are freed by ``free_blocks``."""
-        state = self._state
+        volume = self._volume
         freed = inode._replace(iversion=inode.iversion + 1 & _WRAP, kind=0, nlink=0, openers=0)
-        node, address = state.layout.inode_slot(inode.number)
+        node, address = volume.layout.inode_slot(inode.number)
         self.minitransaction.write(node, address, freed.encode_start())
-        self.minitransaction.write(*state.layout.inode_map(inode.number), FREE)
+        self.minitransaction.write(*volume.layout.inode_map(inode.number), FREE)
         self._inodes[inode.number] = freed
         self._found[inode.number] = freed  # nothing more to write of it
 
     def make_orphan(self, inode: Inode) -> None:
         """Mark an inode that lost its last name but is, or may be, open."""
         self.change(inode._replace(nlink=0, ctime=self.now))
-        self.minitransaction.write(*self._state.layout.inode_map(inode.number), ORPHAN)
+        self.minitransaction.write(*self._volume.layout.inode_map(inode.number), ORPHAN)
 
     def set_opener(self, inode: Inode, *, present: bool) -> None:
         """Register this session as one that may have the inode open, or unregister it."""
         slot = self.session.slot
         bit = opener_bit(slot)
-        node, address = self._state.layout.inode_slot(inode.number)
+        node, address = self._volume.layout.inode_slot(inode.number)
         changed = inode.openers | bit if present else inode.openers & ~bit
         place, shift = address + OPENERS_OFFSET + slot // 8, slot // 8 * 8
         old, new = (bytes([each >> shift & 0xFF]) for each in (inode.openers, changed))
@@ -220,7 +219,7 @@ class Attempt:
 
     def write_area(self, inode: Inode, offset: int, data: bytes) -> None:
         """Write part of the inode's area."""
-        node, address = self._state.layout.inode_slot(inode.number)
+        node, address = self._volume.layout.inode_slot(inode.number)
         self.minitransaction.write(node, address + AREA_OFFSET + offset, data)
 
     def write_block(self, block: int, offset: int, data: bytes) -> None:
@@ -265,7 +264,7 @@ class Attempt:
 
     def new_version(self) -> int:
         """A version, iversion or generation that nothing cached can have by chance."""
-        return self._state.rng.getrandbits(64)
+        return self._volume.new_version()
 
     # -- how it ends
 
@@ -276,7 +275,7 @@ class Attempt:
         self._write_maps()
         self._in_doubt = not self.minitransaction.read_only
         try:
-            result = await self._state.cluster.execute(self.minitransaction)
+            result = await self._volume.cluster.execute(self.minitransaction)
         except SinfoniaError as error:
             self._in_doubt = self._in_doubt and not error.definite
             raise
@@ -292,21 +291,21 @@ class Attempt:
         """Whether all that was relied on is still so; if not, what is stale is dropped."""
         if not self._relied_inodes:
             return True
-        confirmation = self._state.cluster.minitransaction()
+        confirmation = self._volume.cluster.minitransaction()
         for node, position in self.minitransaction.compare_places:
             item = self.minitransaction.items[node].compares[position]
             confirmation.compare(node, item.address, item.expected)
-        result = await self._state.cluster.execute(confirmation)
+        result = await self._volume.cluster.execute(confirmation)
         self._drop(result)
         return result.committed
 
     def finish(self) -> None:
         """Settle what becomes of the numbers taken, and pass on the locks held."""
         for key in self._lives:
-            self._state.key_locks.release(key)
+            self._volume.key_locks.release(key)
         allocator = self._allocator
-        if self.session is self._state.session:
-            self._state.in_doubt |= self._in_doubt
+        if self.session is self._volume.session:
+            self._volume.open_inodes.in_doubt |= self._in_doubt
         for kind in Kind:
             if self._reserved[kind]:
                 allocator.give_back(kind, self._reserved[kind])
@@ -317,7 +316,7 @@ class Attempt:
 
     def _write_inodes(self) -> None:
         for number, inode in self._inodes.items():
-            node, address = self._state.layout.inode_slot(number)
+            node, address = self._volume.layout.inode_slot(number)
             if number in self._created:
                 # A file's area is written with its contents; pointers must not be left to chance.
                 self.minitransaction.write(node, address, inode.encode_start())
@@ -334,7 +333,7 @@ class Attempt:
 
     def _write_directory_inode(self, found: Inode, inode: Inode) -> None:
         # The times of a directory are written by others without notice: write those changed here.
-        node, address = self._state.layout.inode_slot(inode.number)
+        node, address = self._volume.layout.inode_slot(inode.number)
         if inode[2:15] != found[2:15]:
             inode = inode._replace(iversion=found.iversion + 1 & _WRAP)
             self._inodes[inode.number] = inode
@@ -347,7 +346,7 @@ class Attempt:
 
     def touch_directory(self, directory: Inode) -> None:
         """Set the times that a changed entry sets."""
-        node, address = self._state.layout.inode_slot(directory.number)
+        node, address = self._volume.layout.inode_slot(directory.number)
         time = encode_time(self.now)
         self.minitransaction.write(node, address + MTIME_OFFSET, time + time)
 
@@ -364,16 +363,16 @@ class Attempt:
                 self.write_block(block, offset, data)
 
     def _write_maps(self) -> None:
-        state = self._state
+        volume = self._volume
         for kind, linked in self._linked.items():
-            of = state.layout.inode_map if kind is Kind.INODE else state.layout.block_map
+            of = volume.layout.inode_map if kind is Kind.INODE else volume.layout.block_map
             for first, count in runs(linked):
                 node, address = of(first)
                 self.minitransaction.compare(node, address, self.session.reserved * count)
                 self.minitransaction.write(node, address, USED * count)
                 self._fence(node)
         for first, count in runs(self._freed):
-            self.minitransaction.write(*state.layout.block_map(first), FREE * count)
+            self.minitransaction.write(*volume.layout.block_map(first), FREE * count)
 
     def _fence(self, node: MemoryNodeId) -> None:
         """Commit only if nobody has taken this session for dead."""
@@ -381,7 +380,7 @@ class Attempt:
             self._fences[self.session.fence(self.minitransaction, node)] = node
 
     def _drop(self, result: Result) -> None:
-        cache = self._state.cache
+        cache = self._volume.cache
         failed = {each.index for each in result.failed_compares}
         if failed & self._fences.keys():
             raise SessionLost("this mount was taken for dead")
@@ -394,7 +393,7 @@ class Attempt:
                 raise CorruptVolume("what this session held in reserve was taken: run fsck")
 
     def _publish(self) -> None:
-        cache = self._state.cache
+        cache = self._volume.cache
         for number, inode in self._inodes.items():
             if not inode.kind:
                 cache.drop_inode(number)

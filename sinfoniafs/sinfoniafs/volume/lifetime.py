@@ -7,7 +7,7 @@ minitransaction: if nobody else is registered and it is not open here, inode and
 with the name; otherwise it becomes an *orphan*, and is freed by the last to unregister.
 
 Files in too many pieces to be freed by one minitransaction are orphans for a moment, too, and then
-shrink step by step.  Whatever crash comes in between leaves an orphan, which ``volume_reclaim``
+shrink step by step.  Whatever crash comes in between leaves an orphan, which ``reclaim``
 finds by its byte in the inode map.
 """
 
@@ -19,79 +19,98 @@ from typing import Final
 import anyio
 
 from sinfonia.addresses import MemoryNodeId
-from sinfoniafs.attributes import InodeNumber
+from sinfoniafs.attributes import Changes, InodeNumber
 from sinfoniafs.errors import NoSuchEntry, SessionLost, StaleHandle
 from sinfoniafs.format.inode import NLINK, NLINK_OFFSET, OPENERS_OFFSET, Inode, opener_bit
+from sinfoniafs.privileges import Privileged, always
 from sinfoniafs.session import Session
 from sinfoniafs.volume.attempt import Attempt, life_key
 from sinfoniafs.volume.block_map import BlockMapEditor
-from sinfoniafs.volume.data import FREED_MAX, cut
+from sinfoniafs.volume.file_blocks import FREED_MAX, cut
+from sinfoniafs.volume.inode_attributes import set_attributes
 from sinfoniafs.volume.running import until_committed
-from sinfoniafs.volume.state import VolumeState
+from sinfoniafs.volume.volume import Volume
 
 # How many inodes may stay registered after their last close before they are unregistered together.
 CLOSING_MAX: Final = 256
 
 
-async def open_file(state: VolumeState, number: InodeNumber) -> None:
-    """Keep the inode alive until ``close_file``, whoever removes its names."""
+async def open_file(
+    volume: Volume,
+    number: InodeNumber,
+    *,
+    truncate: bool = False,
+    privileged: Privileged = always,
+) -> None:
+    """Keep an inode, a directory too, alive until ``close_file``; calls are counted."""
+    await _open(volume, number)
+    if truncate:
+        try:
+            await set_attributes(volume, number, Changes(size=0), privileged=privileged)
+        except BaseException:
+            await close_file(volume, number)
+            raise
+
+
+async def _open(volume: Volume, number: InodeNumber) -> None:
     # Counted before it is registered: an unlink in between must not free the inode.
-    state.open_counts[number] += 1
-    state.closing.pop(number, None)
+    open_inodes = volume.open_inodes
+    open_inodes.count(number)
     try:
-        if number in state.registered and not state.key_locks.is_held(life_key(number)):
+        if open_inodes.is_registered(number) and not volume.key_locks.is_held(life_key(number)):
             return
-        async with state.key_locks.hold(life_key(number)):
-            if number not in state.registered:
-                await until_committed(state, lambda attempt: _register(state, attempt, number))
+        async with volume.key_locks.hold(life_key(number)):
+            if not open_inodes.is_registered(number):
+                await until_committed(volume, lambda attempt: _register(volume, attempt, number))
     except BaseException:
-        _uncount(state, number)
+        open_inodes.uncount(number)
         raise
 
 
-def opened(state: VolumeState, inode: Inode, session: Session) -> None:
+def opened(volume: Volume, inode: Inode, session: Session) -> None:
     """Count an inode that was registered for ``session`` in the minitransaction that made it."""
-    state.open_counts[inode.number] += 1
-    if session is state.session:
-        state.registered.add(inode.number)
+    volume.open_inodes.count(inode.number)
+    if session is volume.session:
+        volume.open_inodes.register(inode.number)
 
 
-async def close_file(state: VolumeState, number: InodeNumber) -> None:
+async def close_file(volume: Volume, number: InodeNumber) -> None:
     """Undo one ``open_file``; the last close of an orphan frees it."""
-    _uncount(state, number)
-    cached = state.cache.inodes.get(number)
-    if number in state.closing and (cached is None or not cached.nlink):
-        await _unregister(state, number)
-    elif not (number in state.registered or number in state.open_counts):
+    open_inodes = volume.open_inodes
+    open_inodes.uncount(number)
+    cached = volume.cache.inodes.get(number)
+    if open_inodes.is_closing(number) and (cached is None or not cached.nlink):
+        await _unregister(volume, number)
+    elif not (open_inodes.is_registered(number) or open_inodes.is_open(number)):
         # It was open when the session was lost, and may have lost its last name since.
         with contextlib.suppress(StaleHandle):
-            await reap(state, number)
-    elif len(state.closing) > CLOSING_MAX:
-        await flush_closing(state)
+            await reap(volume, number)
+    elif open_inodes.closing_count > CLOSING_MAX:
+        await flush_closing(volume)
 
 
-async def flush_closing(state: VolumeState) -> None:
+async def flush_closing(volume: Volume) -> None:
     """Unregister from all inodes that are no longer open here."""
-    while numbers := sorted(state.closing)[:CLOSING_MAX]:
-        async with state.key_locks.hold(*map(life_key, numbers)):
-            still = [number for number in numbers if number in state.closing]
-            session = state.session
+    while numbers := volume.open_inodes.closing[:CLOSING_MAX]:
+        async with volume.key_locks.hold(*map(life_key, numbers)):
+            still = [number for number in numbers if volume.open_inodes.is_closing(number)]
+            session = volume.session
             try:
-                flushed = await _unregister_together(state, still)
+                flushed = await _unregister_together(volume, still)
             except SessionLost:
-                await state.rejoin(session)  # nothing is registered in the new one
+                await volume.rejoin(session)  # nothing is registered in the new one
                 return
         if not flushed:
             for number in still:
-                await _unregister(state, number)
+                await _unregister(volume, number)
 
 
-async def lose_last_name(state: VolumeState, attempt: Attempt, inode: Inode) -> bool:
+async def lose_last_name(volume: Volume, attempt: Attempt, inode: Inode) -> bool:
     """Free the inode in this attempt, or make it an orphan; True if ``reap`` must follow."""
     await attempt.hold_life(inode.number)
     attempt.rely_on_openers(inode)
     others = inode.openers & ~opener_bit(attempt.session.slot)
-    if others or state.open_counts[inode.number]:
+    if others or volume.open_inodes.is_open(inode.number):
         attempt.make_orphan(inode)
         return False
     if (not inode.is_directory and inode.height > 1) or inode.blocks > FREED_MAX:
@@ -101,63 +120,50 @@ async def lose_last_name(state: VolumeState, attempt: Attempt, inode: Inode) -> 
     return False
 
 
-async def reap(state: VolumeState, number: InodeNumber) -> None:
+async def reap(volume: Volume, number: InodeNumber) -> None:
     """Free an orphan, step by step, unless somebody still has it open."""
-    while await until_committed(state, lambda attempt: _reap_step(state, attempt, number)):
+    while await until_committed(volume, lambda attempt: _reap_step(volume, attempt, number)):
         pass
 
 
-def forget_open(state: VolumeState, number: InodeNumber) -> None:
-    """An inode was freed: nothing is registered in it any more."""
-    state.registered.discard(number)
-    state.closing.pop(number, None)
-
-
-async def register_open(state: VolumeState) -> None:
+async def register_open(volume: Volume) -> None:
     """Register again in all that was open when a session was lost.
 
     Until then it is as if nothing were open: what loses its last name meanwhile is freed, and is
     stale for those who have it open.
     """
-    state.rejoined = anyio.Event()
-    for number in sorted(state.open_counts.keys() - state.registered):
-        async with state.key_locks.hold(life_key(number)):
-            if number in state.open_counts and number not in state.registered:
+    volume.rejoined = anyio.Event()
+    for number in volume.open_inodes.unregistered:
+        async with volume.key_locks.hold(life_key(number)):
+            # It may have been closed, or opened again, before this task got the lock.
+            if number in volume.open_inodes.unregistered:
                 with contextlib.suppress(StaleHandle):
-                    await until_committed(state, partial(_register_again, state, number=number))
+                    await until_committed(volume, partial(_register_again, volume, number=number))
 
 
-async def _register_again(state: VolumeState, attempt: Attempt, number: InodeNumber) -> None:
-    await _set_registered(state, attempt, await attempt.handle(number))
+async def _register_again(volume: Volume, attempt: Attempt, number: InodeNumber) -> None:
+    await _set_registered(volume, attempt, await attempt.handle(number))
 
 
-async def _register(state: VolumeState, attempt: Attempt, number: InodeNumber) -> None:
+async def _register(volume: Volume, attempt: Attempt, number: InodeNumber) -> None:
     inode = await attempt.handle(number)
     if not inode.nlink:
         raise NoSuchEntry("the file was removed")
-    await _set_registered(state, attempt, inode)
+    await _set_registered(volume, attempt, inode)
 
 
-async def _set_registered(state: VolumeState, attempt: Attempt, inode: Inode) -> None:
+async def _set_registered(volume: Volume, attempt: Attempt, inode: Inode) -> None:
     attempt.set_opener(inode, present=True)
     await attempt.commit()
-    if attempt.session is state.session:
-        state.registered.add(inode.number)
+    if attempt.session is volume.session:
+        volume.open_inodes.register(inode.number)
 
 
-def _uncount(state: VolumeState, number: InodeNumber) -> None:
-    state.open_counts[number] -= 1
-    if not state.open_counts[number]:
-        del state.open_counts[number]
-        if number in state.registered:
-            state.closing[number] = None
-
-
-async def _unregister_together(state: VolumeState, numbers: Iterable[InodeNumber]) -> bool:
+async def _unregister_together(volume: Volume, numbers: Iterable[InodeNumber]) -> bool:
     """Unregister from inodes that still have a name, all in one minitransaction."""
-    cache = state.cache
-    session = state.session
-    farewell = state.cluster.minitransaction()
+    cache = volume.cache
+    session = volume.session
+    farewell = volume.cluster.minitransaction()
     fences: dict[MemoryNodeId, int] = {}
     changed: list[Inode] = []
     for number in numbers:
@@ -166,7 +172,7 @@ async def _unregister_together(state: VolumeState, numbers: Iterable[InodeNumber
             return False
         slot = session.slot
         rest = inode._replace(openers=inode.openers & ~opener_bit(slot))
-        node, address = state.layout.inode_slot(number)
+        node, address = volume.layout.inode_slot(number)
         if node not in fences:
             fences[node] = session.fence(farewell, node)
         place = address + OPENERS_OFFSET + slot // 8
@@ -175,49 +181,47 @@ async def _unregister_together(state: VolumeState, numbers: Iterable[InodeNumber
         farewell.compare(node, place, old)
         farewell.write(node, place, new)
         changed.append(rest)
-    result = await state.cluster.execute(farewell)
+    result = await volume.cluster.execute(farewell)
     if any(each.index in fences.values() for each in result.failed_compares):
         raise SessionLost("this mount was taken for dead")
-    if not result.committed or session is not state.session:
+    if not result.committed or session is not volume.session:
         return False
     for inode in changed:
-        state.registered.discard(inode.number)
-        state.closing.pop(inode.number, None)
+        volume.open_inodes.unregister(inode.number)
         cached = cache.inodes.get(inode.number)
         if cached is not None:
             cache.inodes.put(inode.number, cached._replace(openers=inode.openers))
     return True
 
 
-async def _unregister(state: VolumeState, number: InodeNumber) -> None:
+async def _unregister(volume: Volume, number: InodeNumber) -> None:
     """Unregister from one inode, and free it if that was all that kept it."""
 
     async def body(attempt: Attempt) -> bool:
         await attempt.hold_life(number)
-        if number not in state.closing:
+        if not volume.open_inodes.is_closing(number):
             return False  # opened again meanwhile
         inode = await attempt.inode(number)
         if not inode.nlink:
             return True
         attempt.set_opener(inode, present=False)
         await attempt.commit()
-        if attempt.session is state.session:
-            state.registered.discard(number)
-            state.closing.pop(number, None)
+        if attempt.session is volume.session:
+            volume.open_inodes.unregister(number)
         return False
 
-    state.cache.inodes.drop(number)
+    volume.cache.inodes.drop(number)
     try:
-        if await until_committed(state, body):
-            await reap(state, number)
+        if await until_committed(volume, body):
+            await reap(volume, number)
     except StaleHandle:
-        forget_open(state, number)  # others took us for dead, and freed it
+        volume.open_inodes.unregister(number)  # others took us for dead, and freed it
 
 
-async def _reap_step(state: VolumeState, attempt: Attempt, number: InodeNumber) -> bool:
+async def _reap_step(volume: Volume, attempt: Attempt, number: InodeNumber) -> bool:
     """Take one step; True if more must follow."""
     await attempt.hold_life(number)
-    if state.open_counts[number]:
+    if volume.open_inodes.is_open(number):
         return False
     inode = await attempt.inode(number)
     if inode.nlink:
@@ -227,13 +231,13 @@ async def _reap_step(state: VolumeState, attempt: Attempt, number: InodeNumber) 
         attempt.set_opener(inode, present=False)
         attempt.rely_on_openers(inode)
         await attempt.commit()
-        forget_open(state, number)
+        volume.open_inodes.unregister(number)
         return False
     attempt.rely_on_openers(inode)
     if inode.is_inline or inode.is_directory or (inode.blocks <= FREED_MAX and inode.height <= 1):
         await _free(attempt, inode)
         await attempt.commit()
-        forget_open(state, number)
+        volume.open_inodes.unregister(number)
         return False
     rest = await cut(attempt, inode, 0)
     attempt.change(rest)

@@ -34,11 +34,12 @@ from sinfoniafs.format.inode import (
 from sinfoniafs.format.layout import INODE_SIZE, node_of
 from sinfoniafs.session import Session
 from sinfoniafs.volume.attempt import Attempt
-from sinfoniafs.volume.data import PERMISSIONS, put
-from sinfoniafs.volume.lifetime import forget_open, lose_last_name, opened, reap
+from sinfoniafs.volume.file_blocks import put
+from sinfoniafs.volume.inode_attributes import PERMISSIONS
+from sinfoniafs.volume.lifetime import lose_last_name, opened, reap
 from sinfoniafs.volume.running import until_committed
-from sinfoniafs.volume.state import VolumeState
 from sinfoniafs.volume.tree import Tree
+from sinfoniafs.volume.volume import Volume
 
 TARGET_MAX: Final = 4095  # of a symbolic link: PATH_MAX without its NUL
 ENTRIES_MAX: Final = 1024  # one minitransaction reads the inodes of that many entries
@@ -47,8 +48,8 @@ KINDS: Final = frozenset(
 )
 
 
-async def lookup(state: VolumeState, parent: InodeNumber, name: bytes) -> Attributes:
-    """The attributes of what ``name`` leads to."""
+async def lookup(volume: Volume, parent: InodeNumber, name: bytes) -> Attributes:
+    """The attributes of what ``name`` leads to; "." and ".." are understood."""
     _check_length(name)
 
     async def body(attempt: Attempt) -> Inode:
@@ -56,21 +57,21 @@ async def lookup(state: VolumeState, parent: InodeNumber, name: bytes) -> Attrib
         if name in {b".", b".."}:
             number = InodeNumber(parent if name == b"." else directory.parent)
         else:
-            entry = await Tree(attempt, parent, state.superblock.hash_key).find(name)
+            entry = await Tree(attempt, parent, volume.superblock.hash_key).find(name)
             if entry is None:
                 raise NoSuchEntry("no such entry")
             number = entry.inode
         where = attempt.read_slot(number, INODE_SIZE)
         return Inode.decode(number, (await attempt.commit()).reads[where])
 
-    inode = await until_committed(state, body)
-    state.cache.inodes.put(inode.number, inode)
-    state.give_out(inode)
+    inode = await until_committed(volume, body)
+    volume.cache.inodes.put(inode.number, inode)
+    volume.give_out(inode)
     return inode.attributes
 
 
 async def create(
-    state: VolumeState,
+    volume: Volume,
     parent: InodeNumber,
     name: bytes,
     *,
@@ -80,7 +81,10 @@ async def create(
     target: bytes = b"",
     register: bool = False,
 ) -> Attributes:
-    """Make an inode of any kind but a directory; ``register`` opens it at the same time."""
+    """Make an inode of any kind but a directory, as ``mode`` says; without a kind, a file.
+
+    With ``register``, it is open at once, as by ``open_file`` but in the same minitransaction.
+    """
     check_name(name)
     kind = stat.S_IFMT(mode) or stat.S_IFREG
     if kind not in KINDS:
@@ -89,62 +93,60 @@ async def create(
         raise NameTooLong(f"the target of a symbolic link has at most {TARGET_MAX} bytes")
 
     async def body(attempt: Attempt) -> tuple[Inode, Session]:
-        await _vacant(state, attempt, parent, name)
+        await _vacant(volume, attempt, parent, name)
         inode = await _new_inode(attempt, parent, kind, node_of(parent), mode=mode, owner=owner)
         inode = inode._replace(rdev=rdev, flags=INLINE)
         if register:
             inode = inode._replace(openers=opener_bit(attempt.session.slot))
         attempt.create(await put(attempt, inode, 0, target) if target else inode)
-        await Tree(attempt, parent, state.superblock.hash_key).insert(name, inode)
+        await Tree(attempt, parent, volume.superblock.hash_key).insert(name, inode)
         attempt.touch_directory(await attempt.inode(parent))
         await attempt.commit()
         return await attempt.inode(inode.number), attempt.session
 
-    made, session = await until_committed(state, body, parent)
-    state.give_out(made)
+    made, session = await until_committed(volume, body, parent)
+    volume.give_out(made)
     if register:
-        opened(state, made, session)
+        opened(volume, made, session)
     return made.attributes
 
 
 async def symlink(
-    state: VolumeState, parent: InodeNumber, name: bytes, target: bytes, *, owner: Owner
+    volume: Volume, parent: InodeNumber, name: bytes, target: bytes, *, owner: Owner
 ) -> Attributes:
     """Make a symbolic link, which lets everybody follow it."""
     if not target:
         raise NoSuchEntry("a symbolic link must lead somewhere")
     mode = stat.S_IFLNK | 0o777
-    return await create(state, parent, name, mode=mode, owner=owner, target=target)
+    return await create(volume, parent, name, mode=mode, owner=owner, target=target)
 
 
 async def mkdir(
-    state: VolumeState, parent: InodeNumber, name: bytes, *, mode: int, owner: Owner
+    volume: Volume, parent: InodeNumber, name: bytes, *, mode: int, owner: Owner
 ) -> Attributes:
     """Make a directory, on a memory node whose turn it is."""
     check_name(name)
 
     async def body(attempt: Attempt) -> Inode:
-        directory = await _vacant(state, attempt, parent, name)
+        directory = await _vacant(volume, attempt, parent, name)
         inherited = directory.permissions & stat.S_ISGID
         inode = await _new_inode(
-            attempt, parent, stat.S_IFDIR, state.spread(), mode=mode | inherited, owner=owner
+            attempt, parent, stat.S_IFDIR, volume.spread(), mode=mode | inherited, owner=owner
         )
         inode = inode._replace(nlink=2, parent=parent)
         attempt.create(inode)
-        await Tree(attempt, parent, state.superblock.hash_key).insert(name, inode)
+        await Tree(attempt, parent, volume.superblock.hash_key).insert(name, inode)
         await change_links(attempt, parent, 1)
         attempt.touch_directory(directory)
         await attempt.commit()
         return inode
 
-    made = await until_committed(state, body, parent)
-    state.give_out(made)
+    made = await until_committed(volume, body, parent)
+    volume.give_out(made)
     return made.attributes
 
 
-async def link(
-    state: VolumeState, number: InodeNumber, parent: InodeNumber, name: bytes
-) -> Attributes:
+async def link(volume: Volume, number: InodeNumber, parent: InodeNumber, name: bytes) -> Attributes:
     """Give an inode one more name."""
     check_name(name)
 
@@ -156,36 +158,36 @@ async def link(
             raise NoSuchEntry("the file was removed")
         if inode.nlink >= LINKS_MAX:
             raise TooManyLinks(f"an inode has at most {LINKS_MAX} names")
-        directory = await _vacant(state, attempt, parent, name)
+        directory = await _vacant(volume, attempt, parent, name)
         inode = inode._replace(nlink=inode.nlink + 1, ctime=attempt.now)
         attempt.change(inode)
-        await Tree(attempt, parent, state.superblock.hash_key).insert(name, inode)
+        await Tree(attempt, parent, volume.superblock.hash_key).insert(name, inode)
         attempt.touch_directory(directory)
         await attempt.commit()
         return inode
 
-    linked = await until_committed(state, body, parent, number)
-    state.give_out(linked)
+    linked = await until_committed(volume, body, parent, number)
+    volume.give_out(linked)
     return linked.attributes
 
 
-async def unlink(state: VolumeState, parent: InodeNumber, name: bytes) -> None:
+async def unlink(volume: Volume, parent: InodeNumber, name: bytes) -> None:
     """Remove a name, and the inode with it if that was the last and nobody has it open."""
 
     async def body(attempt: Attempt) -> tuple[InodeNumber, bool]:
-        entry, inode = await _occupied(state, attempt, parent, name)
+        entry, inode = await _occupied(volume, attempt, parent, name)
         if inode.is_directory:
             raise IsADirectory("a directory is removed by rmdir")
-        await Tree(attempt, parent, state.superblock.hash_key).remove(name)
-        must_reap = await lose_name(state, attempt, inode)
+        await Tree(attempt, parent, volume.superblock.hash_key).remove(name)
+        must_reap = await lose_name(volume, attempt, inode)
         attempt.touch_directory(await attempt.inode(parent))
         await attempt.commit()
         return entry.inode, must_reap
 
-    await after_lost_name(state, *await until_committed(state, body, parent))
+    await after_lost_name(volume, *await until_committed(volume, body, parent))
 
 
-async def rmdir(state: VolumeState, parent: InodeNumber, name: bytes) -> None:
+async def rmdir(volume: Volume, parent: InodeNumber, name: bytes) -> None:
     """Remove an empty directory."""
     if name == b".":
         raise InvalidArgument("a directory cannot be removed by the name '.'")
@@ -193,29 +195,33 @@ async def rmdir(state: VolumeState, parent: InodeNumber, name: bytes) -> None:
         raise DirectoryNotEmpty("a directory's parent is not empty")
 
     async def body(attempt: Attempt) -> tuple[InodeNumber, bool]:
-        entry, inode = await _occupied(state, attempt, parent, name)
-        await check_empty(state, attempt, inode)
-        await Tree(attempt, parent, state.superblock.hash_key).remove(name)
-        must_reap = await lose_last_name(state, attempt, inode)
+        entry, inode = await _occupied(volume, attempt, parent, name)
+        await check_empty(volume, attempt, inode)
+        await Tree(attempt, parent, volume.superblock.hash_key).remove(name)
+        must_reap = await lose_last_name(volume, attempt, inode)
         await change_links(attempt, parent, -1)
         attempt.touch_directory(await attempt.inode(parent))
         await attempt.commit()
         return entry.inode, must_reap
 
-    await after_lost_name(state, *await until_committed(state, body, parent))
+    await after_lost_name(volume, *await until_committed(volume, body, parent))
 
 
 async def read_directory(
-    state: VolumeState, number: InodeNumber, cookie: int, limit: int
+    volume: Volume, number: InodeNumber, cookie: int, limit: int
 ) -> list[DirectoryEntry]:
-    """Up to ``limit`` entries after ``cookie``, in order of their hashes; none at the end."""
+    """Up to ``limit`` entries after ``cookie`` (0: from the first), in order of their hashes.
+
+    None at the end.  "." and ".." are not among them.  An entry that exists all the while is given
+    exactly once, whatever other mounts add or remove between the calls.
+    """
 
     async def body(attempt: Attempt) -> list[DirectoryEntry]:
         directory = await attempt.handle(number)
         if not directory.is_directory:
             raise NotADirectory("not a directory")
         entries = await _entries_after(
-            Tree(attempt, number, state.superblock.hash_key), cookie, min(limit, ENTRIES_MAX)
+            Tree(attempt, number, volume.superblock.hash_key), cookie, min(limit, ENTRIES_MAX)
         )
         for entry in entries:
             attempt.read_slot(entry.inode, HEADER_SIZE)
@@ -226,7 +232,7 @@ async def read_directory(
             for each, inode in zip(entries, headers, strict=True)
         ]
 
-    return await until_committed(state, body)
+    return await until_committed(volume, body)
 
 
 # -- what rename needs, too
@@ -249,11 +255,11 @@ async def directory_of(attempt: Attempt, number: InodeNumber) -> Inode:
     return inode
 
 
-async def check_empty(state: VolumeState, attempt: Attempt, inode: Inode) -> None:
+async def check_empty(volume: Volume, attempt: Attempt, inode: Inode) -> None:
     """Commit only if ``inode`` is a directory without entries."""
     if not inode.is_directory:
         raise NotADirectory("not a directory")
-    place = await Tree(attempt, inode.number, state.superblock.hash_key).descend(COOKIE_FIRST)
+    place = await Tree(attempt, inode.number, volume.superblock.hash_key).descend(COOKIE_FIRST)
     if place.path or (place.leaf is not None and place.leaf.entries):
         raise DirectoryNotEmpty("the directory has entries")
 
@@ -266,37 +272,37 @@ async def change_links(attempt: Attempt, number: InodeNumber, difference: int) -
     attempt.change(directory._replace(nlink=directory.nlink + difference))
 
 
-async def lose_name(state: VolumeState, attempt: Attempt, inode: Inode) -> bool:
+async def lose_name(volume: Volume, attempt: Attempt, inode: Inode) -> bool:
     """One name less for what is not a directory; True if ``reap`` must follow."""
     if inode.nlink == 1:
-        return await lose_last_name(state, attempt, inode)
+        return await lose_last_name(volume, attempt, inode)
     attempt.change(inode._replace(nlink=inode.nlink - 1, ctime=attempt.now))
     return False
 
 
-async def after_lost_name(state: VolumeState, number: InodeNumber, must_reap: bool) -> None:
+async def after_lost_name(volume: Volume, number: InodeNumber, must_reap: bool) -> None:
     """What follows the minitransaction that took a name from an inode."""
     if must_reap:
-        await reap(state, number)
-    elif state.cache.inodes.get(number) is None:
-        forget_open(state, number)
+        await reap(volume, number)
+    elif volume.cache.inodes.get(number) is None:
+        volume.open_inodes.unregister(number)
 
 
-async def _vacant(state: VolumeState, attempt: Attempt, parent: InodeNumber, name: bytes) -> Inode:
+async def _vacant(volume: Volume, attempt: Attempt, parent: InodeNumber, name: bytes) -> Inode:
     """The directory in which ``name`` is still to be had.  Raises EntryExists."""
     directory = await directory_of(attempt, parent)
-    if await Tree(attempt, parent, state.superblock.hash_key).find(name) is not None:
+    if await Tree(attempt, parent, volume.superblock.hash_key).find(name) is not None:
         raise EntryExists("the name is taken")
     return directory
 
 
 async def _occupied(
-    state: VolumeState, attempt: Attempt, parent: InodeNumber, name: bytes
+    volume: Volume, attempt: Attempt, parent: InodeNumber, name: bytes
 ) -> tuple[Entry, Inode]:
     """The entry of ``name`` and its inode.  Raises NoSuchEntry."""
     _check_length(name)
     await directory_of(attempt, parent)
-    entry = await Tree(attempt, parent, state.superblock.hash_key).find(name)
+    entry = await Tree(attempt, parent, volume.superblock.hash_key).find(name)
     if entry is None:
         raise NoSuchEntry("no such entry")
     return entry, await attempt.inode(entry.inode)

@@ -32,7 +32,7 @@ from sinfoniafs.format.layout import (
 from sinfoniafs.format.superblock import Superblock
 from sinfoniafs.session import Session, SessionRecord, fence_session, free_slot, read_sessions
 from sinfoniafs.volume.lifetime import reap
-from sinfoniafs.volume.state import VolumeState
+from sinfoniafs.volume.volume import Volume
 
 T = TypeVar("T")
 
@@ -63,23 +63,23 @@ class Reclaimed:
 class SessionWatch:
     """Looks whether other sessions' heartbeats go on, and reclaims what those that died held."""
 
-    def __init__(self, state: VolumeState, silence: float) -> None:
-        self._state = state
+    def __init__(self, volume: Volume, silence: float) -> None:
+        self._volume = volume
         self._silence = silence
         self._seen: dict[tuple[int, int, int], float] = {}
 
     async def look(self) -> None:
         """Look once; to be called from time to time."""
-        state = self._state
+        volume = self._volume
         now = anyio.current_time()
-        records = await read_sessions(state.cluster, state.superblock)
-        others = [record for record in records if record.slot != state.session.slot]
+        records = await read_sessions(volume.cluster, volume.superblock)
+        others = [record for record in records if record.slot != volume.session.slot]
         keys = [(record.slot, record.identity, record.heartbeat) for record in others]
         self._seen = {key: self._seen.get(key, now) for key in keys}
         for record, key in zip(others, keys, strict=True):
             if now - self._seen[key] > self._silence:
-                await reclaim_session(state.cluster, state.superblock, state.layout, record)
-                await reap_orphans(state)
+                await reclaim_session(volume.cluster, volume.superblock, volume.layout, record)
+                await reap_orphans(volume)
 
 
 async def reclaim_session(
@@ -99,13 +99,13 @@ async def reclaim_session(
     return Reclaimed(1, blocks, inodes)
 
 
-async def reap_orphans(state: VolumeState) -> int:
+async def reap_orphans(volume: Volume) -> int:
     """Free all orphans that nobody has open; returns how many were freed."""
-    before = await find_inodes(state.cluster, state.layout, ORPHAN)
+    before = await find_inodes(volume.cluster, volume.layout, ORPHAN)
     for inode in before:
         with contextlib.suppress(StaleHandle):  # another mount was faster
-            await reap(state, inode)
-    return len(before) - len(await find_inodes(state.cluster, state.layout, ORPHAN))
+            await reap(volume, inode)
+    return len(before) - len(await find_inodes(volume.cluster, volume.layout, ORPHAN))
 
 
 async def find_inodes(cluster: ClusterApi, layout: Layout, states: bytes) -> list[InodeNumber]:

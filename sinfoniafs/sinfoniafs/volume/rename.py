@@ -9,7 +9,7 @@ commit.
 import stat
 from typing import Final
 
-from sinfoniafs.attributes import RENAME_EXCHANGE, RENAME_NOREPLACE, InodeNumber
+from sinfoniafs.attributes import RENAME_EXCHANGE, RENAME_NOREPLACE, InodeNumber, Place
 from sinfoniafs.errors import (
     EntryExists,
     InvalidArgument,
@@ -29,8 +29,8 @@ from sinfoniafs.volume.namespace import (
     lose_name,
 )
 from sinfoniafs.volume.running import until_committed
-from sinfoniafs.volume.state import VolumeState
 from sinfoniafs.volume.tree import Tree
+from sinfoniafs.volume.volume import Volume
 
 # Each directory on the way up is a compare item; a minitransaction has 4096 items.
 DEPTH_MAX: Final = 3000
@@ -41,16 +41,16 @@ class Rename:
 
     def __init__(
         self,
-        state: VolumeState,
+        volume: Volume,
         attempt: Attempt,
-        old: tuple[InodeNumber, bytes],
-        new: tuple[InodeNumber, bytes],
+        old: Place,
+        new: Place,
     ) -> None:
-        self._state = state
+        self._volume = volume
         self._attempt = attempt
         self._old_parent, self._old_name = old
         self._new_parent, self._new_name = new
-        key = state.superblock.hash_key
+        key = volume.superblock.hash_key
         self._old_tree = Tree(attempt, self._old_parent, key)
         self._new_tree = Tree(attempt, self._new_parent, key)
         # The inode that lost its name to the one renamed, and whether it must be reaped.
@@ -96,11 +96,11 @@ class Rename:
         if victim.is_directory and not moved.is_directory:
             raise IsADirectory("a file cannot take the place of a directory")
         if victim.is_directory:
-            await check_empty(self._state, self._attempt, victim)
+            await check_empty(self._volume, self._attempt, victim)
             await change_links(self._attempt, self._new_parent, -1)
-            must_reap = await lose_last_name(self._state, self._attempt, victim)
+            must_reap = await lose_last_name(self._volume, self._attempt, victim)
         else:
-            must_reap = await lose_name(self._state, self._attempt, victim)
+            must_reap = await lose_name(self._volume, self._attempt, victim)
         self.replaced = victim.number, must_reap
         await self._new_tree.retarget(self._new_name, moved)
 
@@ -122,30 +122,24 @@ class Rename:
         for _ in range(DEPTH_MAX):
             if above == moved.number:
                 raise InvalidArgument("a directory cannot be moved below itself")
-            if above == self._state.superblock.root:
+            if above == self._volume.superblock.root:
                 return
             above = InodeNumber((await self._attempt.inode(above)).parent)
         raise InvalidArgument(f"a directory can be moved at most {DEPTH_MAX} levels deep")
 
 
-async def rename(
-    state: VolumeState,
-    old: tuple[InodeNumber, bytes],
-    new: tuple[InodeNumber, bytes],
-    *,
-    flags: int,
-) -> None:
-    """Rename ``old`` to ``new``, each a directory and a name in it."""
-    check_name(old[1])
-    check_name(new[1])
+async def rename(volume: Volume, old: Place, new: Place, *, flags: int = 0) -> None:
+    """Rename, replacing what has the new name; or RENAME_NOREPLACE, RENAME_EXCHANGE."""
+    check_name(old.name)
+    check_name(new.name)
     if flags not in {0, RENAME_NOREPLACE, RENAME_EXCHANGE}:
         raise InvalidArgument(f"unknown or contradicting rename flags {flags:#x}")
 
     async def body(attempt: Attempt) -> tuple[InodeNumber, bool] | None:
-        attempt_at_rename = Rename(state, attempt, old, new)
+        attempt_at_rename = Rename(volume, attempt, old, new)
         await attempt_at_rename.run(flags)
         return attempt_at_rename.replaced
 
-    replaced = await until_committed(state, body, old[0], new[0])
+    replaced = await until_committed(volume, body, old.parent, new.parent)
     if replaced is not None:
-        await after_lost_name(state, *replaced)
+        await after_lost_name(volume, *replaced)

@@ -15,7 +15,7 @@ from sinfoniafs.attributes import InodeNumber
 from sinfoniafs.errors import Busy, FileSystemError, SessionLost
 from sinfoniafs.patience import TIMEOUT_S, time_left
 from sinfoniafs.volume.attempt import Attempt, Conflict
-from sinfoniafs.volume.state import VolumeState
+from sinfoniafs.volume.volume import Volume
 
 T = TypeVar("T")
 # The first retries come at once, for a stale cache is cured by reading; then rivals are likely.
@@ -25,23 +25,23 @@ BACKOFF_MAX_S: Final = 0.1
 
 
 async def until_committed(
-    state: VolumeState, body: Callable[[Attempt], Awaitable[T]], *locked: InodeNumber
+    volume: Volume, body: Callable[[Attempt], Awaitable[T]], *locked: InodeNumber
 ) -> T:
     """Run ``body`` until its minitransaction commits, holding the key locks of ``locked``.
 
     Raises Busy when rivals kept changing what it relied on until the deadline.
     """
     if not locked:
-        return await _run(state, body)
-    async with state.key_locks.hold(*sorted(set(locked))):
-        return await _run(state, body)
+        return await _run(volume, body)
+    async with volume.key_locks.hold(*sorted(set(locked))):
+        return await _run(volume, body)
 
 
-async def _run(state: VolumeState, body: Callable[[Attempt], Awaitable[T]]) -> T:
+async def _run(volume: Volume, body: Callable[[Attempt], Awaitable[T]]) -> T:
     deadline = anyio.current_time() + time_left(otherwise=TIMEOUT_S)
     retries = 0
     while True:
-        attempt = Attempt(state)
+        attempt = Attempt(volume)
         lost = None
         try:
             return await body(attempt)
@@ -60,14 +60,14 @@ async def _run(state: VolumeState, body: Callable[[Attempt], Awaitable[T]]) -> T
         finally:
             attempt.finish()
         if lost is not None:
-            await state.rejoin(lost)
+            await volume.rejoin(lost)
         if anyio.current_time() > deadline:
             raise Busy("other mounts kept changing the same files")
-        await _back_off(state, retries)
+        await _back_off(volume, retries)
         retries += 1
 
 
-async def _back_off(state: VolumeState, retries: int) -> None:
+async def _back_off(volume: Volume, retries: int) -> None:
     if retries >= RETRIES_AT_ONCE:
         ceiling = min(BACKOFF_FIRST_S * 2 ** min(retries, 16), BACKOFF_MAX_S)
-        await anyio.sleep(state.rng.uniform(0, ceiling))
+        await anyio.sleep(volume.rng.uniform(0, ceiling))

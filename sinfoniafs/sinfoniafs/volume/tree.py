@@ -30,7 +30,7 @@ from sinfoniafs.volume.attempt import Attempt
 SQUEEZED_MAX: Final = BLOCK_SIZE * 3 // 4
 
 
-class Place(NamedTuple):
+class Descent(NamedTuple):
     """Where a position is in a tree: the interior nodes passed, and the leaf.
 
     ``following`` is the lowest position of the next leaf, None at the last.
@@ -49,11 +49,11 @@ class Tree:
         self._number = directory
         self._key = key
 
-    async def descend(self, position: int) -> Place:
+    async def descend(self, position: int) -> Descent:
         """The leaf that ``position`` belongs to."""
         directory = await self._attempt.inode(self._number)
         if not directory.root:
-            return Place((), None, None)
+            return Descent((), None, None)
         path: list[tuple[Interior, int]] = []
         following = None
         block = BlockNumber(directory.root)
@@ -69,7 +69,7 @@ class Tree:
         leaf = await self._attempt.directory_node(block, 0)
         if not isinstance(leaf, Leaf):
             raise CorruptVolume(f"directory {self._number:#x} has a tree of uneven height")
-        return Place(tuple(path), leaf, following)
+        return Descent(tuple(path), leaf, following)
 
     async def find(self, name: bytes) -> Entry | None:
         """The entry of ``name``."""

@@ -216,7 +216,6 @@ def serve_broken(mountpoint: Path, broken: str) -> list[str]:
 import sys, trio
 from pathlib import Path
 from sinfoniafs import mount, mount_testing
-from sinfoniafs.volume.volume import Volume
 {broken}
 trio.run(mount_testing._serve_model, Path(sys.argv[1]), 64)
 """
@@ -224,15 +223,15 @@ trio.run(mount_testing._serve_model, Path(sys.argv[1]), 64)
 
 
 KEEP_ALIVE_FAILS_ONCE = """
-kept, failed = Volume.keep_alive, []
-async def keep_alive(self):
+kept, failed = mount.keep_alive, []
+async def keep_alive(volume, times):
     if not failed:
         failed.append(True)
         await trio.sleep(0.2)
         raise ZeroDivisionError("a bug")
     print("alive again", flush=True)
-    await kept(self)
-Volume.keep_alive = keep_alive
+    await kept(volume, times)
+mount.keep_alive = keep_alive
 """
 
 MAIN_LOOP_FAILS = """

@@ -18,14 +18,17 @@ from sinfoniafs.errors import (
     PermissionDenied,
     StaleHandle,
 )
+from sinfoniafs.statistics import volume_statistics
 from sinfoniafs.testing import MIB, SOMEBODY, Site, list_directory, on_volume
+from sinfoniafs.volume import contents, namespace
+from sinfoniafs.volume.inode_attributes import get_attributes, set_attributes
 
 
 def test_a_created_file_is_found_with_the_attributes_it_was_given() -> None:
     async def body(site: Site) -> None:
-        made = await site.volume.create(site.root, b"file", mode=0o640, owner=SOMEBODY)
-        found = await site.volume.lookup(site.root, b"file")
-        assert found == made == await site.volume.getattr(made.inode)
+        made = await namespace.create(site.volume, site.root, b"file", mode=0o640, owner=SOMEBODY)
+        found = await namespace.lookup(site.volume, site.root, b"file")
+        assert found == made == await get_attributes(site.volume, made.inode)
         assert found.mode == stat.S_IFREG | 0o640
         assert (found.uid, found.gid, found.nlink, found.size) == (1000, 100, 1, 0)
 
@@ -37,8 +40,10 @@ def test_a_created_file_is_found_with_the_attributes_it_was_given() -> None:
 )
 def test_special_files_keep_their_kind_and_device_number(kind: int) -> None:
     async def body(site: Site) -> None:
-        await site.volume.create(site.root, b"x", mode=kind | 0o600, owner=SOMEBODY, rdev=259)
-        found = await site.volume.lookup(site.root, b"x")
+        await namespace.create(
+            site.volume, site.root, b"x", mode=kind | 0o600, owner=SOMEBODY, rdev=259
+        )
+        found = await namespace.lookup(site.volume, site.root, b"x")
         assert (found.mode, found.rdev) == (kind | 0o600, 259)
 
     on_volume(body)
@@ -52,7 +57,7 @@ def test_a_name_is_taken_once() -> None:
         with pytest.raises(EntryExists):
             await site.directory(b"name")
         with pytest.raises(EntryExists):
-            await site.volume.symlink(site.root, b"name", b"target", owner=SOMEBODY)
+            await namespace.symlink(site.volume, site.root, b"name", b"target", owner=SOMEBODY)
 
     on_volume(body)
 
@@ -64,7 +69,7 @@ def test_a_name_of_255_bytes_is_taken_and_one_of_256_refused() -> None:
         with pytest.raises(NameTooLong):
             await site.file(b"n" * 256)
         with pytest.raises(NameTooLong):
-            await site.volume.lookup(site.root, b"n" * 256)
+            await namespace.lookup(site.volume, site.root, b"n" * 256)
 
     on_volume(body)
 
@@ -82,11 +87,11 @@ def test_a_path_through_a_file_is_refused() -> None:
     async def body(site: Site) -> None:
         file = await site.file()
         with pytest.raises(NotADirectory):
-            await site.volume.lookup(file, b"below")
+            await namespace.lookup(site.volume, file, b"below")
         with pytest.raises(NotADirectory):
-            await site.volume.create(file, b"below", mode=0o644, owner=SOMEBODY)
+            await namespace.create(site.volume, file, b"below", mode=0o644, owner=SOMEBODY)
         with pytest.raises(NotADirectory):
-            await site.volume.read_directory(file, 0, 10)
+            await namespace.read_directory(site.volume, file, 0, 10)
 
     on_volume(body)
 
@@ -94,23 +99,25 @@ def test_a_path_through_a_file_is_refused() -> None:
 def test_dot_and_dotdot_are_understood() -> None:
     async def body(site: Site) -> None:
         directory = await site.directory()
-        inner = (await site.volume.mkdir(directory, b"in", mode=0o755, owner=SOMEBODY)).inode
-        assert (await site.volume.lookup(inner, b".")).inode == inner
-        assert (await site.volume.lookup(inner, b"..")).inode == directory
-        assert (await site.volume.lookup(site.root, b"..")).inode == site.root
+        inner = (
+            await namespace.mkdir(site.volume, directory, b"in", mode=0o755, owner=SOMEBODY)
+        ).inode
+        assert (await namespace.lookup(site.volume, inner, b".")).inode == inner
+        assert (await namespace.lookup(site.volume, inner, b"..")).inode == directory
+        assert (await namespace.lookup(site.volume, site.root, b"..")).inode == site.root
 
     on_volume(body, memory_nodes=3)
 
 
 def test_a_directory_counts_the_directories_in_it() -> None:
     async def body(site: Site) -> None:
-        assert (await site.volume.getattr(site.root)).nlink == 2
+        assert (await get_attributes(site.volume, site.root)).nlink == 2
         await site.directory(b"a")
         await site.directory(b"b")
         await site.file(b"c")
-        assert (await site.volume.getattr(site.root)).nlink == 4
-        await site.volume.rmdir(site.root, b"a")
-        assert (await site.volume.getattr(site.root)).nlink == 3
+        assert (await get_attributes(site.volume, site.root)).nlink == 4
+        await namespace.rmdir(site.volume, site.root, b"a")
+        assert (await get_attributes(site.volume, site.root)).nlink == 3
 
     on_volume(body, memory_nodes=2)
 
@@ -118,9 +125,13 @@ def test_a_directory_counts_the_directories_in_it() -> None:
 def test_a_setgid_directory_hands_down_its_group() -> None:
     async def body(site: Site) -> None:
         directory = await site.directory()
-        await site.volume.setattr(directory, Changes(mode=0o2755, gid=77))
-        file = await site.volume.create(directory, b"file", mode=0o644, owner=Owner(1, 2))
-        inner = await site.volume.mkdir(directory, b"inner", mode=0o755, owner=Owner(1, 2))
+        await set_attributes(site.volume, directory, Changes(mode=0o2755, gid=77))
+        file = await namespace.create(
+            site.volume, directory, b"file", mode=0o644, owner=Owner(1, 2)
+        )
+        inner = await namespace.mkdir(
+            site.volume, directory, b"inner", mode=0o755, owner=Owner(1, 2)
+        )
         assert (file.gid, inner.gid) == (77, 77)
         assert inner.mode == stat.S_IFDIR | 0o2755
 
@@ -131,7 +142,7 @@ def test_directories_are_spread_over_the_memory_nodes_and_files_stay_with_their_
     async def body(site: Site) -> None:
         for number in range(6):
             directory = await site.directory(b"d%d" % number)
-            file = await site.volume.create(directory, b"f", mode=0o644, owner=SOMEBODY)
+            file = await namespace.create(site.volume, directory, b"f", mode=0o644, owner=SOMEBODY)
             assert file.inode >> 40 == directory >> 40
         homes = {entry.inode >> 40 for entry in await list_directory(site.volume, site.root)}
         assert homes == {0, 1, 2}
@@ -142,15 +153,15 @@ def test_directories_are_spread_over_the_memory_nodes_and_files_stay_with_their_
 def test_only_an_empty_directory_is_removed() -> None:
     async def body(site: Site) -> None:
         directory = await site.directory()
-        await site.volume.create(directory, b"file", mode=0o644, owner=SOMEBODY)
+        await namespace.create(site.volume, directory, b"file", mode=0o644, owner=SOMEBODY)
         with pytest.raises(DirectoryNotEmpty):
-            await site.volume.rmdir(site.root, b"directory")
-        await site.volume.unlink(directory, b"file")
-        await site.volume.rmdir(site.root, b"directory")
+            await namespace.rmdir(site.volume, site.root, b"directory")
+        await namespace.unlink(site.volume, directory, b"file")
+        await namespace.rmdir(site.volume, site.root, b"directory")
         with pytest.raises(NoSuchEntry):
-            await site.volume.lookup(site.root, b"directory")
+            await namespace.lookup(site.volume, site.root, b"directory")
         with pytest.raises(StaleHandle):
-            await site.volume.getattr(directory)
+            await get_attributes(site.volume, directory)
 
     on_volume(body)
 
@@ -160,11 +171,11 @@ def test_unlink_is_for_files_and_rmdir_for_directories() -> None:
         await site.file(b"file")
         await site.directory(b"directory")
         with pytest.raises(IsADirectory):
-            await site.volume.unlink(site.root, b"directory")
+            await namespace.unlink(site.volume, site.root, b"directory")
         with pytest.raises(NotADirectory):
-            await site.volume.rmdir(site.root, b"file")
+            await namespace.rmdir(site.volume, site.root, b"file")
         with pytest.raises(NoSuchEntry):
-            await site.volume.unlink(site.root, b"nothing")
+            await namespace.unlink(site.volume, site.root, b"nothing")
 
     on_volume(body)
 
@@ -173,13 +184,13 @@ def test_a_hard_link_is_another_name_of_the_same_inode() -> None:
     async def body(site: Site) -> None:
         file = await site.file(b"one", b"contents")
         directory = await site.directory()
-        assert (await site.volume.link(file, directory, b"two")).nlink == 2
-        await site.volume.unlink(site.root, b"one")
-        found = await site.volume.lookup(directory, b"two")
+        assert (await namespace.link(site.volume, file, directory, b"two")).nlink == 2
+        await namespace.unlink(site.volume, site.root, b"one")
+        found = await namespace.lookup(site.volume, directory, b"two")
         assert (found.inode, found.nlink) == (file, 1)
-        assert await site.volume.read(file, 0, 100) == b"contents"
+        assert await contents.read(site.volume, file, 0, 100) == b"contents"
         with pytest.raises(PermissionDenied):
-            await site.volume.link(directory, site.root, b"three")
+            await namespace.link(site.volume, directory, site.root, b"three")
 
     on_volume(body, memory_nodes=2)
 
@@ -188,11 +199,11 @@ def test_a_hard_link_is_another_name_of_the_same_inode() -> None:
 def test_a_symbolic_link_gives_back_its_target(length: int) -> None:
     async def body(site: Site) -> None:
         target = bytes(97 + at % 26 for at in range(length))
-        made = await site.volume.symlink(site.root, b"link", target, owner=SOMEBODY)
+        made = await namespace.symlink(site.volume, site.root, b"link", target, owner=SOMEBODY)
         assert stat.S_ISLNK(made.mode)
         assert made.size == length
-        assert await site.volume.readlink(made.inode) == target
-        assert (await site.volume.lookup(site.root, b"link")).size == length
+        assert await contents.readlink(site.volume, made.inode) == target
+        assert (await namespace.lookup(site.volume, site.root, b"link")).size == length
 
     on_volume(body)
 
@@ -200,11 +211,11 @@ def test_a_symbolic_link_gives_back_its_target(length: int) -> None:
 def test_a_symbolic_links_target_has_limits() -> None:
     async def body(site: Site) -> None:
         with pytest.raises(NameTooLong):
-            await site.volume.symlink(site.root, b"link", b"t" * 4096, owner=SOMEBODY)
+            await namespace.symlink(site.volume, site.root, b"link", b"t" * 4096, owner=SOMEBODY)
         with pytest.raises(NoSuchEntry):
-            await site.volume.symlink(site.root, b"link", b"", owner=SOMEBODY)
+            await namespace.symlink(site.volume, site.root, b"link", b"", owner=SOMEBODY)
         with pytest.raises(InvalidArgument):
-            await site.volume.readlink(await site.file())
+            await contents.readlink(site.volume, await site.file())
 
     on_volume(body)
 
@@ -212,15 +223,15 @@ def test_a_symbolic_links_target_has_limits() -> None:
 def test_setattr_changes_what_it_is_told_and_nothing_else() -> None:
     async def body(site: Site) -> None:
         file = await site.file()
-        before = await site.volume.getattr(file)
-        changed = await site.volume.setattr(file, Changes(mode=0o4711, uid=5))
-        assert changed == await site.volume.getattr(file)
+        before = await get_attributes(site.volume, file)
+        changed = await set_attributes(site.volume, file, Changes(mode=0o4711, uid=5))
+        assert changed == await get_attributes(site.volume, file)
         assert changed.mode == stat.S_IFREG | 0o4711
         assert (changed.uid, changed.gid) == (5, before.gid)
         assert changed.mtime_ns == before.mtime_ns
         assert changed.ctime_ns > before.ctime_ns
-        await site.volume.setattr(file, Changes(atime_ns=-5, mtime_ns=2**40))
-        changed = await site.volume.getattr(file)
+        await set_attributes(site.volume, file, Changes(atime_ns=-5, mtime_ns=2**40))
+        changed = await get_attributes(site.volume, file)
         assert (changed.atime_ns, changed.mtime_ns) == (-5, 2**40)
 
     on_volume(body)
@@ -228,11 +239,11 @@ def test_setattr_changes_what_it_is_told_and_nothing_else() -> None:
 
 def test_setattr_of_a_directory_returns_its_present_times() -> None:
     async def body(site: Site) -> None:
-        await site.volume.getattr(site.root)
+        await get_attributes(site.volume, site.root)
         other = site.mounts[1]
-        await other.create(site.root, b"file", mode=0o644, owner=SOMEBODY)
-        changed = await site.volume.setattr(site.root, Changes(mode=0o700))
-        assert changed == await other.getattr(site.root)
+        await namespace.create(other, site.root, b"file", mode=0o644, owner=SOMEBODY)
+        changed = await set_attributes(site.volume, site.root, Changes(mode=0o700))
+        assert changed == await get_attributes(other, site.root)
 
     on_volume(body, mounts=2)
 
@@ -240,18 +251,18 @@ def test_setattr_of_a_directory_returns_its_present_times() -> None:
 def test_times_tell_what_was_changed() -> None:
     async def body(site: Site) -> None:
         file = await site.file()
-        directory = await site.volume.getattr(site.root)
-        before = await site.volume.getattr(file)
+        directory = await get_attributes(site.volume, site.root)
+        before = await get_attributes(site.volume, file)
         assert directory.mtime_ns == directory.ctime_ns == before.btime_ns
-        await site.volume.write(file, 0, b"data")
-        after = await site.volume.getattr(file)
+        await contents.write(site.volume, file, 0, b"data")
+        after = await get_attributes(site.volume, file)
         assert after.mtime_ns == after.ctime_ns > before.mtime_ns
         assert after.btime_ns == before.btime_ns
-        await site.volume.link(file, site.root, b"more")
-        linked = await site.volume.getattr(file)
+        await namespace.link(site.volume, file, site.root, b"more")
+        linked = await get_attributes(site.volume, file)
         assert linked.ctime_ns > after.ctime_ns
         assert linked.mtime_ns == after.mtime_ns
-        assert (await site.volume.getattr(site.root)).mtime_ns == linked.ctime_ns
+        assert (await get_attributes(site.volume, site.root)).mtime_ns == linked.ctime_ns
 
     on_volume(body)
 
@@ -268,7 +279,7 @@ def test_readdir_gives_each_entry_once_in_pieces_of_any_size() -> None:
             assert cookies == sorted(set(cookies))
             assert min(cookies) >= 16
         entry = entries[0]
-        assert entry.attributes == await site.volume.getattr(entry.inode)
+        assert entry.attributes == await get_attributes(site.volume, entry.inode)
 
     on_volume(body, memory_nodes=2)
 
@@ -281,13 +292,15 @@ def test_readdir_goes_on_where_it_was_while_others_insert_and_split() -> None:
             await site.file(name)
         seen: list[bytes] = []
         cookie = added = 0
-        while entries := await site.volume.read_directory(site.root, cookie, 10):
+        while entries := await namespace.read_directory(site.volume, site.root, cookie, 10):
             seen += [entry.name for entry in entries]
             cookie = entries[-1].cookie
             for _ in range(5):
-                await other.create(site.root, b"new-%d" % added, mode=0o644, owner=SOMEBODY)
+                await namespace.create(
+                    other, site.root, b"new-%d" % added, mode=0o644, owner=SOMEBODY
+                )
                 added += 1
-            await other.unlink(site.root, b"new-%d" % (added - 1))
+            await namespace.unlink(other, site.root, b"new-%d" % (added - 1))
         assert len(seen) == len(set(seen))
         assert old <= set(seen)
 
@@ -306,17 +319,17 @@ def test_a_full_volume_says_so_and_stays_as_it_was() -> None:
     async def body(site: Site) -> None:
         file = await site.file()
         written = 0
-        while await _has_room(site.volume.write(file, written, b"x" * 100_000)):
+        while await _has_room(contents.write(site.volume, file, written, b"x" * 100_000)):
             written += 100_000
-        assert (await site.volume.getattr(file)).size == written
-        assert await site.volume.read(file, written - 5, 100) == b"xxxxx"
-        assert (await site.volume.statistics()).blocks_free < 10
+        assert (await get_attributes(site.volume, file)).size == written
+        assert await contents.read(site.volume, file, written - 5, 100) == b"xxxxx"
+        assert (await volume_statistics(site.volume)).blocks_free < 10
         small = await site.file(b"small", b"inline data needs no block")
         with pytest.raises(NoSpace):
-            await site.volume.write(small, 0, b"y" * 200_000)
-        assert await site.volume.read(small, 0, 100) == b"inline data needs no block"
-        await site.volume.unlink(site.root, b"file")
-        assert await site.volume.write(small, 0, b"y" * 200_000) == 200_000
+            await contents.write(site.volume, small, 0, b"y" * 200_000)
+        assert await contents.read(site.volume, small, 0, 100) == b"inline data needs no block"
+        await namespace.unlink(site.volume, site.root, b"file")
+        assert await contents.write(site.volume, small, 0, b"y" * 200_000) == 200_000
 
     on_volume(body, memory_nodes=2, capacity=MIB)
 
@@ -326,10 +339,10 @@ def test_a_volume_without_free_inodes_says_so() -> None:
         made = 0
         while await _has_room(site.file(b"%d" % made)):
             made += 1
-        assert made == (await site.volume.statistics()).inodes - 1  # the root has one
+        assert made == (await volume_statistics(site.volume)).inodes - 1  # the root has one
         with pytest.raises(NoSuchEntry):
-            await site.volume.lookup(site.root, b"%d" % made)
-        await site.volume.unlink(site.root, b"0")
+            await namespace.lookup(site.volume, site.root, b"%d" % made)
+        await namespace.unlink(site.volume, site.root, b"0")
         await site.file(b"again")
 
     on_volume(body, capacity=MIB)
@@ -337,9 +350,9 @@ def test_a_volume_without_free_inodes_says_so() -> None:
 
 def test_statistics_count_what_is_used() -> None:
     async def body(site: Site) -> None:
-        before = await site.volume.statistics()
+        before = await volume_statistics(site.volume)
         await site.file(b"file", b"x" * 100_000)
-        after = await site.volume.statistics()
+        after = await volume_statistics(site.volume)
         assert before.blocks_free - after.blocks_free == 7 + 1  # and the directory's leaf
         assert before.inodes_free - after.inodes_free == 1
         assert (after.blocks, after.inodes) == (before.blocks, before.inodes)
@@ -353,17 +366,23 @@ def test_a_reused_inode_number_does_not_lead_to_the_new_file() -> None:
     async def body(site: Site) -> None:
         holder, other = site.mounts
         old = await site.file(b"old")
-        await other.unlink(site.root, b"old")
+        await namespace.unlink(other, site.root, b"old")
         with pytest.raises(StaleHandle):
-            await holder.getattr(old)
+            await get_attributes(holder, old)
         numbers: set[int] = set()
         while old not in numbers:  # a small volume: the number soon comes up again
             name = b"new-%d" % len(numbers)
-            numbers.add((await other.create(site.root, name, mode=0o600, owner=SOMEBODY)).inode)
-        for operation in (holder.getattr(old), holder.read(old, 0, 1), holder.write(old, 0, b"x")):
+            numbers.add(
+                (await namespace.create(other, site.root, name, mode=0o600, owner=SOMEBODY)).inode
+            )
+        for operation in (
+            get_attributes(holder, old),
+            contents.read(holder, old, 0, 1),
+            contents.write(holder, old, 0, b"x"),
+        ):
             with pytest.raises(StaleHandle):
                 await operation
-        await holder.lookup(site.root, name)
-        assert (await holder.getattr(old)).size == 0
+        await namespace.lookup(holder, site.root, name)
+        assert (await get_attributes(holder, old)).size == 0
 
     on_volume(body, mounts=2, capacity=MIB)

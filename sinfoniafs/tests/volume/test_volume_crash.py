@@ -10,9 +10,13 @@ import trio
 from sinfonia.errors import OutcomeUnknown
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.testing.model import ModelCluster
-from sinfoniafs.attributes import RENAME_EXCHANGE, Changes
+from sinfoniafs.attributes import RENAME_EXCHANGE, Changes, Place
 from sinfoniafs.fsck.check import check_volume
 from sinfoniafs.testing import MIB, SOMEBODY, Bomb, Site, close_site, list_directory, open_site
+from sinfoniafs.volume import contents, lifetime, namespace
+from sinfoniafs.volume.inode_attributes import get_attributes, set_attributes
+from sinfoniafs.volume.mounting import close_volume
+from sinfoniafs.volume.rename import rename
 from sinfoniafs.volume.volume import Volume
 
 BLOCK = 16 * 1024
@@ -23,55 +27,59 @@ Operation = Callable[[Volume], Awaitable[object]]
 
 
 async def open_unlink_close(volume: Volume) -> None:
-    file = (await volume.lookup(volume.root, b"scattered")).inode
-    await volume.open_file(file)
-    await volume.unlink(volume.root, b"scattered")
-    await volume.close_file(file)
+    file = (await namespace.lookup(volume, volume.root, b"scattered")).inode
+    await lifetime.open_file(volume, file)
+    await namespace.unlink(volume, volume.root, b"scattered")
+    await lifetime.close_file(volume, file)
 
 
 async def create_and_open(volume: Volume) -> None:
-    made = await volume.create(volume.root, b"new", mode=0o644, owner=SOMEBODY, register=True)
-    await volume.write(made.inode, 0, b"x" * 300_000)
+    made = await namespace.create(
+        volume, volume.root, b"new", mode=0o644, owner=SOMEBODY, register=True
+    )
+    await contents.write(volume, made.inode, 0, b"x" * 300_000)
 
 
 async def overwrite_and_extend(volume: Volume) -> None:
-    file = (await volume.lookup(volume.root, b"scattered")).inode
-    await volume.write(file, 30 * BLOCK - 5, b"z" * (9 * MIB))
+    file = (await namespace.lookup(volume, volume.root, b"scattered")).inode
+    await contents.write(volume, file, 30 * BLOCK - 5, b"z" * (9 * MIB))
 
 
 async def truncate(volume: Volume) -> None:
-    file = (await volume.lookup(volume.root, b"scattered")).inode
-    await volume.setattr(file, Changes(size=5))
+    file = (await namespace.lookup(volume, volume.root, b"scattered")).inode
+    await set_attributes(volume, file, Changes(size=5))
 
 
 async def fill_a_directory(volume: Volume) -> None:
-    directory = (await volume.lookup(volume.root, b"one leaf")).inode
+    directory = (await namespace.lookup(volume, volume.root, b"one leaf")).inode
     for number in range(6):
-        await volume.symlink(directory, b"%d" % number * 200, b"t" * 300, owner=SOMEBODY)
-    assert (await volume.getattr(directory)).blocks == 3 * 32  # split, under a root
+        await namespace.symlink(volume, directory, b"%d" % number * 200, b"t" * 300, owner=SOMEBODY)
+    assert (await get_attributes(volume, directory)).blocks == 3 * 32  # split, under a root
 
 
 async def empty_a_directory(volume: Volume) -> None:
-    directory = (await volume.lookup(volume.root, b"two leaves")).inode
+    directory = (await namespace.lookup(volume, volume.root, b"two leaves")).inode
     for entry in await list_directory(volume, directory):
-        await volume.unlink(directory, entry.name)
-    await volume.rmdir(volume.root, b"two leaves")
+        await namespace.unlink(volume, directory, entry.name)
+    await namespace.rmdir(volume, volume.root, b"two leaves")
 
 
 async def move(volume: Volume) -> None:
-    target = (await volume.lookup(volume.root, b"one leaf")).inode
-    await volume.rename(volume.root, b"empty", target, b"moved")
-    await volume.rename(target, b"moved", volume.root, b"scattered", flags=RENAME_EXCHANGE)
-    await volume.rename(volume.root, b"small", target, b"moved")
+    target = (await namespace.lookup(volume, volume.root, b"one leaf")).inode
+    await rename(volume, Place(volume.root, b"empty"), Place(target, b"moved"))
+    await rename(
+        volume, Place(target, b"moved"), Place(volume.root, b"scattered"), flags=RENAME_EXCHANGE
+    )
+    await rename(volume, Place(volume.root, b"small"), Place(target, b"moved"))
 
 
 async def make_a_directory(volume: Volume) -> None:
-    made = await volume.mkdir(volume.root, b"new", mode=0o755, owner=SOMEBODY)
-    await volume.create(made.inode, b"new", mode=0o644, owner=SOMEBODY)
+    made = await namespace.mkdir(volume, volume.root, b"new", mode=0o755, owner=SOMEBODY)
+    await namespace.create(volume, made.inode, b"new", mode=0o644, owner=SOMEBODY)
 
 
 async def mount_and_unmount(volume: Volume) -> None:
-    await volume.aclose()
+    await close_volume(volume)
 
 
 OPERATIONS: list[Operation] = [
@@ -93,12 +101,14 @@ async def furnish(site: Site) -> None:
     for name, count in ((b"one leaf", 60), (b"two leaves", 64)):
         directory = await site.directory(name)
         for number in range(count):
-            await site.volume.create(directory, b"%240d" % number, mode=0o644, owner=SOMEBODY)
+            await namespace.create(
+                site.volume, directory, b"%240d" % number, mode=0o644, owner=SOMEBODY
+            )
     file = await site.file(b"scattered")
     other = await site.file(b"between")
     for number in range(0, 80, 2):
-        await site.volume.write(file, number * 2000 * BLOCK, b"x" * BLOCK)
-        await site.volume.write(other, number * BLOCK, b"x" * BLOCK)
+        await contents.write(site.volume, file, number * 2000 * BLOCK, b"x" * BLOCK)
+        await contents.write(site.volume, other, number * BLOCK, b"x" * BLOCK)
 
 
 class Doubt:
@@ -132,7 +142,7 @@ def test_a_mount_killed_at_any_point_leaves_a_sound_volume(operation: Operation)
                 await operation(victim)
             report = await check_volume(site.cluster)
             assert report.clean, (survived, report.problems)
-            await site.volume.aclose()
+            await close_volume(site.volume)
             report = await check_volume(site.cluster, reclaim=True, patience_s=0)
             assert report.clean, (survived, report.problems)
             assert (report.orphans, report.blocks_reserved, report.inodes_reserved) == (0, 0, 0)

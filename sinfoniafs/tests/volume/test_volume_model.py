@@ -14,9 +14,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from sinfoniafs.attributes import RENAME_EXCHANGE, RENAME_NOREPLACE, Changes, InodeNumber
+from sinfoniafs.attributes import RENAME_EXCHANGE, RENAME_NOREPLACE, Changes, InodeNumber, Place
 from sinfoniafs.errors import FileSystemError
 from sinfoniafs.testing import MIB, SOMEBODY, Site, close_site, list_directory, open_site
+from sinfoniafs.volume import contents, namespace
+from sinfoniafs.volume.inode_attributes import get_attributes, set_attributes
+from sinfoniafs.volume.rename import rename
 from sinfoniafs.volume.volume import Volume
 
 
@@ -115,14 +118,14 @@ class Model:
 async def walk(volume: Volume, path: Path) -> InodeNumber:
     number = volume.root
     for name in path:
-        number = (await volume.lookup(number, name)).inode
+        number = (await namespace.lookup(volume, number, name)).inode
     return number
 
 
 async def walk_to_parent(volume: Volume, path: Path) -> InodeNumber:
     """The directory of the last name; a kernel, too, sees to it that it is one."""
     number = await walk(volume, path[:-1])
-    await volume.lookup(number, b".")
+    await namespace.lookup(volume, number, b".")
     return number
 
 
@@ -157,7 +160,7 @@ class VolumeMachine(RuleBasedStateMachine):
         async def actual() -> None:
             volume = self.site.mounts[mount]
             parent = await walk_to_parent(volume, path)
-            await volume.create(parent, path[-1], mode=0o644, owner=SOMEBODY)
+            await namespace.create(volume, parent, path[-1], mode=0o644, owner=SOMEBODY)
 
         self.both(lambda: self.model.add(path, Node()), actual)
 
@@ -166,7 +169,7 @@ class VolumeMachine(RuleBasedStateMachine):
         async def actual() -> None:
             volume = self.site.mounts[mount]
             parent = await walk_to_parent(volume, path)
-            await volume.mkdir(parent, path[-1], mode=0o755, owner=SOMEBODY)
+            await namespace.mkdir(volume, parent, path[-1], mode=0o755, owner=SOMEBODY)
 
         self.both(lambda: self.model.add(path, Node(children={})), actual)
 
@@ -183,7 +186,7 @@ class VolumeMachine(RuleBasedStateMachine):
         async def actual() -> None:
             volume = self.site.mounts[mount]
             inode, parent = await walk(volume, old), await walk_to_parent(volume, new)
-            await volume.link(inode, parent, new[-1])
+            await namespace.link(volume, inode, parent, new[-1])
 
         self.both(expected, actual)
 
@@ -196,7 +199,7 @@ class VolumeMachine(RuleBasedStateMachine):
 
         async def actual() -> None:
             volume = self.site.mounts[mount]
-            await volume.unlink(await walk_to_parent(volume, path), path[-1])
+            await namespace.unlink(volume, await walk_to_parent(volume, path), path[-1])
 
         self.both(expected, actual)
 
@@ -210,7 +213,7 @@ class VolumeMachine(RuleBasedStateMachine):
 
         async def actual() -> None:
             volume = self.site.mounts[mount]
-            await volume.rmdir(await walk_to_parent(volume, path), path[-1])
+            await namespace.rmdir(volume, await walk_to_parent(volume, path), path[-1])
 
         self.both(expected, actual)
 
@@ -225,7 +228,7 @@ class VolumeMachine(RuleBasedStateMachine):
             volume = self.site.mounts[mount]
             source = await walk_to_parent(volume, old)
             target = await walk_to_parent(volume, new)
-            await volume.rename(source, old[-1], target, new[-1], flags=flags)
+            await rename(volume, Place(source, old[-1]), Place(target, new[-1]), flags=flags)
 
         self.both(lambda: self.model.rename(old, new, flags), actual)
 
@@ -240,7 +243,9 @@ class VolumeMachine(RuleBasedStateMachine):
 
         async def actual() -> int:
             volume = self.site.mounts[mount]
-            return await volume.write(await walk(volume, path), offset, bytes([byte]) * length)
+            return await contents.write(
+                volume, await walk(volume, path), offset, bytes([byte]) * length
+            )
 
         self.both(expected, actual)
 
@@ -254,7 +259,7 @@ class VolumeMachine(RuleBasedStateMachine):
 
         async def actual() -> int:
             volume = self.site.mounts[mount]
-            return (await volume.setattr(await walk(volume, path), Changes(size=size))).size
+            return (await set_attributes(volume, await walk(volume, path), Changes(size=size))).size
 
         self.both(expected, actual)
 
@@ -262,7 +267,7 @@ class VolumeMachine(RuleBasedStateMachine):
     def read(self, mount: int, path: Path) -> None:
         async def actual() -> bytes:
             volume = self.site.mounts[mount]
-            return await volume.read(await walk(volume, path), 0, 2 * MIB)
+            return await contents.read(volume, await walk(volume, path), 0, 2 * MIB)
 
         self.both(lambda: bytes(self.model.file(path).data), actual)
 
@@ -274,10 +279,10 @@ class VolumeMachine(RuleBasedStateMachine):
 
     async def _compare(self, node: Node, number: InodeNumber) -> None:
         for volume in self.site.mounts:
-            found = await volume.getattr(number)
+            found = await get_attributes(volume, number)
             if node.children is None:
                 assert found.nlink == node.nlink
-                assert await volume.read(number, 0, 2 * MIB) == node.data
+                assert await contents.read(volume, number, 0, 2 * MIB) == node.data
                 continue
             below = [child for child in node.children.values() if child.children is not None]
             assert found.nlink == 2 + len(below)

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import trio
 
+from sinfoniafs.attributes import Place
 from sinfoniafs.errors import (
     DirectoryNotEmpty,
     EntryExists,
@@ -14,6 +15,8 @@ from sinfoniafs.errors import (
     NoSuchEntry,
 )
 from sinfoniafs.testing import SOMEBODY, Site, list_directory, on_volume
+from sinfoniafs.volume import contents, namespace
+from sinfoniafs.volume.rename import rename
 from sinfoniafs.volume.volume import Volume
 
 
@@ -41,10 +44,10 @@ def test_exactly_one_creation_of_a_name_wins() -> None:
             name = b"%d" % number
 
             def create(mount: Volume, name: bytes = name) -> Awaitable[object]:
-                return mount.create(site.root, name, mode=0o644, owner=SOMEBODY)
+                return namespace.create(mount, site.root, name, mode=0o644, owner=SOMEBODY)
 
             def mkdir(mount: Volume, name: bytes = name) -> Awaitable[object]:
-                return mount.mkdir(site.root, name, mode=0o755, owner=SOMEBODY)
+                return namespace.mkdir(mount, site.root, name, mode=0o755, owner=SOMEBODY)
 
             outcomes = await all_at_once(
                 *(partial(create, mount) for mount in site.mounts),
@@ -62,7 +65,7 @@ def test_exactly_one_removal_of_a_name_wins() -> None:
             name = b"%d" % number
             await site.file(name, b"x" * 20_000)
             outcomes = await all_at_once(
-                *(partial(mount.unlink, site.root, name) for mount in site.mounts)
+                *(partial(namespace.unlink, mount, site.root, name) for mount in site.mounts)
             )
             assert outcomes.count(None) == 1
             assert sum(isinstance(outcome, NoSuchEntry) for outcome in outcomes) == 2
@@ -76,8 +79,10 @@ def test_a_directory_is_removed_or_gets_an_entry_never_both() -> None:
             name = b"%d" % number
             directory = await site.directory(name)
             removed, created = await all_at_once(
-                partial(site.volume.rmdir, site.root, name),
-                partial(site.mounts[1].create, directory, b"x", mode=0o644, owner=SOMEBODY),
+                partial(namespace.rmdir, site.volume, site.root, name),
+                partial(
+                    namespace.create, site.mounts[1], directory, b"x", mode=0o644, owner=SOMEBODY
+                ),
             )
             assert (removed is None) != (created is None)
             if removed is not None:
@@ -98,19 +103,21 @@ def test_two_moves_never_make_a_circle() -> None:
             sources, targets = [], []
             for side in (b"left", b"right"):
                 source = await site.directory(b"%b-%d" % (side, number))
-                moved = await site.volume.mkdir(source, b"a", mode=0o755, owner=SOMEBODY)
-                below = await site.volume.mkdir(moved.inode, b"b", mode=0o755, owner=SOMEBODY)
+                moved = await namespace.mkdir(site.volume, source, b"a", mode=0o755, owner=SOMEBODY)
+                below = await namespace.mkdir(
+                    site.volume, moved.inode, b"b", mode=0o755, owner=SOMEBODY
+                )
                 sources.append(source)
                 targets.append(below.inode)
                 # Both mounts know the way, so that neither is ahead of the other.
                 for mount in site.mounts:
-                    await mount.lookup(site.root, b"%b-%d" % (side, number))
-                    await mount.lookup(source, b"a")
-                    await mount.lookup(moved.inode, b"b")
-                    await mount.read_directory(below.inode, 0, 1)
+                    await namespace.lookup(mount, site.root, b"%b-%d" % (side, number))
+                    await namespace.lookup(mount, source, b"a")
+                    await namespace.lookup(mount, moved.inode, b"b")
+                    await namespace.read_directory(mount, below.inode, 0, 1)
             outcomes = await all_at_once(
-                partial(site.mounts[0].rename, sources[0], b"a", targets[1], b"x"),
-                partial(site.mounts[1].rename, sources[1], b"a", targets[0], b"x"),
+                partial(rename, site.mounts[0], Place(sources[0], b"a"), Place(targets[1], b"x")),
+                partial(rename, site.mounts[1], Place(sources[1], b"a"), Place(targets[0], b"x")),
             )
             assert outcomes.count(None) == 1
             assert any(isinstance(outcome, InvalidArgument) for outcome in outcomes)
@@ -124,12 +131,12 @@ def test_concurrent_appends_all_arrive() -> None:
 
         async def append(mount: Volume, mark: bytes) -> None:
             for _ in range(50):
-                await mount.append(file, mark * 100)
+                await contents.append(mount, file, mark * 100)
 
         async with trio.open_nursery() as nursery:
             for place, mount in enumerate(site.mounts):
                 nursery.start_soon(append, mount, b"%d" % place)
-        data = await site.volume.read(file, 0, 10**6)
+        data = await contents.read(site.volume, file, 0, 10**6)
         records = [data[at : at + 100] for at in range(0, len(data), 100)]
         assert sorted(records) == sorted([b"%d" % each * 100 for each in range(3)] * 50)
 
@@ -145,12 +152,12 @@ def test_a_read_sees_a_write_whole_or_not_at_all() -> None:
         async def write() -> None:
             nonlocal done
             for value in range(1, 30):
-                await site.volume.write(file, 0, bytes([value]) * size)
+                await contents.write(site.volume, file, 0, bytes([value]) * size)
             done = True
 
         async def read() -> None:
             while not done:
-                assert len(set(await site.mounts[1].read(file, 0, size))) == 1
+                assert len(set(await contents.read(site.mounts[1], file, 0, size))) == 1
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write)
@@ -166,12 +173,14 @@ def test_many_tasks_fill_and_empty_one_directory(mounts: int) -> None:
             mount = site.mounts[worker % mounts]
             for number in range(60):
                 name = b"%d-%d" % (worker, number)
-                made = await mount.create(site.root, name, mode=0o644, owner=SOMEBODY)
-                await mount.write(made.inode, 0, name * 50)
+                made = await namespace.create(mount, site.root, name, mode=0o644, owner=SOMEBODY)
+                await contents.write(mount, made.inode, 0, name * 50)
                 if number % 2:
-                    await mount.unlink(site.root, name)
+                    await namespace.unlink(mount, site.root, name)
                 if number % 10 == 0:
-                    await mount.rename(site.root, name, site.root, name + b"-renamed")
+                    await rename(
+                        mount, Place(site.root, name), Place(site.root, name + b"-renamed")
+                    )
 
         async with trio.open_nursery() as nursery:
             for worker in range(6):

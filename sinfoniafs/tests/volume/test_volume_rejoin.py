@@ -11,6 +11,9 @@ from sinfoniafs.errors import StaleHandle
 from sinfoniafs.fsck.check import check_volume
 from sinfoniafs.session import SessionTimes, read_sessions
 from sinfoniafs.testing import SOMEBODY, Site, on_volume
+from sinfoniafs.volume import contents, lifetime, namespace
+from sinfoniafs.volume.lifetime import flush_closing
+from sinfoniafs.volume.mounting import close_volume, keep_alive, open_volume
 from sinfoniafs.volume.reclaim import find_inodes, reap_orphans, reclaim_session
 from sinfoniafs.volume.volume import Volume
 
@@ -20,9 +23,9 @@ TIMES = SessionTimes(3.0)
 
 async def take_for_dead(site: Site, sleeper: Volume) -> None:
     """What the other mount does when the sleeper's heartbeat stands still."""
-    state, other = sleeper._state, site.volume._state
+    other = site.volume
     for record in await read_sessions(site.cluster, sleeper.superblock):
-        if record.slot == state.session.slot:
+        if record.slot == sleeper.session.slot:
             await reclaim_session(site.cluster, other.superblock, other.layout, record)
     await reap_orphans(other)
 
@@ -31,10 +34,10 @@ async def occupy_slots(site: Site, slot: int) -> tuple[list[Volume], Volume]:
     """Mount until one of the mounts has ``slot``; returns all of them, and that one."""
     made: list[Volume] = []
     for seed in range(1000, 3000):
-        volume = await Volume.open(site.cluster, clock=site.clock, rng=random.Random(seed))
-        if volume._state.session.slot == slot:
+        volume = await open_volume(site.cluster, clock=site.clock, rng=random.Random(seed))
+        if volume.session.slot == slot:
             return [*made, volume], volume
-        await volume.aclose()
+        await close_volume(volume)
     raise AssertionError("the slot was never taken")
 
 
@@ -44,15 +47,15 @@ Work = Callable[[Volume, InodeNumber, InodeNumber], "object"]
 @pytest.mark.parametrize(
     "work",
     [
-        lambda volume, root, _: volume.create(root, b"new", mode=0o644, owner=SOMEBODY),
-        lambda volume, root, _: volume.create(
-            root, b"new", mode=0o644, owner=SOMEBODY, register=True
+        lambda volume, root, _: namespace.create(volume, root, b"new", mode=0o644, owner=SOMEBODY),
+        lambda volume, root, _: namespace.create(
+            volume, root, b"new", mode=0o644, owner=SOMEBODY, register=True
         ),
-        lambda volume, _, file: volume.append(file, LARGE),
-        lambda volume, _, file: volume.open_file(file),
-        lambda volume, root, _: volume.unlink(root, b"file"),
-        lambda volume, _, file: volume.close_file(file),
-        lambda volume, *_: volume.flush(),
+        lambda volume, _, file: contents.append(volume, file, LARGE),
+        lambda volume, _, file: lifetime.open_file(volume, file),
+        lambda volume, root, _: namespace.unlink(volume, root, b"file"),
+        lambda volume, _, file: lifetime.close_file(volume, file),
+        lambda volume, *_: flush_closing(volume),
     ],
     ids=["create", "create and open", "append", "open", "unlink", "close", "flush"],
 )
@@ -60,9 +63,9 @@ def test_the_first_operation_after_the_loss_succeeds(work: Work) -> None:
     async def body(site: Site) -> None:
         sleeper = site.mounts[1]
         file = await site.file(b"file", LARGE)
-        await sleeper.lookup(site.root, b"file")
-        await sleeper.open_file(file)
-        await sleeper.append(file, LARGE)
+        await namespace.lookup(sleeper, site.root, b"file")
+        await lifetime.open_file(sleeper, file)
+        await contents.append(sleeper, file, LARGE)
         await take_for_dead(site, sleeper)
         await work(sleeper, site.root, file)  # type: ignore[misc]
         sleeper.check_invariants()
@@ -76,18 +79,18 @@ def test_what_was_open_and_kept_its_name_is_kept_alive_again() -> None:
     async def body(site: Site) -> None:
         sleeper = site.mounts[1]
         file = await site.file(b"file", LARGE)
-        await sleeper.lookup(site.root, b"file")
-        await sleeper.open_file(file)
+        await namespace.lookup(sleeper, site.root, b"file")
+        await lifetime.open_file(sleeper, file)
         await take_for_dead(site, sleeper)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(sleeper.keep_alive)
+            nursery.start_soon(keep_alive, sleeper)
             await trio.sleep(10)
-            await site.volume.unlink(site.root, b"file")
-            assert await sleeper.read(file, 0, len(LARGE)) == LARGE
-            await sleeper.write(file, 0, b"still open")
+            await namespace.unlink(site.volume, site.root, b"file")
+            assert await contents.read(sleeper, file, 0, len(LARGE)) == LARGE
+            await contents.write(sleeper, file, 0, b"still open")
             nursery.cancel_scope.cancel()
-        await sleeper.close_file(file)
-        assert await find_inodes(site.cluster, site.volume._state.layout, b"\2") == []
+        await lifetime.close_file(sleeper, file)
+        assert await find_inodes(site.cluster, site.volume.layout, b"\2") == []
 
     on_volume(body, mounts=2, virtual_time=True)
 
@@ -96,21 +99,21 @@ def test_what_was_unlinked_and_open_is_gone_and_its_blocks_are_never_written() -
     async def body(site: Site) -> None:
         sleeper = site.mounts[1]
         file = await site.file(b"file", LARGE)
-        await sleeper.lookup(site.root, b"file")
-        await sleeper.open_file(file)
-        await sleeper.read(file, 0, 10)
-        await site.volume.unlink(site.root, b"file")
+        await namespace.lookup(sleeper, site.root, b"file")
+        await lifetime.open_file(sleeper, file)
+        await contents.read(sleeper, file, 0, 10)
+        await namespace.unlink(site.volume, site.root, b"file")
         await take_for_dead(site, sleeper)
         successor = await site.file(b"successor", b"y" * len(LARGE))
         for attempt in (
-            lambda: sleeper.write(file, 0, b"z" * 1000),
-            lambda: sleeper.append(file, b"z"),
-            lambda: sleeper.read(file, 0, 10),
+            lambda: contents.write(sleeper, file, 0, b"z" * 1000),
+            lambda: contents.append(sleeper, file, b"z"),
+            lambda: contents.read(sleeper, file, 0, 10),
         ):
             with pytest.raises(StaleHandle):
                 await attempt()
-        assert await site.volume.read(successor, 0, len(LARGE)) == b"y" * len(LARGE)
-        await sleeper.close_file(file)
+        assert await contents.read(site.volume, successor, 0, len(LARGE)) == b"y" * len(LARGE)
+        await lifetime.close_file(sleeper, file)
 
     on_volume(body, mounts=2)
 
@@ -121,20 +124,20 @@ def test_whoever_has_the_slot_now_keeps_what_is_registered_in_it() -> None:
     async def body(site: Site) -> None:
         sleeper = site.mounts[1]
         file = await site.file(b"file", LARGE)
-        await sleeper.lookup(site.root, b"file")
-        await sleeper.open_file(file)
-        await sleeper.close_file(file)  # still registered, it believes
-        slot = sleeper._state.session.slot
+        await namespace.lookup(sleeper, site.root, b"file")
+        await lifetime.open_file(sleeper, file)
+        await lifetime.close_file(sleeper, file)  # still registered, it believes
+        slot = sleeper.session.slot
         await take_for_dead(site, sleeper)
         made, successor = await occupy_slots(site, slot)
-        await successor.lookup(site.root, b"file")
-        await successor.open_file(file)
-        await sleeper.flush()
-        await sleeper.unlink(site.root, b"file")
-        assert await successor.read(file, 0, len(LARGE)) == LARGE
-        await successor.close_file(file)
+        await namespace.lookup(successor, site.root, b"file")
+        await lifetime.open_file(successor, file)
+        await flush_closing(sleeper)
+        await namespace.unlink(sleeper, site.root, b"file")
+        assert await contents.read(successor, file, 0, len(LARGE)) == LARGE
+        await lifetime.close_file(successor, file)
         for volume in made:
-            await volume.aclose()
+            await close_volume(volume)
 
     on_volume(body, mounts=2)
 
@@ -142,18 +145,18 @@ def test_whoever_has_the_slot_now_keeps_what_is_registered_in_it() -> None:
 def test_closing_a_mount_that_was_taken_for_dead_takes_nothing_from_others() -> None:
     async def body(site: Site) -> None:
         sleeper = await site.mount()
-        slot = sleeper._state.session.slot
-        sleeper._state.in_doubt = True
+        slot = sleeper.session.slot
+        sleeper.open_inodes.in_doubt = True
         await take_for_dead(site, sleeper)
         made, successor = await occupy_slots(site, slot)
         file = await site.file(b"file", LARGE)
-        await successor.open_file(file)
-        await sleeper.aclose()
-        await site.volume.unlink(site.root, b"file")
-        assert await successor.read(file, 0, len(LARGE)) == LARGE
-        await successor.close_file(file)
+        await lifetime.open_file(successor, file)
+        await close_volume(sleeper)
+        await namespace.unlink(site.volume, site.root, b"file")
+        assert await contents.read(successor, file, 0, len(LARGE)) == LARGE
+        await lifetime.close_file(successor, file)
         for volume in made:
-            await volume.aclose()
+            await close_volume(volume)
 
     on_volume(body, mounts=1)
 
@@ -161,11 +164,11 @@ def test_closing_a_mount_that_was_taken_for_dead_takes_nothing_from_others() -> 
 def test_two_operations_that_find_the_session_lost_begin_one_new_session() -> None:
     async def body(site: Site) -> None:
         sleeper = site.mounts[1]
-        await sleeper.create(site.root, b"first", mode=0o644, owner=SOMEBODY)
+        await namespace.create(sleeper, site.root, b"first", mode=0o644, owner=SOMEBODY)
         await take_for_dead(site, sleeper)
 
         async def make(number: int) -> None:
-            await sleeper.create(site.root, b"%d" % number, mode=0o644, owner=SOMEBODY)
+            await namespace.create(sleeper, site.root, b"%d" % number, mode=0o644, owner=SOMEBODY)
 
         async with trio.open_nursery() as nursery:
             for number in range(20):
@@ -178,21 +181,21 @@ def test_two_operations_that_find_the_session_lost_begin_one_new_session() -> No
 
 def test_who_is_patient_for_three_seconds_beats_five_times_a_second() -> None:
     async def body(site: Site) -> None:
-        one = await Volume.open(site.cluster, clock=site.clock, times=TIMES)
-        other = await Volume.open(site.cluster, clock=site.clock, times=TIMES)
+        one = await open_volume(site.cluster, clock=site.clock)
+        other = await open_volume(site.cluster, clock=site.clock)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(one.keep_alive)
-            nursery.start_soon(other.keep_alive)
+            nursery.start_soon(keep_alive, one, TIMES)
+            nursery.start_soon(keep_alive, other, TIMES)
             await trio.sleep(20)
             nursery.cancel_scope.cancel()
         records = await read_sessions(site.cluster, one.superblock)
-        slots = {one._state.session.slot, other._state.session.slot}
+        slots = {one.session.slot, other.session.slot}
         assert {each.slot: each.heartbeat for each in records if each.slot in slots} == (
             dict.fromkeys(slots, 101)
         )
         # The site's own mount is silent, and was taken for dead.
-        assert site.volume._state.session.slot not in {each.slot for each in records}
-        await one.aclose()
-        await other.aclose()
+        assert site.volume.session.slot not in {each.slot for each in records}
+        await close_volume(one)
+        await close_volume(other)
 
     on_volume(body, virtual_time=True)
