@@ -19,7 +19,7 @@ from typing import Final
 from sinfonia.addresses import Address, MemoryNodeId
 from sinfonia.client.api import ClusterApi
 from sinfoniafs.errors import NoSpace, SessionLost
-from sinfoniafs.format.layout import FREE, Layout, index_of, node_of, number, runs
+from sinfoniafs.format.layout import FREE, Layout, index_of, memory_node_of, number, runs
 from sinfoniafs.key_locks import KeyLocks
 from sinfoniafs.session import Session
 
@@ -42,6 +42,11 @@ class Kind(Enum):
 
     INODE = "inodes"
     BLOCK = "blocks"
+
+
+def map_byte(layout: Layout, kind: Kind, number: int) -> Address:
+    """Where the byte of an inode or block is in its map."""
+    return layout.inode_map(number) if kind is Kind.INODE else layout.block_map(number)
 
 
 class Pool:
@@ -83,9 +88,9 @@ class Allocator:
         self._ring = list(layout.nodes)
         self._unknown: dict[Kind, list[int]] = {kind: [] for kind in Kind}
         self._pools = {
-            (kind, node): Pool(rng.randrange(self._map_size(kind, node)))
+            (kind, memory_node): Pool(rng.randrange(self._map_size(kind, memory_node)))
             for kind in Kind
-            for node in layout.nodes
+            for memory_node in layout.nodes
         }
 
     async def take(self, kind: Kind, near: MemoryNodeId, count: int) -> list[int]:
@@ -108,7 +113,7 @@ class Allocator:
     def give_back(self, kind: Kind, numbers: Iterable[int]) -> None:
         """Return to the reserve what was taken and not linked."""
         for first, count in runs(numbers):
-            self._pools[kind, node_of(first)].add(first, count)
+            self._pools[kind, memory_node_of(first)].add(first, count)
 
     def abandon(self, kind: Kind, numbers: Iterable[int]) -> None:
         """What was taken was linked or not, nobody knows: keep it out of use until ``leave``."""
@@ -120,52 +125,56 @@ class Allocator:
 
     async def leave(self) -> None:
         """Free all that is in reserve."""
-        for (kind, node), pool in self._pools.items():
+        for (kind, memory_node), pool in self._pools.items():
             held = list(runs(pool.take(pool.available)))
             for start in range(0, len(held), RUNS_MAX):
                 await self._change(
-                    kind, node, held[start : start + RUNS_MAX], self._session.reserved, FREE
+                    kind, memory_node, held[start : start + RUNS_MAX], self._session.reserved, FREE
                 )
         for kind, numbers in self._unknown.items():
             for each in numbers:
-                await self._change(kind, node_of(each), [(each, 1)], self._session.reserved, FREE)
+                await self._change(
+                    kind, memory_node_of(each), [(each, 1)], self._session.reserved, FREE
+                )
 
     async def _gather(self, kind: Kind, near: MemoryNodeId, count: int, taken: list[int]) -> None:
         """Take from all memory nodes in turn, beginning with ``near``, as many as needed."""
         start = self._ring.index(near)
-        for node in self._ring[start:] + self._ring[:start]:
-            pool = self._pools[kind, node]
+        for memory_node in self._ring[start:] + self._ring[:start]:
+            pool = self._pools[kind, memory_node]
             while missing := count - len(taken):
-                if not pool.available and not await self._reserve(kind, node, missing):
+                if not pool.available and not await self._reserve(kind, memory_node, missing):
                     break
                 taken += pool.take(missing)
             if len(taken) == count:
                 return
         raise NoSpace(f"no free {kind.value} left on any memory node")
 
-    async def _reserve(self, kind: Kind, node: MemoryNodeId, needed: int) -> bool:
+    async def _reserve(self, kind: Kind, memory_node: MemoryNodeId, needed: int) -> bool:
         """Fill a pool; False if the memory node has nothing free."""
-        pool = self._pools[kind, node]
-        async with self._key_locks.hold((kind, node)):
+        pool = self._pools[kind, memory_node]
+        async with self._key_locks.hold((kind, memory_node)):
             if pool.available:
                 return True
-            size = self._map_size(kind, node)
+            size = self._map_size(kind, memory_node)
             wanted = max(needed, min(pool.reserve_next, size // RESERVE_PART))
             for start, length in _windows(size, pool.cursor):
-                address = self._map_address(kind, number(node, start)).offset
-                image = await self._cluster.read(node, address, length)
+                address = map_byte(self._layout, kind, number(memory_node, start)).offset
+                image = await self._cluster.read(memory_node, address, length)
                 while found := _choose(image, wanted):
-                    chosen = [(number(node, start + first), count) for first, count in found]
-                    if await self._mark(kind, node, chosen):
+                    chosen = [(number(memory_node, start + first), count) for first, count in found]
+                    if await self._mark(kind, memory_node, chosen):
                         self._fill(pool, chosen)
                         return True
-                    image = await self._cluster.read(node, address, length)
+                    image = await self._cluster.read(memory_node, address, length)
         return False
 
-    async def _mark(self, kind: Kind, node: MemoryNodeId, chosen: list[tuple[int, int]]) -> bool:
+    async def _mark(
+        self, kind: Kind, memory_node: MemoryNodeId, chosen: list[tuple[int, int]]
+    ) -> bool:
         """Reserve free numbers; False if somebody was faster."""
         try:
-            return await self._change(kind, node, chosen, FREE, self._session.reserved)
+            return await self._change(kind, memory_node, chosen, FREE, self._session.reserved)
         except BaseException:
             for first, count in chosen:
                 self.abandon(kind, range(first, first + count))
@@ -178,29 +187,30 @@ class Allocator:
         pool.reserve_next = min(2 * pool.reserve_next, RESERVE_MAX)
 
     async def _change(
-        self, kind: Kind, node: MemoryNodeId, chosen: list[tuple[int, int]], old: bytes, new: bytes
+        self,
+        kind: Kind,
+        memory_node: MemoryNodeId,
+        chosen: list[tuple[int, int]],
+        old: bytes,
+        new: bytes,
     ) -> bool:
         """Turn bytes of a map from ``old`` to ``new``; False if they were not all ``old``.
 
         Raises SessionLost if this session was taken for dead.
         """
         change = self._cluster.minitransaction()
-        fence = self._session.fence(change, node)
+        fence = self._session.fence(change, memory_node)
         for first, count in chosen:
-            _, address = self._map_address(kind, first)
-            change.compare(node, address, old * count)
-            change.write(node, address, new * count)
+            _, address = map_byte(self._layout, kind, first)
+            change.compare(memory_node, address, old * count)
+            change.write(memory_node, address, new * count)
         result = await self._cluster.execute(change)
         if any(failed.index == fence for failed in result.failed_compares):
             raise SessionLost("this mount was taken for dead")
         return result.committed
 
-    def _map_address(self, kind: Kind, first: int) -> Address:
-        of = self._layout.inode_map if kind is Kind.INODE else self._layout.block_map
-        return of(first)
-
-    def _map_size(self, kind: Kind, node: MemoryNodeId) -> int:
-        layout = self._layout.nodes[node]
+    def _map_size(self, kind: Kind, memory_node: MemoryNodeId) -> int:
+        layout = self._layout.nodes[memory_node]
         return layout.inodes if kind is Kind.INODE else layout.blocks
 
 

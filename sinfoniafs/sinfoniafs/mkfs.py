@@ -59,8 +59,8 @@ async def make_volume(
     if len(cluster.nodes) > NODES_MAX:
         raise FormatError(f"a volume has at most {NODES_MAX} memory nodes")
     layouts = [
-        NodeLayout.of_size(node, _size_of(node, info.capacity, size_per_node))
-        for node, info in sorted(cluster.nodes.items())
+        NodeLayout.of_size(memory_node, _size_of(memory_node, info.capacity, size_per_node))
+        for memory_node, info in sorted(cluster.nodes.items())
     ]
     await _erase_superblocks(cluster, overwrite=overwrite)
     for layout in layouts:
@@ -77,27 +77,27 @@ async def make_volume(
     return superblocks[0]
 
 
-def _size_of(node: MemoryNodeId, capacity: int, wanted: int | None) -> int:
+def _size_of(memory_node: MemoryNodeId, capacity: int, wanted: int | None) -> int:
     if wanted is not None and wanted > capacity:
-        raise FormatError(f"memory node {node} has {capacity} bytes, not {wanted}")
+        raise FormatError(f"memory node {memory_node} has {capacity} bytes, not {wanted}")
     return capacity if wanted is None else wanted
 
 
 async def _erase_superblocks(cluster: ClusterApi, *, overwrite: bool) -> None:
     looking = cluster.minitransaction()
-    for node in cluster.nodes:
-        looking.read(node, 0, SUPERBLOCK_SIZE)
+    for memory_node in cluster.nodes:
+        looking.read(memory_node, 0, SUPERBLOCK_SIZE)
     found = dict(zip(cluster.nodes, (await cluster.execute(looking)).reads, strict=True))
-    occupied = [node for node, image in found.items() if any(image)]
+    occupied = [memory_node for memory_node, image in found.items() if any(image)]
     if occupied and not overwrite:
         what = "a SinfoniaFS volume" if found[occupied[0]].startswith(MAGIC) else "other data"
         raise FormatError(
             f"memory node {occupied[0]} holds {what}: to destroy that and overwrite it, use --force"
         )
     erasing = cluster.minitransaction()
-    for node in occupied:
-        erasing.compare(node, 0, found[node])
-        erasing.write(node, 0, bytes(SUPERBLOCK_SIZE))
+    for memory_node in occupied:
+        erasing.compare(memory_node, 0, found[memory_node])
+        erasing.write(memory_node, 0, bytes(SUPERBLOCK_SIZE))
     if not (await cluster.execute(erasing)).committed:
         raise FormatError("another process writes to the memory nodes at the same time: try again")
 

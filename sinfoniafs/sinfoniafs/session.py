@@ -131,11 +131,11 @@ class Session:
             identity = rng.getrandbits(63) | 1
             record = SessionRecord(rng.choice(free), identity, 1, started_ns, pid, host, mountpoint)
             attempt = cluster.minitransaction()
-            for node in superblock.nodes:
-                attempt.compare(node, session_address(record.slot), _NO_SESSION)
-                full = node == superblock.home
+            for memory_node in superblock.nodes:
+                attempt.compare(memory_node, session_address(record.slot), _NO_SESSION)
+                full = memory_node == superblock.home
                 data = record.encode() if full else IDENTITY.pack(identity)
-                attempt.write(node, session_address(record.slot), data)
+                attempt.write(memory_node, session_address(record.slot), data)
             if (await cluster.execute(attempt)).committed:
                 return cls(cluster, superblock, record)
         raise FormatError("other mounts kept taking the session slots: try again")
@@ -157,9 +157,9 @@ class Session:
     def slot(self) -> int:
         return self.record.slot
 
-    def fence(self, minitransaction: Minitransaction[object], node: MemoryNodeId) -> int:
+    def fence(self, minitransaction: Minitransaction[object], memory_node: MemoryNodeId) -> int:
         """Add the compare item that fails once this session is taken for dead."""
-        return minitransaction.compare(node, session_address(self.slot), self._identity)
+        return minitransaction.compare(memory_node, session_address(self.slot), self._identity)
 
     async def beat(self) -> None:
         """Show that this session lives.  Raises SessionLost if others have given it up."""
@@ -205,8 +205,8 @@ async def fence_session(
         session_address(record.slot),
         IDENTITY.pack(record.identity) + IDENTITY.pack(record.heartbeat),
     )
-    for node in superblock.nodes:
-        attempt.write(node, session_address(record.slot), identity)
+    for memory_node in superblock.nodes:
+        attempt.write(memory_node, session_address(record.slot), identity)
     if not (await cluster.execute(attempt)).committed:
         return None
     return fenced
@@ -216,7 +216,7 @@ async def free_slot(cluster: ClusterApi, superblock: Superblock, record: Session
     """Free the slot of a session that holds nothing any more, unless somebody else did."""
     attempt = cluster.minitransaction()
     attempt.compare(superblock.home, session_address(record.slot), IDENTITY.pack(record.identity))
-    for node in superblock.nodes:
-        length = SESSION_SIZE if node == superblock.home else IDENTITY.size
-        attempt.write(node, session_address(record.slot), bytes(length))
+    for memory_node in superblock.nodes:
+        length = SESSION_SIZE if memory_node == superblock.home else IDENTITY.size
+        attempt.write(memory_node, session_address(record.slot), bytes(length))
     await cluster.execute(attempt)

@@ -11,7 +11,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.testing.model import ModelCluster
 from sinfoniafs.allocator import Allocator, Kind
 from sinfoniafs.errors import NoSpace, SessionLost
-from sinfoniafs.format.layout import FREE, Layout, node_of, runs
+from sinfoniafs.format.layout import FREE, Layout, memory_node_of, runs
 from sinfoniafs.format.superblock import Superblock
 from sinfoniafs.mkfs import make_volume
 from sinfoniafs.session import Session, fence_session, read_sessions
@@ -105,7 +105,7 @@ def test_another_memory_node_helps_out_when_one_is_full() -> None:
         allocator = await bench.allocator(1)
         room = bench.free(Kind.BLOCK) // 2
         blocks = await allocator.take(Kind.BLOCK, NODE, room + 5)
-        assert sum(node_of(block) == NODE for block in blocks) == room
+        assert sum(memory_node_of(block) == NODE for block in blocks) == room
 
     trio.run(main)
 

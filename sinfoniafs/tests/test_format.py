@@ -13,7 +13,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfoniafs.attributes import InodeNumber
 from sinfoniafs.errors import CorruptVolume, FormatError
 from sinfoniafs.format.directory import HEAD_SIZE, Entry, Interior, Leaf
-from sinfoniafs.format.inode import Inode
+from sinfoniafs.format.inode import TIMES_OFFSET, Inode, encode_time
 from sinfoniafs.format.layout import BLOCK_SIZE, INODE_SIZE, SESSION_SIZE, BlockNumber, NodeLayout
 from sinfoniafs.format.superblock import SUPERBLOCK_SIZE, Superblock, checksum
 from sinfoniafs.session import SessionRecord
@@ -67,7 +67,19 @@ def test_an_inode_is_decoded_as_it_was_encoded(inode: Inode) -> None:
     assert Inode.decode_header(inode.number, slot[:112]) == inode._replace(
         openers=0, area=bytes(256)
     )
-    assert slot.startswith(inode.encode_fields() + inode.encode_times())
+    assert slot.startswith(inode.encode_fields() + b"".join(map(encode_time, inode.times)))
+
+
+@pytest.mark.parametrize("name", Inode._fields)
+def test_a_comparison_of_inodes_sees_a_difference_in_its_part_only(name: str) -> None:
+    values = {field: at for at, field in enumerate(Inode._fields)}
+    inode, other = Inode._make(values.values()), Inode._make((values | {name: 77}).values())
+    times = ["atime", "mtime", "ctime", "btime"]
+    alone = {"number", "iversion", "openers", "area"}
+    assert other.same_fields(inode) == (name in times or name in alone)
+    assert other.same_times(inode) == (name not in times)
+    changed = [(TIMES_OFFSET + 8 * times.index(name), 77)] if name in times else []
+    assert list(other.changed_times(inode)) == changed
 
 
 @given(SUPERBLOCKS)

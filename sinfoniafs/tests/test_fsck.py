@@ -23,7 +23,7 @@ from sinfoniafs.format.layout import (
     BlockNumber,
     Layout,
     block_address,
-    node_of,
+    memory_node_of,
     session_address,
 )
 from sinfoniafs.fsck import check as fsck
@@ -62,12 +62,14 @@ class Damage:
     def leaf(self, number: InodeNumber) -> Leaf:
         block = BlockNumber(self.inode(number).root)
         start = block_address(block)
-        return Leaf.decode(block, bytes(self.memory[node_of(block)][start : start + BLOCK_SIZE]))
+        return Leaf.decode(
+            block, bytes(self.memory[memory_node_of(block)][start : start + BLOCK_SIZE])
+        )
 
     def put_leaf(self, leaf: Leaf) -> None:
         start = block_address(leaf.block)
         image = leaf.pack(leaf.in_order()).encode()
-        self.memory[node_of(leaf.block)][start : start + len(image)] = image
+        self.memory[memory_node_of(leaf.block)][start : start + len(image)] = image
 
     def put_entry(self, number: InodeNumber, name: bytes, **changes: Any) -> None:  # noqa: ANN401
         leaf = self.leaf(number)
@@ -124,7 +126,7 @@ def steal_block(damage: Damage) -> None:
 def tear_leaf(damage: Damage) -> None:
     leaf = damage.leaf(damage.directory)
     start = block_address(leaf.block) + HEAD_SIZE
-    damage.memory[node_of(leaf.block)][start + 17] ^= 0xFF
+    damage.memory[memory_node_of(leaf.block)][start + 17] ^= 0xFF
 
 
 def extra_block(damage: Damage) -> None:
@@ -135,8 +137,8 @@ def extra_block(damage: Damage) -> None:
 
 
 def ghost_session(damage: Damage) -> None:
-    damage.memory[node_of(damage.root)][session_address(3)] = 7
-    damage.memory[node_of(1 << 40)][session_address(5)] = 7
+    damage.memory[memory_node_of(damage.root)][session_address(3)] = 7
+    damage.memory[memory_node_of(1 << 40)][session_address(5)] = 7
 
 
 DAMAGES: dict[str, tuple[Callable[[Damage], None], str]] = {

@@ -18,7 +18,7 @@ from sinfoniafs.format.layout import (
     Layout,
     NodeLayout,
     index_of,
-    node_of,
+    memory_node_of,
     number,
     runs,
     session_address,
@@ -29,7 +29,7 @@ SIZES = st.integers(NODE_SIZE_MIN, 2**50)
 
 @given(st.integers(0, 2**23 - 1), st.integers(0, 2**40 - 1))
 def test_a_number_is_its_pair(node: int, index: int) -> None:
-    assert (node_of(number(node, index)), index_of(number(node, index))) == (node, index)
+    assert (memory_node_of(number(node, index)), index_of(number(node, index))) == (node, index)
     assert number(node, index) < 2**63
 
 

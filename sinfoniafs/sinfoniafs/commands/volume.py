@@ -30,7 +30,7 @@ from sinfoniafs import mounts
 from sinfoniafs.allocator import Kind
 from sinfoniafs.commands.arguments import CLUSTER_VARIABLE, Source, cluster_argument
 from sinfoniafs.commands.words import path_words, volume_words
-from sinfoniafs.format.layout import index_of, node_of
+from sinfoniafs.format.layout import index_of, memory_node_of
 from sinfoniafs.fsck.check import Report, check_volume
 from sinfoniafs.mkfs import make_volume
 from sinfoniafs.session import read_sessions
@@ -141,7 +141,7 @@ def path_facts(path: Path, mount: mounts.KernelMount) -> dict[str, Any]:
         "cluster": mount.source,
         "type": stat.filemode(status.st_mode),
         "inode": status.st_ino,
-        "memory_node": node_of(status.st_ino),
+        "memory_node": memory_node_of(status.st_ino),
         "inode_index": index_of(status.st_ino),
         "links": status.st_nlink,
         "size": status.st_size,

@@ -58,6 +58,11 @@ class Entry(NamedTuple):
     name: bytes
     offset: int
 
+    @classmethod
+    def unplaced(cls, position: int, inode: InodeNumber, kind: int, name: bytes) -> "Entry":
+        """An entry for an inode of that S_IFMT kind, which no leaf holds yet."""
+        return cls(position, inode, entry_kind(kind), name, 0)
+
     def encode(self) -> bytes:
         head = _ENTRY.pack(self.position, self.inode, self.kind, len(self.name))
         return (head + self.name).ljust(entry_size(self.name), b"\0")
@@ -74,7 +79,7 @@ class Leaf(NamedTuple):
 
     @classmethod
     def empty(cls, block: BlockNumber, version: int, owner: InodeNumber) -> "Leaf":
-        return cls(block, version, owner, HEAD_SIZE, {})
+        return cls(block, version, owner, used=HEAD_SIZE, entries={})
 
     @classmethod
     def decode(cls, block: BlockNumber, image: bytes) -> "Leaf":
@@ -94,7 +99,7 @@ class Leaf(NamedTuple):
             raise CorruptVolume(
                 f"directory leaf {block:#x} has {len(entries)} entries, not {count}"
             )
-        return cls(block, version, InodeNumber(owner), used, entries)
+        return cls(block, version, InodeNumber(owner), used=used, entries=entries)
 
     def encode(self) -> bytes:
         """The used part of the block.  Entries must have been packed, as ``pack`` leaves them."""
@@ -167,7 +172,7 @@ class Interior(NamedTuple):
         lows, children = zip(*pairs, strict=True)
         if lows[0] != 0 or any(low >= high for low, high in pairwise(lows)):
             raise CorruptVolume(f"the positions in interior node {block:#x} are out of order")
-        return cls(block, version, InodeNumber(owner), height, lows, children)
+        return cls(block, version, InodeNumber(owner), height=height, lows=lows, children=children)
 
     def encode(self) -> bytes:
         """The used part of the block."""
@@ -205,6 +210,14 @@ class Interior(NamedTuple):
             children=self.children[half:],
         )
         return left, self.lows[half], right
+
+
+TreeNode = Leaf | Interior
+
+
+def entry_kind(kind: int) -> int:
+    """The DT_* value that an entry has for an inode of that S_IFMT kind."""
+    return kind >> 12
 
 
 def entry_size(name: bytes) -> int:

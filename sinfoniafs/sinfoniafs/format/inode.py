@@ -12,21 +12,22 @@ pointers of a block map.
 import stat
 import struct
 from array import array
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from sinfoniafs.attributes import Attributes, InodeNumber
 from sinfoniafs.format.layout import BLOCK_SIZE
 
 _FIELDS: Final = struct.Struct("<QIIQIIIIIIQQQQ")
-_TIMES: Final = struct.Struct("<qqqq")
 _HEADER: Final = struct.Struct("<QIIQIIIIIIQQQQqqqq")
 
 IVERSION: Final = struct.Struct("<Q")
 NLINK: Final = struct.Struct("<I")
 NLINK_OFFSET: Final = 36
 TIMES_OFFSET: Final = _FIELDS.size
-MTIME_OFFSET: Final = TIMES_OFFSET + 8
-CTIME_OFFSET: Final = TIMES_OFFSET + 16
+TIME_SIZE: Final = 8
+MTIME_OFFSET: Final = TIMES_OFFSET + TIME_SIZE
+CTIME_OFFSET: Final = TIMES_OFFSET + 2 * TIME_SIZE
 HEADER_SIZE: Final = _HEADER.size
 OPENERS_OFFSET: Final = 160
 OPENERS_SIZE: Final = 32
@@ -42,6 +43,10 @@ SIZE_MAX: Final = 2**63 - 1  # off_t
 
 _SECTORS_PER_BLOCK: Final = BLOCK_SIZE // 512
 INODE_AREA_EMPTY: Final = bytes(AREA_SIZE)
+
+
+Fields = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int]
+Times = tuple[int, int, int, int]
 
 
 class Inode(NamedTuple):
@@ -94,14 +99,50 @@ class Inode(NamedTuple):
         return self.encode_header().ljust(OPENERS_OFFSET, b"\0") + openers
 
     def encode_header(self) -> bytes:
-        return _HEADER.pack(*self[1:19])
+        """The iversion, the fields and the times."""
+        return _HEADER.pack(self.iversion, *self.fields, *self.times)
 
     def encode_fields(self) -> bytes:
         """The header without the times."""
-        return _FIELDS.pack(*self[1:15])
+        return _FIELDS.pack(self.iversion, *self.fields)
 
-    def encode_times(self) -> bytes:
-        return _TIMES.pack(*self[15:19])
+    @property
+    def fields(self) -> Fields:
+        """What the iversion vouches for, but for the times and the area."""
+        return (
+            self.generation,
+            self.kind,
+            self.root,
+            self.height,
+            self.flags,
+            self.permissions,
+            self.nlink,
+            self.uid,
+            self.gid,
+            self.size,
+            self.blocks,
+            self.rdev,
+            self.parent,
+        )
+
+    @property
+    def times(self) -> Times:
+        """In the order in which they are stored."""
+        return self.atime, self.mtime, self.ctime, self.btime
+
+    def same_fields(self, other: "Inode") -> bool:
+        """Whether nothing but iversion, times, openers and area differs."""
+        return self.fields == other.fields
+
+    def same_times(self, other: "Inode") -> bool:
+        """Whether all four times are those of ``other``."""
+        return self.times == other.times
+
+    def changed_times(self, before: "Inode") -> Iterator[tuple[int, int]]:
+        """Each time that is not as in ``before``: (its offset in the slot, nanoseconds)."""
+        for place, (old, new) in enumerate(zip(before.times, self.times, strict=True)):
+            if old != new:
+                yield TIMES_OFFSET + TIME_SIZE * place, new
 
     @property
     def is_directory(self) -> bool:
@@ -119,25 +160,35 @@ class Inode(NamedTuple):
     @property
     def attributes(self) -> Attributes:
         return Attributes(
-            self.number,
-            self.generation,
-            self.kind | self.permissions,
-            self.nlink,
-            self.uid,
-            self.gid,
-            self.rdev,
-            self.size,
-            self.blocks * _SECTORS_PER_BLOCK,
-            self.atime,
-            self.mtime,
-            self.ctime,
-            self.btime,
+            inode=self.number,
+            generation=self.generation,
+            mode=self.kind | self.permissions,
+            nlink=self.nlink,
+            uid=self.uid,
+            gid=self.gid,
+            rdev=self.rdev,
+            size=self.size,
+            blocks=self.blocks * _SECTORS_PER_BLOCK,
+            atime_ns=self.atime,
+            mtime_ns=self.mtime,
+            ctime_ns=self.ctime,
+            btime_ns=self.btime,
         )
 
 
 def encode_time(nanoseconds: int) -> bytes:
     """One of the four times."""
-    return nanoseconds.to_bytes(8, "little", signed=True)
+    return nanoseconds.to_bytes(TIME_SIZE, "little", signed=True)
+
+
+def opener_place(slot: int) -> int:
+    """The offset in an inode's slot of the byte that has the bit of the session in ``slot``."""
+    return OPENERS_OFFSET + slot // 8
+
+
+def opener_byte(openers: int, slot: int) -> bytes:
+    """That byte."""
+    return bytes([openers >> slot // 8 * 8 & 0xFF])
 
 
 def opener_bit(slot: int) -> int:

@@ -30,6 +30,7 @@ BlockNumber = NewType("BlockNumber", int)
 BLOCK_SIZE: Final = 16 * 1024  # as in the paper, section 5.1
 INODE_SIZE: Final = 512
 INDEX_BITS: Final = 40  # 2**40 blocks of 16 KiB are 16 PiB on each of 2**23 memory nodes
+VERSION_MAX: Final = 2**64 - 1
 INDEX_MASK: Final = (1 << INDEX_BITS) - 1
 
 # States of a byte in the inode map or the block map.
@@ -54,7 +55,7 @@ def number(node: int, index: int) -> int:
     return node << INDEX_BITS | index
 
 
-def node_of(inode_or_block: int) -> MemoryNodeId:
+def memory_node_of(inode_or_block: int) -> MemoryNodeId:
     return MemoryNodeId(inode_or_block >> INDEX_BITS)
 
 
@@ -70,6 +71,11 @@ def block_address(block: int) -> int:
 def session_address(slot: int) -> int:
     """The address, on every memory node, of a slot of the session table."""
     return SESSION_TABLE_ADDRESS + slot * SESSION_SIZE
+
+
+def next_version(version: int) -> int:
+    """The version or iversion of what is changed: one more, and 0 after the largest."""
+    return version + 1 & VERSION_MAX
 
 
 def whole_blocks(length: int) -> int:
@@ -138,21 +144,21 @@ class Layout:
 
     def inode_slot(self, inode: InodeNumber) -> Address:
         """Where the inode's slot is.  Raises CorruptVolume for what is no inode number."""
-        node, index = node_of(inode), index_of(inode)
+        node, index = memory_node_of(inode), index_of(inode)
         if node not in self.nodes or not 0 < index < self.nodes[node].inodes:
             raise CorruptVolume(f"{inode:#x} is not the number of an inode")
         return Address(node, self._inode_area[node] + index * INODE_SIZE)
 
     def inode_map(self, inode: int) -> Address:
         """Where the inode's byte in the inode map is."""
-        return Address(node_of(inode), INODE_MAP_ADDRESS + index_of(inode))
+        return Address(memory_node_of(inode), INODE_MAP_ADDRESS + index_of(inode))
 
     def block_map(self, block: int) -> Address:
         """Where the block's byte in the block map is."""
-        node = node_of(block)
+        node = memory_node_of(block)
         return Address(node, self._block_map[node] + index_of(block))
 
     def holds_block(self, block: int) -> bool:
         """Whether ``block`` is the number of a data block of this volume."""
-        layout = self.nodes.get(node_of(block))
+        layout = self.nodes.get(memory_node_of(block))
         return layout is not None and layout.first_data_block <= index_of(block) < layout.blocks

@@ -120,12 +120,14 @@ async def _check_session_tables(
 ) -> None:
     """Check that all memory nodes know the sessions that the home node knows."""
     expected = {session.slot: session.identity for session in sessions}
-    for node in superblock.nodes:
-        table = await cluster.read(node, session_address(0), SESSIONS_MAX * SESSION_SIZE)
+    for memory_node in superblock.nodes:
+        table = await cluster.read(memory_node, session_address(0), SESSIONS_MAX * SESSION_SIZE)
         for slot in range(SESSIONS_MAX):
             (identity,) = IDENTITY.unpack_from(table, slot * SESSION_SIZE)
             if identity != expected.get(slot, 0):
-                maps.report("session", f"memory node {node}: session slot {slot} is not as at home")
+                maps.report(
+                    "session", f"memory node {memory_node}: session slot {slot} is not as at home"
+                )
 
 
 async def _reclaim(

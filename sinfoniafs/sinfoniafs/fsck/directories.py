@@ -1,7 +1,7 @@
 """Every directory is walked from the root, every name followed, every link counted.
 
-A tree is sound if each node belongs to the directory, is as high as its place says, and holds only
-positions that belong there; a name is sound if its hash is its position.
+A tree is sound if each tree node belongs to the directory, is as high as its place says, and holds
+only positions that belong there; a name is sound if its hash is its position.
 """
 
 from collections import Counter, deque
@@ -11,9 +11,9 @@ from typing import Final
 from sinfonia.client.api import ClusterApi
 from sinfoniafs.attributes import InodeNumber
 from sinfoniafs.errors import CorruptVolume
-from sinfoniafs.format.directory import HASH_MASK, Interior, Leaf, position_of
+from sinfoniafs.format.directory import HASH_MASK, Interior, Leaf, entry_kind, position_of
 from sinfoniafs.format.inode import Inode
-from sinfoniafs.format.layout import BLOCK_SIZE, BlockNumber, block_address, node_of
+from sinfoniafs.format.layout import BLOCK_SIZE, BlockNumber, block_address, memory_node_of
 from sinfoniafs.format.superblock import Superblock
 from sinfoniafs.fsck.inodes import Inodes
 from sinfoniafs.fsck.maps import Maps
@@ -78,24 +78,25 @@ class DirectoriesCheck:
         if not self._maps.claim(block, f"directory {number:#x}"):
             return
         self._blocks[number] += 1
-        image = await self._cluster.read(node_of(block), block_address(block), BLOCK_SIZE)
+        image = await self._cluster.read(memory_node_of(block), block_address(block), BLOCK_SIZE)
         try:
-            node = (Interior if height else Leaf).decode(block, image)
+            tree_node = (Interior if height else Leaf).decode(block, image)
         except CorruptVolume as error:
             self._maps.report("directory node", f"directory {number:#x}: {error}")
             return
-        if node.owner != number:
+        if tree_node.owner != number:
             self._maps.report(
-                "owner", f"block {block:#x} of directory {number:#x} says it is of {node.owner:#x}"
+                "owner",
+                f"block {block:#x} of directory {number:#x} says it is of {tree_node.owner:#x}",
             )
-        if isinstance(node, Leaf):
-            self._check_leaf(directory, node, low, end)
+        if isinstance(tree_node, Leaf):
+            self._check_leaf(directory, tree_node, low, end)
             return
-        if node.height != height:
+        if tree_node.height != height:
             self._maps.report("height", f"block {block:#x} of directory {number:#x} is misplaced")
             return
-        lows = (low, *node.lows[1:])
-        for child, start, stop in zip(node.children, lows, (*lows[1:], end), strict=True):
+        lows = (low, *tree_node.lows[1:])
+        for child, start, stop in zip(tree_node.children, lows, (*lows[1:], end), strict=True):
             if not low <= start < stop <= end:
                 self._maps.report("order", f"block {block:#x} of directory {number:#x}: order")
             await self._check_node(directory, child, height - 1, start, stop)
@@ -120,8 +121,9 @@ class DirectoriesCheck:
         if links is None:
             self._maps.report("dangling", f"{what} leads to inode {number:#x}, which is free")
             return
-        if links.kind >> 12 != kind:
-            self._maps.report("kind", f"{what} says kind {kind}, its inode {links.kind >> 12}")
+        expected = entry_kind(links.kind)
+        if expected != kind:
+            self._maps.report("kind", f"{what} says kind {kind}, its inode {expected}")
         if links.orphan:
             self._maps.report("orphan", f"{what} leads to inode {number:#x}, an orphan")
         self._names[number] += 1

@@ -19,7 +19,7 @@ from sinfoniafs.format.layout import (
     Layout,
     block_address,
     index_of,
-    node_of,
+    memory_node_of,
     whole_blocks,
 )
 from sinfoniafs.fsck.maps import Maps
@@ -72,7 +72,9 @@ async def check_inodes(
     for start in range(0, len(numbers), INODES_AT_ONCE):
         progress("inodes", start, len(numbers))
         for inode in await _read_inodes(cluster, layout, numbers[start : start + INODES_AT_ONCE]):
-            marked_orphan = maps.inodes[node_of(inode.number)][index_of(inode.number)] == ORPHAN[0]
+            marked_orphan = (
+                maps.inodes[memory_node_of(inode.number)][index_of(inode.number)] == ORPHAN[0]
+            )
             problem = _check_fields(inode, slots, orphan=marked_orphan)
             if problem:
                 maps.report("inode", f"inode {inode.number:#x} {problem}")
@@ -153,7 +155,7 @@ class _FileCheck:
             self._end = base + 1
             return
         address = block_address(pointer)
-        image = await self._cluster.read(node_of(pointer), address, BLOCK_SIZE)
+        image = await self._cluster.read(memory_node_of(pointer), address, BLOCK_SIZE)
         span = FANOUT ** (height - 1)
         for at, below in enumerate(array("Q", image)):
             if below:

@@ -20,7 +20,7 @@ from sinfoniafs.format.layout import (
     Layout,
     NodeLayout,
     index_of,
-    node_of,
+    memory_node_of,
     number,
 )
 
@@ -44,7 +44,7 @@ class Maps:
         self.layout = layout
         self.inodes = inodes
         self._blocks = blocks
-        self._claimed = {node: bytearray(len(each)) for node, each in blocks.items()}
+        self._claimed = {memory_node: bytearray(len(each)) for memory_node, each in blocks.items()}
         self._problems = problems
         self._reported: Counter[str] = Counter()
         self.blocks_claimed = 0
@@ -55,16 +55,20 @@ class Maps:
     async def read(cls, cluster: ClusterApi, layout: Layout, problems: list[str]) -> "Maps":
         inodes = {}
         blocks = {}
-        for node, each in layout.nodes.items():
-            inodes[node] = await _read_map(cluster, node, INODE_MAP_ADDRESS, each.inodes)
-            blocks[node] = await _read_map(cluster, node, each.block_map_address, each.blocks)
+        for memory_node, each in layout.nodes.items():
+            inodes[memory_node] = await _read_map(
+                cluster, memory_node, INODE_MAP_ADDRESS, each.inodes
+            )
+            blocks[memory_node] = await _read_map(
+                cluster, memory_node, each.block_map_address, each.blocks
+            )
         return cls(layout, inodes, blocks, problems)
 
     def inodes_in_use(self) -> list[InodeNumber]:
         """The inodes that are marked as used, orphans included."""
         return [
-            InodeNumber(number(node, index))
-            for node, states in self.inodes.items()
+            InodeNumber(number(memory_node, index))
+            for memory_node, states in self.inodes.items()
             for index, state in enumerate(states)
             if state in USED + ORPHAN
         ]
@@ -82,60 +86,66 @@ class Maps:
         if not self.layout.holds_block(block):
             self.report("not a block", f"{owner} uses {block:#x}, which is not a data block")
             return False
-        node, index = node_of(block), index_of(block)
-        if self._claimed[node][index]:
+        memory_node, index = memory_node_of(block), index_of(block)
+        if self._claimed[memory_node][index]:
             self.report("used twice", f"{owner} uses block {block:#x}, which is used already")
             return False
-        self._claimed[node][index] = _CLAIMED
+        self._claimed[memory_node][index] = _CLAIMED
         self.blocks_claimed += 1
-        state = self._blocks[node][index]
+        state = self._blocks[memory_node][index]
         if state != USED[0]:
             self.report("not marked", f"{owner} uses block {block:#x}, marked {_name(state)}")
         return True
 
     def check_states(self, slots: set[int]) -> None:
         """Check each byte for itself; ``slots`` are those of the sessions that exist."""
-        for node, layout in self.layout.nodes.items():
-            self._check_states("inode", node, self.inodes[node], FREE + USED + ORPHAN, slots)
-            self._check_states("block", node, self._blocks[node], FREE + USED, slots)
+        for memory_node, layout in self.layout.nodes.items():
+            self._check_states(
+                "inode", memory_node, self.inodes[memory_node], FREE + USED + ORPHAN, slots
+            )
+            self._check_states("block", memory_node, self._blocks[memory_node], FREE + USED, slots)
             self._check_format(layout)
         self.inodes_reserved = sum(map(_count_reserved, self.inodes.values()))
         self.blocks_reserved = sum(map(_count_reserved, self._blocks.values()))
 
     def check_claims(self) -> None:
         """Once all claims are made: what is marked as used must have been claimed."""
-        for node, states in self._blocks.items():
-            claimed = self._claimed[node]
+        for memory_node, states in self._blocks.items():
+            claimed = self._claimed[memory_node]
             index = states.find(USED)
             while index >= 0:
                 if not claimed[index]:
-                    block = number(node, index)
+                    block = number(memory_node, index)
                     self.report("used by nobody", f"block {block:#x} is marked used by nobody")
                 index = states.find(USED, index + 1)
 
     def _check_states(
-        self, what: str, node: MemoryNodeId, states: bytes, allowed: bytes, slots: set[int]
+        self, what: str, memory_node: MemoryNodeId, states: bytes, allowed: bytes, slots: set[int]
     ) -> None:
         known = allowed + FORMAT + bytes(RESERVED_FIRST + slot for slot in slots)
         if not states.translate(None, delete=known):
             return
         for index, state in enumerate(states):
             if state not in known:
-                which = f"{what} {number(node, index):#x}"
+                which = f"{what} {number(memory_node, index):#x}"
                 self.report(f"{what} state", f"{which} is marked {_name(state)}, wrongly")
 
     def _check_format(self, layout: NodeLayout) -> None:
-        node, first = layout.node, layout.first_data_block
-        states = self._blocks[node]
+        memory_node, first = layout.node, layout.first_data_block
+        states = self._blocks[memory_node]
         if states[:first] != FORMAT * first or FORMAT in states[first:]:
-            self.report("format", f"memory node {node}: the format's own blocks are mismarked")
-        if self.inodes[node][:1] != FORMAT or FORMAT in self.inodes[node][1:]:
-            self.report("format", f"memory node {node}: the inode that is none is mismarked")
+            self.report(
+                "format", f"memory node {memory_node}: the format's own blocks are mismarked"
+            )
+        if self.inodes[memory_node][:1] != FORMAT or FORMAT in self.inodes[memory_node][1:]:
+            self.report("format", f"memory node {memory_node}: the inode that is none is mismarked")
 
 
-async def _read_map(cluster: ClusterApi, node: MemoryNodeId, address: int, size: int) -> bytes:
+async def _read_map(
+    cluster: ClusterApi, memory_node: MemoryNodeId, address: int, size: int
+) -> bytes:
     parts = [
-        await cluster.read(node, address + start, min(PART_SIZE, size - start))
+        await cluster.read(memory_node, address + start, min(PART_SIZE, size - start))
         for start in range(0, size, PART_SIZE)
     ]
     return b"".join(parts)

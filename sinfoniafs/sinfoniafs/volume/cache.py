@@ -11,15 +11,15 @@ from collections.abc import Hashable
 from typing import Final, Generic, TypeVar
 
 from sinfoniafs.attributes import InodeNumber
-from sinfoniafs.format.directory import Interior, Leaf
+from sinfoniafs.format.directory import TreeNode
 from sinfoniafs.format.inode import Inode
 from sinfoniafs.format.layout import BlockNumber
 
 # About 1 KiB each in memory.
 INODES_MAX: Final = 32 * 1024
 # A decoded leaf of 300 entries takes about 100 KiB.
-DIRECTORY_NODES_MAX: Final = 1024
-# A file's map nodes are 16 KiB each, one for every 32 MiB of the file that was touched.
+TREE_NODES_MAX: Final = 1024
+# A file's pointer blocks are 16 KiB each, one for every 32 MiB of the file that was touched.
 BLOCK_MAPS_MAX: Final = 1024
 
 K = TypeVar("K", bound=Hashable)
@@ -55,23 +55,23 @@ class Recent(Generic[K, V]):
 
 
 class BlockMap:
-    """The map nodes of a file that were read, good for one iversion of its inode."""
+    """The pointer blocks of a file that were read, good for one iversion of its inode."""
 
-    __slots__ = ("iversion", "nodes")
+    __slots__ = ("iversion", "pointer_blocks")
 
     def __init__(self, iversion: int) -> None:
         self.iversion = iversion
-        self.nodes: dict[BlockNumber, array[int]] = {}
+        self.pointer_blocks: dict[BlockNumber, array[int]] = {}
 
 
 class Cache:
     """What one mount believes about a volume."""
 
-    __slots__ = ("block_maps", "directory_nodes", "inodes")
+    __slots__ = ("block_maps", "inodes", "tree_nodes")
 
     def __init__(self) -> None:
         self.inodes: Recent[InodeNumber, Inode] = Recent(INODES_MAX)
-        self.directory_nodes: Recent[BlockNumber, Leaf | Interior] = Recent(DIRECTORY_NODES_MAX)
+        self.tree_nodes: Recent[BlockNumber, TreeNode] = Recent(TREE_NODES_MAX)
         self.block_maps: Recent[InodeNumber, BlockMap] = Recent(BLOCK_MAPS_MAX)
 
     def block_map(self, inode: Inode) -> BlockMap:

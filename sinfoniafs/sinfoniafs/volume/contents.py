@@ -14,7 +14,6 @@ from sinfoniafs.format.inode import Inode
 from sinfoniafs.format.layout import BLOCK_SIZE, whole_blocks
 from sinfoniafs.privileges import Privileged, always
 from sinfoniafs.volume.attempt import Attempt
-from sinfoniafs.volume.block_map import BlockMapEditor
 from sinfoniafs.volume.file_blocks import put, runs_of
 from sinfoniafs.volume.inode_attributes import changed_by
 from sinfoniafs.volume.running import until_committed
@@ -77,7 +76,7 @@ async def readlink(volume: Volume, number: InodeNumber) -> bytes:
     """The target of a symbolic link."""
 
     async def body(attempt: Attempt) -> bytes:
-        inode = await attempt.handle(number)
+        inode = await attempt.inodes.get_alive(number)
         if inode.kind != stat.S_IFLNK:
             raise InvalidArgument("not a symbolic link")
         return await _fetch(attempt, inode, 0, inode.size)
@@ -94,7 +93,7 @@ async def fsync(volume: Volume, number: InodeNumber) -> None:
 
 
 async def _read(attempt: Attempt, number: InodeNumber, offset: int, length: int) -> bytes:
-    inode = await attempt.handle(number)
+    inode = await attempt.inodes.get_alive(number)
     if inode.is_directory:
         raise IsADirectory("a directory cannot be read like a file")
     return await _fetch(attempt, inode, offset, min(length, inode.size - offset))
@@ -106,13 +105,13 @@ async def _fetch(attempt: Attempt, inode: Inode, offset: int, length: int) -> by
         return inode.area[offset : offset + length] if length > 0 else b""
     first = offset // BLOCK_SIZE
     count = whole_blocks(offset + length) - first
-    pointers = await BlockMapEditor(attempt, inode).get(first, count)
+    pointers = await attempt.block_map(inode).get(first, count)
     pieces: list[int | bytes] = []  # the index of a read item, or the zeros of a hole
     for at, run in runs_of(pointers):
         start = max(offset, (first + at) * BLOCK_SIZE)
         end = min(offset + length, (first + at + run) * BLOCK_SIZE)
         if pointers[at]:
-            pieces.append(attempt.read_block(pointers[at], start % BLOCK_SIZE, end - start))
+            pieces.append(attempt.items.read_block(pointers[at], start % BLOCK_SIZE, end - start))
         else:
             pieces.append(bytes(end - start))
     reads = (await attempt.commit()).reads
@@ -127,7 +126,7 @@ async def _write(
     data: bytes,
     privileged: Privileged,
 ) -> int:
-    inode = await attempt.handle(number)
+    inode = await attempt.inodes.get_alive(number)
     if inode.is_directory:
         raise IsADirectory("a directory cannot be written like a file")
     if inode.kind != stat.S_IFREG:
@@ -136,6 +135,6 @@ async def _write(
         offset = inode.size
     if data:
         inode = changed_by(await put(attempt, inode, offset, data), privileged)
-        attempt.change(inode._replace(mtime=attempt.now, ctime=attempt.now))
+        attempt.inodes.change(inode._replace(mtime=attempt.now, ctime=attempt.now))
     await attempt.commit()
     return offset

@@ -5,7 +5,7 @@ from typing import Final
 from sinfoniafs.allocator import Kind
 from sinfoniafs.errors import FileTooBig
 from sinfoniafs.format.inode import AREA_SIZE, INLINE, INODE_AREA_EMPTY, SIZE_MAX, Inode
-from sinfoniafs.format.layout import BLOCK_SIZE, node_of, whole_blocks
+from sinfoniafs.format.layout import BLOCK_SIZE, memory_node_of, whole_blocks
 from sinfoniafs.volume.attempt import Attempt
 from sinfoniafs.volume.block_map import BlockMapEditor
 
@@ -17,7 +17,7 @@ async def cut(attempt: Attempt, inode: Inode, size: int) -> Inode:
     """The inode with its file cut to ``size`` bytes, or less far if that is too much at once."""
     if inode.is_inline:
         return inode._replace(size=size)
-    editor = BlockMapEditor(attempt, inode)
+    editor = attempt.block_map(inode)
     left = await editor.cut(whole_blocks(size), FREED_MAX)
     editor.write()
     if not left:
@@ -37,7 +37,7 @@ async def put(attempt: Attempt, inode: Inode, offset: int, data: bytes) -> Inode
     if size <= AREA_SIZE:
         start = min(offset, inode.size)
         filled = bytes(offset - start) + data
-        attempt.write_area(inode, start, filled)
+        attempt.items.write_area(inode.number, start, filled)
         area = inode.area[:start] + filled + inode.area[start + len(filled) :]
         return inode._replace(size=size, area=area)
     spill = inode.area[: inode.size]
@@ -62,7 +62,7 @@ async def _put_in_blocks(
 ) -> Inode:
     """Put ``data`` in the file's blocks, and ``spill``, what was inline so far, at its start."""
     size = max(inode.size, offset + len(data))
-    editor = BlockMapEditor(attempt, inode)
+    editor = attempt.block_map(inode)
     if spill or not any(inode.pointers):
         editor.write_whole_area()
     elif offset > inode.size and inode.size % BLOCK_SIZE:
@@ -76,16 +76,16 @@ async def _put_in_blocks(
         await editor.get(first, count)
     )
     holes = [place for place, pointer in enumerate(pointers) if not pointer]
-    await attempt.provide(Kind.BLOCK, node_of(inode.number), len(holes))
+    await attempt.numbers.provide(Kind.BLOCK, memory_node_of(inode.number), len(holes))
     for place in holes:
-        pointers[place] = attempt.take(Kind.BLOCK)
+        pointers[place] = attempt.numbers.take(Kind.BLOCK)
     for place in holes:
         await editor.put(indexes[place], pointers[place])
         start = indexes[place] * BLOCK_SIZE
         _zero_around(attempt, pointers[place], start, offset=offset, data=data, size=size)
     editor.write()
     if spill:
-        attempt.write_block(pointers[0], 0, spill)
+        attempt.items.write_block(pointers[0], 0, spill)
     _write_runs(attempt, pointers[len(pointers) - count :], offset, data)
     return editor.inode._replace(size=size)
 
@@ -96,7 +96,7 @@ async def _zero_gap(attempt: Attempt, editor: BlockMapEditor, inode: Inode, offs
     (pointer,) = await editor.get(last, 1)
     if pointer:
         end = min(offset, (last + 1) * BLOCK_SIZE)
-        attempt.write_block(pointer, inode.size % BLOCK_SIZE, bytes(end - inode.size))
+        attempt.items.write_block(pointer, inode.size % BLOCK_SIZE, bytes(end - inode.size))
 
 
 def _zero_around(
@@ -109,9 +109,9 @@ def _zero_around(
     if data_end <= data_start:
         data_start = data_end = start
     if data_start > start:
-        attempt.write_block(block, 0, bytes(data_start - start))
+        attempt.items.write_block(block, 0, bytes(data_start - start))
     if data_end < end:
-        attempt.write_block(block, data_end - start, bytes(end - data_end))
+        attempt.items.write_block(block, data_end - start, bytes(end - data_end))
 
 
 def _write_runs(attempt: Attempt, pointers: list[int], offset: int, data: bytes) -> None:
@@ -120,4 +120,4 @@ def _write_runs(attempt: Attempt, pointers: list[int], offset: int, data: bytes)
         start = max(offset, begin + at * BLOCK_SIZE)
         end = min(offset + len(data), begin + (at + count) * BLOCK_SIZE)
         piece = data[start - offset : end - offset]
-        attempt.write_block(pointers[at], start % BLOCK_SIZE, piece)
+        attempt.items.write_block(pointers[at], start % BLOCK_SIZE, piece)

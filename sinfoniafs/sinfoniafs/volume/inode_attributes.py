@@ -59,7 +59,7 @@ def changed_by(inode: Inode, privileged: Privileged) -> Inode:
 async def _set_attributes_once(
     attempt: Attempt, number: InodeNumber, changes: Changes, privileged: Privileged
 ) -> Inode:
-    inode = await attempt.handle(number)
+    inode = await attempt.inodes.get_alive(number)
     if changes.size is not None:
         inode = changed_by(await _resize(attempt, inode, changes.size), privileged)
     inode = inode._replace(
@@ -70,12 +70,12 @@ async def _set_attributes_once(
         mtime=_chosen(changes.mtime_ns, inode.mtime),
         ctime=_chosen(changes.ctime_ns, attempt.now),
     )
-    attempt.change(inode)
+    attempt.inodes.change(inode)
     if not inode.is_directory:
         await attempt.commit()
         return inode
     # The cached times of a directory may be old; what is returned must not be.
-    where = attempt.read_slot(inode.number, INODE_SIZE)
+    where = attempt.items.read_slot(inode.number, INODE_SIZE)
     before = Inode.decode(number, (await attempt.commit()).reads[where])
     return inode._replace(
         atime=_chosen(changes.atime_ns, before.atime),

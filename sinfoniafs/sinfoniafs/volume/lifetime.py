@@ -21,11 +21,17 @@ import anyio
 from sinfonia.addresses import MemoryNodeId
 from sinfoniafs.attributes import Changes, InodeNumber
 from sinfoniafs.errors import NoSuchEntry, SessionLost, StaleHandle
-from sinfoniafs.format.inode import NLINK, NLINK_OFFSET, OPENERS_OFFSET, Inode, opener_bit
+from sinfoniafs.format.inode import (
+    NLINK,
+    NLINK_OFFSET,
+    Inode,
+    opener_bit,
+    opener_byte,
+    opener_place,
+)
 from sinfoniafs.privileges import Privileged, always
 from sinfoniafs.session import Session
 from sinfoniafs.volume.attempt import Attempt, life_key
-from sinfoniafs.volume.block_map import BlockMapEditor
 from sinfoniafs.volume.file_blocks import FREED_MAX, cut
 from sinfoniafs.volume.inode_attributes import set_attributes
 from sinfoniafs.volume.running import until_committed
@@ -108,13 +114,13 @@ async def flush_closing(volume: Volume) -> None:
 async def lose_last_name(volume: Volume, attempt: Attempt, inode: Inode) -> bool:
     """Free the inode in this attempt, or make it an orphan; True if ``reap`` must follow."""
     await attempt.hold_life(inode.number)
-    attempt.rely_on_openers(inode)
+    attempt.inodes.rely_on_openers(inode)
     others = inode.openers & ~opener_bit(attempt.session.slot)
     if others or volume.open_inodes.is_open(inode.number):
-        attempt.make_orphan(inode)
+        attempt.inodes.make_orphan(inode)
         return False
     if (not inode.is_directory and inode.height > 1) or inode.blocks > FREED_MAX:
-        attempt.make_orphan(inode)
+        attempt.inodes.make_orphan(inode)
         return True
     await _free(attempt, inode)
     return False
@@ -142,18 +148,18 @@ async def register_open(volume: Volume) -> None:
 
 
 async def _register_again(volume: Volume, attempt: Attempt, number: InodeNumber) -> None:
-    await _set_registered(volume, attempt, await attempt.handle(number))
+    await _set_registered(volume, attempt, await attempt.inodes.get_alive(number))
 
 
 async def _register(volume: Volume, attempt: Attempt, number: InodeNumber) -> None:
-    inode = await attempt.handle(number)
+    inode = await attempt.inodes.get_alive(number)
     if not inode.nlink:
         raise NoSuchEntry("the file was removed")
     await _set_registered(volume, attempt, inode)
 
 
 async def _set_registered(volume: Volume, attempt: Attempt, inode: Inode) -> None:
-    attempt.set_opener(inode, present=True)
+    attempt.inodes.set_opener(inode, present=True)
     await attempt.commit()
     if attempt.session is volume.session:
         volume.open_inodes.register(inode.number)
@@ -172,14 +178,13 @@ async def _unregister_together(volume: Volume, numbers: Iterable[InodeNumber]) -
             return False
         slot = session.slot
         rest = inode._replace(openers=inode.openers & ~opener_bit(slot))
-        node, address = volume.layout.inode_slot(number)
-        if node not in fences:
-            fences[node] = session.fence(farewell, node)
-        place = address + OPENERS_OFFSET + slot // 8
-        old, new = (bytes([each.openers >> slot // 8 * 8 & 0xFF]) for each in (inode, rest))
-        farewell.compare(node, address + NLINK_OFFSET, NLINK.pack(inode.nlink))
-        farewell.compare(node, place, old)
-        farewell.write(node, place, new)
+        memory_node, address = volume.layout.inode_slot(number)
+        if memory_node not in fences:
+            fences[memory_node] = session.fence(farewell, memory_node)
+        place = address + opener_place(slot)
+        farewell.compare(memory_node, address + NLINK_OFFSET, NLINK.pack(inode.nlink))
+        farewell.compare(memory_node, place, opener_byte(inode.openers, slot))
+        farewell.write(memory_node, place, opener_byte(rest.openers, slot))
         changed.append(rest)
     result = await volume.cluster.execute(farewell)
     if any(each.index in fences.values() for each in result.failed_compares):
@@ -201,10 +206,10 @@ async def _unregister(volume: Volume, number: InodeNumber) -> None:
         await attempt.hold_life(number)
         if not volume.open_inodes.is_closing(number):
             return False  # opened again meanwhile
-        inode = await attempt.inode(number)
+        inode = await attempt.inodes.get(number)
         if not inode.nlink:
             return True
-        attempt.set_opener(inode, present=False)
+        attempt.inodes.set_opener(inode, present=False)
         await attempt.commit()
         if attempt.session is volume.session:
             volume.open_inodes.unregister(number)
@@ -223,24 +228,24 @@ async def _reap_step(volume: Volume, attempt: Attempt, number: InodeNumber) -> b
     await attempt.hold_life(number)
     if volume.open_inodes.is_open(number):
         return False
-    inode = await attempt.inode(number)
+    inode = await attempt.inodes.get(number)
     if inode.nlink:
         await attempt.commit()  # believed only if compared
         return False  # the number has a new life already
     if inode.openers & ~opener_bit(attempt.session.slot):
-        attempt.set_opener(inode, present=False)
-        attempt.rely_on_openers(inode)
+        attempt.inodes.set_opener(inode, present=False)
+        attempt.inodes.rely_on_openers(inode)
         await attempt.commit()
         volume.open_inodes.unregister(number)
         return False
-    attempt.rely_on_openers(inode)
+    attempt.inodes.rely_on_openers(inode)
     if inode.is_inline or inode.is_directory or (inode.blocks <= FREED_MAX and inode.height <= 1):
         await _free(attempt, inode)
         await attempt.commit()
         volume.open_inodes.unregister(number)
         return False
     rest = await cut(attempt, inode, 0)
-    attempt.change(rest)
+    attempt.inodes.change(rest)
     await attempt.commit()
     return True
 
@@ -248,7 +253,7 @@ async def _reap_step(volume: Volume, attempt: Attempt, number: InodeNumber) -> b
 async def _free(attempt: Attempt, inode: Inode) -> None:
     if inode.is_directory:
         # An empty directory has at most its root, and that is a leaf.
-        attempt.free_blocks([inode.root] if inode.root else [])
+        attempt.numbers.free_blocks([inode.root] if inode.root else [])
     elif not inode.is_inline:
-        await BlockMapEditor(attempt, inode).cut(0, FREED_MAX + 1)
-    attempt.free_inode(inode)
+        await attempt.block_map(inode).cut(0, FREED_MAX + 1)
+    attempt.inodes.free(inode)

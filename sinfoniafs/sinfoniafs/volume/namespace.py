@@ -31,7 +31,7 @@ from sinfoniafs.format.inode import (
     Inode,
     opener_bit,
 )
-from sinfoniafs.format.layout import INODE_SIZE, node_of
+from sinfoniafs.format.layout import INODE_SIZE, memory_node_of
 from sinfoniafs.session import Session
 from sinfoniafs.volume.attempt import Attempt
 from sinfoniafs.volume.file_blocks import put
@@ -57,11 +57,11 @@ async def lookup(volume: Volume, parent: InodeNumber, name: bytes) -> Attributes
         if name in {b".", b".."}:
             number = InodeNumber(parent if name == b"." else directory.parent)
         else:
-            entry = await Tree(attempt, parent, volume.superblock.hash_key).find(name)
+            entry = await attempt.tree(parent).find(name)
             if entry is None:
                 raise NoSuchEntry("no such entry")
             number = entry.inode
-        where = attempt.read_slot(number, INODE_SIZE)
+        where = attempt.items.read_slot(number, INODE_SIZE)
         return Inode.decode(number, (await attempt.commit()).reads[where])
 
     inode = await until_committed(volume, body)
@@ -93,16 +93,24 @@ async def create(
         raise NameTooLong(f"the target of a symbolic link has at most {TARGET_MAX} bytes")
 
     async def body(attempt: Attempt) -> tuple[Inode, Session]:
-        await _vacant(volume, attempt, parent, name)
-        inode = await _new_inode(attempt, parent, kind, node_of(parent), mode=mode, owner=owner)
+        await _vacant(attempt, parent, name)
+        inode = await _new_inode(
+            volume,
+            attempt,
+            parent,
+            kind=kind,
+            near=memory_node_of(parent),
+            mode=mode,
+            owner=owner,
+        )
         inode = inode._replace(rdev=rdev, flags=INLINE)
         if register:
             inode = inode._replace(openers=opener_bit(attempt.session.slot))
-        attempt.create(await put(attempt, inode, 0, target) if target else inode)
-        await Tree(attempt, parent, volume.superblock.hash_key).insert(name, inode)
-        attempt.touch_directory(await attempt.inode(parent))
+        attempt.inodes.create(await put(attempt, inode, 0, target) if target else inode)
+        await attempt.tree(parent).insert(name, inode)
+        attempt.inodes.touch_directory(await attempt.inodes.get(parent))
         await attempt.commit()
-        return await attempt.inode(inode.number), attempt.session
+        return await attempt.inodes.get(inode.number), attempt.session
 
     made, session = await until_committed(volume, body, parent)
     volume.give_out(made)
@@ -128,16 +136,22 @@ async def mkdir(
     check_name(name)
 
     async def body(attempt: Attempt) -> Inode:
-        directory = await _vacant(volume, attempt, parent, name)
+        directory = await _vacant(attempt, parent, name)
         inherited = directory.permissions & stat.S_ISGID
         inode = await _new_inode(
-            attempt, parent, stat.S_IFDIR, volume.spread(), mode=mode | inherited, owner=owner
+            volume,
+            attempt,
+            parent,
+            kind=stat.S_IFDIR,
+            near=volume.spread(),
+            mode=mode | inherited,
+            owner=owner,
         )
         inode = inode._replace(nlink=2, parent=parent)
-        attempt.create(inode)
-        await Tree(attempt, parent, volume.superblock.hash_key).insert(name, inode)
+        attempt.inodes.create(inode)
+        await attempt.tree(parent).insert(name, inode)
         await change_links(attempt, parent, 1)
-        attempt.touch_directory(directory)
+        attempt.inodes.touch_directory(directory)
         await attempt.commit()
         return inode
 
@@ -151,18 +165,18 @@ async def link(volume: Volume, number: InodeNumber, parent: InodeNumber, name: b
     check_name(name)
 
     async def body(attempt: Attempt) -> Inode:
-        inode = await attempt.handle(number)
+        inode = await attempt.inodes.get_alive(number)
         if inode.is_directory:
             raise PermissionDenied("a directory has one name only")
         if not inode.nlink:
             raise NoSuchEntry("the file was removed")
         if inode.nlink >= LINKS_MAX:
             raise TooManyLinks(f"an inode has at most {LINKS_MAX} names")
-        directory = await _vacant(volume, attempt, parent, name)
+        directory = await _vacant(attempt, parent, name)
         inode = inode._replace(nlink=inode.nlink + 1, ctime=attempt.now)
-        attempt.change(inode)
-        await Tree(attempt, parent, volume.superblock.hash_key).insert(name, inode)
-        attempt.touch_directory(directory)
+        attempt.inodes.change(inode)
+        await attempt.tree(parent).insert(name, inode)
+        attempt.inodes.touch_directory(directory)
         await attempt.commit()
         return inode
 
@@ -175,12 +189,12 @@ async def unlink(volume: Volume, parent: InodeNumber, name: bytes) -> None:
     """Remove a name, and the inode with it if that was the last and nobody has it open."""
 
     async def body(attempt: Attempt) -> tuple[InodeNumber, bool]:
-        entry, inode = await _occupied(volume, attempt, parent, name)
+        entry, inode = await _occupied(attempt, parent, name)
         if inode.is_directory:
             raise IsADirectory("a directory is removed by rmdir")
-        await Tree(attempt, parent, volume.superblock.hash_key).remove(name)
+        await attempt.tree(parent).remove(name)
         must_reap = await lose_name(volume, attempt, inode)
-        attempt.touch_directory(await attempt.inode(parent))
+        attempt.inodes.touch_directory(await attempt.inodes.get(parent))
         await attempt.commit()
         return entry.inode, must_reap
 
@@ -195,12 +209,12 @@ async def rmdir(volume: Volume, parent: InodeNumber, name: bytes) -> None:
         raise DirectoryNotEmpty("a directory's parent is not empty")
 
     async def body(attempt: Attempt) -> tuple[InodeNumber, bool]:
-        entry, inode = await _occupied(volume, attempt, parent, name)
-        await check_empty(volume, attempt, inode)
-        await Tree(attempt, parent, volume.superblock.hash_key).remove(name)
+        entry, inode = await _occupied(attempt, parent, name)
+        await check_empty(attempt, inode)
+        await attempt.tree(parent).remove(name)
         must_reap = await lose_last_name(volume, attempt, inode)
         await change_links(attempt, parent, -1)
-        attempt.touch_directory(await attempt.inode(parent))
+        attempt.inodes.touch_directory(await attempt.inodes.get(parent))
         await attempt.commit()
         return entry.inode, must_reap
 
@@ -217,14 +231,12 @@ async def read_directory(
     """
 
     async def body(attempt: Attempt) -> list[DirectoryEntry]:
-        directory = await attempt.handle(number)
+        directory = await attempt.inodes.get_alive(number)
         if not directory.is_directory:
             raise NotADirectory("not a directory")
-        entries = await _entries_after(
-            Tree(attempt, number, volume.superblock.hash_key), cookie, min(limit, ENTRIES_MAX)
-        )
+        entries = await _entries_after(attempt.tree(number), cookie, min(limit, ENTRIES_MAX))
         for entry in entries:
-            attempt.read_slot(entry.inode, HEADER_SIZE)
+            attempt.items.read_slot(entry.inode, HEADER_SIZE)
         reads = (await attempt.commit()).reads
         headers = map(Inode.decode_header, [each.inode for each in entries], reads)
         return [
@@ -247,7 +259,7 @@ def check_name(name: bytes) -> None:
 
 async def directory_of(attempt: Attempt, number: InodeNumber) -> Inode:
     """The directory in which a name is to be found or made."""
-    inode = await attempt.handle(number)
+    inode = await attempt.inodes.get_alive(number)
     if not inode.is_directory:
         raise NotADirectory("not a directory")
     if not inode.nlink:
@@ -255,28 +267,28 @@ async def directory_of(attempt: Attempt, number: InodeNumber) -> Inode:
     return inode
 
 
-async def check_empty(volume: Volume, attempt: Attempt, inode: Inode) -> None:
+async def check_empty(attempt: Attempt, inode: Inode) -> None:
     """Commit only if ``inode`` is a directory without entries."""
     if not inode.is_directory:
         raise NotADirectory("not a directory")
-    place = await Tree(attempt, inode.number, volume.superblock.hash_key).descend(COOKIE_FIRST)
+    place = await attempt.tree(inode.number).descend(COOKIE_FIRST)
     if place.path or (place.leaf is not None and place.leaf.entries):
         raise DirectoryNotEmpty("the directory has entries")
 
 
 async def change_links(attempt: Attempt, number: InodeNumber, difference: int) -> None:
     """Count the ".." of a directory that comes to, or goes from, directory ``number``."""
-    directory = await attempt.inode(number)
+    directory = await attempt.inodes.get(number)
     if directory.nlink + difference > LINKS_MAX:
         raise TooManyLinks(f"a directory has at most {LINKS_MAX - 2} directories in it")
-    attempt.change(directory._replace(nlink=directory.nlink + difference))
+    attempt.inodes.change(directory._replace(nlink=directory.nlink + difference))
 
 
 async def lose_name(volume: Volume, attempt: Attempt, inode: Inode) -> bool:
     """One name less for what is not a directory; True if ``reap`` must follow."""
     if inode.nlink == 1:
         return await lose_last_name(volume, attempt, inode)
-    attempt.change(inode._replace(nlink=inode.nlink - 1, ctime=attempt.now))
+    attempt.inodes.change(inode._replace(nlink=inode.nlink - 1, ctime=attempt.now))
     return False
 
 
@@ -288,36 +300,41 @@ async def after_lost_name(volume: Volume, number: InodeNumber, must_reap: bool) 
         volume.open_inodes.unregister(number)
 
 
-async def _vacant(volume: Volume, attempt: Attempt, parent: InodeNumber, name: bytes) -> Inode:
+async def _vacant(attempt: Attempt, parent: InodeNumber, name: bytes) -> Inode:
     """The directory in which ``name`` is still to be had.  Raises EntryExists."""
     directory = await directory_of(attempt, parent)
-    if await Tree(attempt, parent, volume.superblock.hash_key).find(name) is not None:
+    if await attempt.tree(parent).find(name) is not None:
         raise EntryExists("the name is taken")
     return directory
 
 
-async def _occupied(
-    volume: Volume, attempt: Attempt, parent: InodeNumber, name: bytes
-) -> tuple[Entry, Inode]:
+async def _occupied(attempt: Attempt, parent: InodeNumber, name: bytes) -> tuple[Entry, Inode]:
     """The entry of ``name`` and its inode.  Raises NoSuchEntry."""
     _check_length(name)
     await directory_of(attempt, parent)
-    entry = await Tree(attempt, parent, volume.superblock.hash_key).find(name)
+    entry = await attempt.tree(parent).find(name)
     if entry is None:
         raise NoSuchEntry("no such entry")
-    return entry, await attempt.inode(entry.inode)
+    return entry, await attempt.inodes.get(entry.inode)
 
 
 async def _new_inode(
-    attempt: Attempt, parent: InodeNumber, kind: int, near: MemoryNodeId, *, mode: int, owner: Owner
+    volume: Volume,
+    attempt: Attempt,
+    parent: InodeNumber,
+    *,
+    kind: int,
+    near: MemoryNodeId,
+    mode: int,
+    owner: Owner,
 ) -> Inode:
-    directory = await attempt.inode(parent)
-    await attempt.provide(Kind.INODE, near, 1)
+    directory = await attempt.inodes.get(parent)
+    await attempt.numbers.provide(Kind.INODE, near, 1)
     now = attempt.now
     return Inode(
-        number=InodeNumber(attempt.take(Kind.INODE)),
-        iversion=attempt.new_version(),
-        generation=attempt.new_version() & 0xFFFFFFFF,
+        number=InodeNumber(attempt.numbers.take(Kind.INODE)),
+        iversion=volume.new_version(),
+        generation=volume.new_version() & 0xFFFFFFFF,
         kind=kind,
         root=0,
         height=0,

@@ -16,28 +16,34 @@ async def read_superblocks(cluster: ClusterApi, name: str) -> tuple[Superblock, 
     if not any(image.startswith(MAGIC) for image in copies.values()):
         raise FormatError("the cluster holds no SinfoniaFS volume: make one with `sinfoniafs mkfs`")
     superblocks: dict[MemoryNodeId, Superblock] = {}
-    for node, image in copies.items():
+    for memory_node, image in copies.items():
         if image.startswith(MAGIC):
-            superblocks[node] = Superblock.decode(image)
+            superblocks[memory_node] = Superblock.decode(image)
     some = next(iter(superblocks.values()))
     if some.name != name:
         raise FormatError(f"the cluster holds volume {some.name!r}, not {name!r}")
-    for node in some.nodes:
-        if node not in cluster.nodes:
-            raise FormatError(f"volume {name!r} needs memory node {node}, which is not there")
-        copy = superblocks.get(node)
-        if copy is None or copy.uuid != some.uuid or copy.layout.node != node:
+    for memory_node in some.nodes:
+        if memory_node not in cluster.nodes:
             raise FormatError(
-                f"memory node {node} does not hold its part of volume {name!r}: restore it from a"
-                " backup"
+                f"volume {name!r} needs memory node {memory_node}, which is not there"
             )
-    return superblocks[some.home], Layout(superblocks[node].layout for node in some.nodes)
+        copy = superblocks.get(memory_node)
+        if copy is None or copy.uuid != some.uuid or copy.layout.node != memory_node:
+            raise FormatError(
+                f"memory node {memory_node} does not hold its part of volume {name!r}: restore it"
+                " from a backup"
+            )
+    return superblocks[some.home], Layout(
+        superblocks[memory_node].layout for memory_node in some.nodes
+    )
 
 
 async def _read_all(cluster: ClusterApi) -> dict[MemoryNodeId, bytes]:
     """The superblock of each memory node that is large enough to have one."""
-    large = [node for node, info in cluster.nodes.items() if info.capacity >= NODE_SIZE_MIN]
+    large = [
+        memory_node for memory_node, info in cluster.nodes.items() if info.capacity >= NODE_SIZE_MIN
+    ]
     reading = cluster.minitransaction()
-    for node in large:
-        reading.read(node, 0, SUPERBLOCK_SIZE)
+    for memory_node in large:
+        reading.read(memory_node, 0, SUPERBLOCK_SIZE)
     return dict(zip(large, (await cluster.execute(reading)).reads, strict=True))

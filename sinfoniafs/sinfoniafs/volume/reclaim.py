@@ -19,7 +19,7 @@ from sinfonia.client.api import ClusterApi
 from sinfonia.minitransaction import ITEMS_MAX
 from sinfoniafs.attributes import InodeNumber
 from sinfoniafs.errors import SessionLost, StaleHandle
-from sinfoniafs.format.inode import OPENERS_OFFSET, opener_bit
+from sinfoniafs.format.inode import opener_bit, opener_place
 from sinfoniafs.format.layout import (
     FREE,
     INODE_MAP_ADDRESS,
@@ -91,9 +91,11 @@ async def reclaim_session(
         return Reclaimed()
     mark = bytes([RESERVED_FIRST + record.slot])
     blocks = inodes = 0
-    for node, each in layout.nodes.items():
-        inodes += await _free_marked(cluster, node, INODE_MAP_ADDRESS, each.inodes, mark)
-        blocks += await _free_marked(cluster, node, each.block_map_address, each.blocks, mark)
+    for memory_node, each in layout.nodes.items():
+        inodes += await _free_marked(cluster, memory_node, INODE_MAP_ADDRESS, each.inodes, mark)
+        blocks += await _free_marked(
+            cluster, memory_node, each.block_map_address, each.blocks, mark
+        )
     await unregister_from_all(cluster, layout, record.slot)
     await free_slot(cluster, superblock, fenced)
     return Reclaimed(1, blocks, inodes)
@@ -112,28 +114,28 @@ async def find_inodes(cluster: ClusterApi, layout: Layout, states: bytes) -> lis
     """The inodes whose byte in the inode map is one of ``states``."""
     pattern = re.compile(b"[" + re.escape(states) + b"]")
     found: list[InodeNumber] = []
-    for node, each in layout.nodes.items():
+    for memory_node, each in layout.nodes.items():
         for start in range(0, each.inodes, PART_SIZE):
             length = min(PART_SIZE, each.inodes - start)
-            image = await cluster.read(node, INODE_MAP_ADDRESS + start, length)
+            image = await cluster.read(memory_node, INODE_MAP_ADDRESS + start, length)
             indexes = (start + match.start() for match in pattern.finditer(image))
-            found += [InodeNumber(number(node, index)) for index in indexes]
+            found += [InodeNumber(number(memory_node, index)) for index in indexes]
     return found
 
 
 async def _free_marked(
-    cluster: ClusterApi, node: MemoryNodeId, address: int, size: int, mark: bytes
+    cluster: ClusterApi, memory_node: MemoryNodeId, address: int, size: int, mark: bytes
 ) -> int:
     """Turn all bytes of a map that are ``mark`` to FREE; returns how many."""
     marked = re.compile(re.escape(mark) + b"+")
     freed = 0
     for start in range(0, size, PART_SIZE):
-        image = await cluster.read(node, address + start, min(PART_SIZE, size - start))
+        image = await cluster.read(memory_node, address + start, min(PART_SIZE, size - start))
         for batch in _batches([match.span() for match in marked.finditer(image)]):
             change = cluster.minitransaction()
             for first, end in batch:
-                change.compare(node, address + start + first, mark * (end - first))
-                change.write(node, address + start + first, FREE * (end - first))
+                change.compare(memory_node, address + start + first, mark * (end - first))
+                change.write(memory_node, address + start + first, FREE * (end - first))
                 freed += end - first
             # The session is fenced: nobody but another reclaimer changes its marks.
             await cluster.execute(change)
@@ -148,8 +150,8 @@ async def unregister_from_all(
     ``living``: it is this one, and not fenced.  Raises SessionLost if it is fenced after all.
     """
     places = [
-        (node, address + OPENERS_OFFSET + slot // 8)
-        for node, address in map(
+        (memory_node, address + opener_place(slot))
+        for memory_node, address in map(
             layout.inode_slot, await find_inodes(cluster, layout, USED + ORPHAN)
         )
     ]
@@ -157,15 +159,17 @@ async def unregister_from_all(
     for batch in _batches(places):
         while True:
             looking = cluster.minitransaction()
-            for node, address in batch:
-                looking.read(node, address, 1)
+            for memory_node, address in batch:
+                looking.read(memory_node, address, 1)
             reads = (await cluster.execute(looking)).reads
             change = cluster.minitransaction()
-            for (node, address), (found,) in zip(batch, reads, strict=True):
+            for (memory_node, address), (found,) in zip(batch, reads, strict=True):
                 if found & bit:
-                    change.compare(node, address, bytes([found]))
-                    change.write(node, address, bytes([found & ~bit]))
-            fences = [living.fence(change, node) for node in {n for n, _ in batch} if living]
+                    change.compare(memory_node, address, bytes([found]))
+                    change.write(memory_node, address, bytes([found & ~bit]))
+            fences = [
+                living.fence(change, memory_node) for memory_node in {n for n, _ in batch} if living
+            ]
             result = await cluster.execute(change)
             if any(each.index in fences for each in result.failed_compares):
                 raise SessionLost("this mount was taken for dead")

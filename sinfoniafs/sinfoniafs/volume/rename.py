@@ -29,7 +29,6 @@ from sinfoniafs.volume.namespace import (
     lose_name,
 )
 from sinfoniafs.volume.running import until_committed
-from sinfoniafs.volume.tree import Tree
 from sinfoniafs.volume.volume import Volume
 
 # Each directory on the way up is a compare item; a minitransaction has 4096 items.
@@ -50,9 +49,8 @@ class Rename:
         self._attempt = attempt
         self._old_parent, self._old_name = old
         self._new_parent, self._new_name = new
-        key = volume.superblock.hash_key
-        self._old_tree = Tree(attempt, self._old_parent, key)
-        self._new_tree = Tree(attempt, self._new_parent, key)
+        self._old_tree = attempt.tree(self._old_parent)
+        self._new_tree = attempt.tree(self._new_parent)
         # The inode that lost its name to the one renamed, and whether it must be reaped.
         self.replaced: tuple[InodeNumber, bool] | None = None
 
@@ -70,23 +68,23 @@ class Rename:
         if existing is not None and existing.inode == source.inode:
             await self._attempt.commit()  # two names of one inode stay, says POSIX
             return
-        moved = await self._attempt.inode(source.inode)
+        moved = await self._attempt.inodes.get(source.inode)
         await self._check_no_circle(moved, self._new_parent)
         if existing is None:
             await self._new_tree.insert(self._new_name, moved)
             await self._old_tree.remove(self._old_name)
         elif flags & RENAME_EXCHANGE:
-            other = await self._attempt.inode(existing.inode)
+            other = await self._attempt.inodes.get(existing.inode)
             await self._check_no_circle(other, self._old_parent)
             await self._new_tree.retarget(self._new_name, moved)
             await self._old_tree.retarget(self._old_name, other)
             await self._settle(other, self._new_parent, self._old_parent)
         else:
-            await self._replace(moved, await self._attempt.inode(existing.inode))
+            await self._replace(moved, await self._attempt.inodes.get(existing.inode))
             await self._old_tree.remove(self._old_name)
         await self._settle(moved, self._old_parent, self._new_parent)
         for parent in {self._old_parent, self._new_parent}:
-            self._attempt.touch_directory(await self._attempt.inode(parent))
+            self._attempt.inodes.touch_directory(await self._attempt.inodes.get(parent))
         await self._attempt.commit()
 
     async def _replace(self, moved: Inode, victim: Inode) -> None:
@@ -96,7 +94,7 @@ class Rename:
         if victim.is_directory and not moved.is_directory:
             raise IsADirectory("a file cannot take the place of a directory")
         if victim.is_directory:
-            await check_empty(self._volume, self._attempt, victim)
+            await check_empty(self._attempt, victim)
             await change_links(self._attempt, self._new_parent, -1)
             must_reap = await lose_last_name(self._volume, self._attempt, victim)
         else:
@@ -111,9 +109,9 @@ class Rename:
             await change_links(attempt, source, -1)
             await change_links(attempt, target, 1)
         # Read again: this inode may also be a directory whose entries or links were changed.
-        inode = await attempt.inode(inode.number)
+        inode = await attempt.inodes.get(inode.number)
         parent = target if inode.is_directory else inode.parent
-        attempt.change(inode._replace(parent=parent, ctime=attempt.now))
+        attempt.inodes.change(inode._replace(parent=parent, ctime=attempt.now))
 
     async def _check_no_circle(self, moved: Inode, target: InodeNumber) -> None:
         if moved.kind != stat.S_IFDIR or self._old_parent == self._new_parent:
@@ -124,7 +122,7 @@ class Rename:
                 raise InvalidArgument("a directory cannot be moved below itself")
             if above == self._volume.superblock.root:
                 return
-            above = InodeNumber((await self._attempt.inode(above)).parent)
+            above = InodeNumber((await self._attempt.inodes.get(above)).parent)
         raise InvalidArgument(f"a directory can be moved at most {DEPTH_MAX} levels deep")
 
 

@@ -10,9 +10,16 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.api import ClusterApi
 from sinfoniafs.allocator import Allocator
 from sinfoniafs.attributes import InodeNumber
-from sinfoniafs.errors import StaleHandle
+from sinfoniafs.errors import CorruptVolume, StaleHandle
 from sinfoniafs.format.inode import Inode
-from sinfoniafs.format.layout import INODE_SIZE, Layout
+from sinfoniafs.format.layout import (
+    BLOCK_SIZE,
+    INODE_SIZE,
+    BlockNumber,
+    Layout,
+    block_address,
+    memory_node_of,
+)
 from sinfoniafs.format.superblock import Superblock
 from sinfoniafs.key_locks import KeyLocks
 from sinfoniafs.session import Session
@@ -86,6 +93,12 @@ class Volume:
         loaded = Inode.decode(number, image)
         self.cache.inodes.put(number, loaded)
         return loaded
+
+    async def load_block(self, block: BlockNumber) -> bytes:
+        """Read a tree node or a pointer block.  Raises CorruptVolume if it cannot be one."""
+        if not self.layout.holds_block(block):
+            raise CorruptVolume(f"{block:#x} is not the number of a data block")
+        return await self.cluster.read(memory_node_of(block), block_address(block), BLOCK_SIZE)
 
     def give_out(self, inode: Inode) -> None:
         """Remember for which life of the inode its number was given to the caller."""
