@@ -24,7 +24,7 @@ LARGE_BYTES = 128 * 1024 * 1024
 PIECE = bytes(1024 * 1024)
 
 
-def report(name: str, count: float, unit: str, seconds: float, minitransactions: int) -> None:
+def report(name: str, *, count: float, unit: str, seconds: float, minitransactions: int) -> None:
     """Print one figure."""
     figures = {
         "operation": name,
@@ -49,7 +49,7 @@ class Bench:
         work()
         seconds = time.monotonic() - began
         spent = self.stage.statistics(self.mountpoint)["executed"] - before
-        report(name, count, unit, seconds, spent)
+        report(name, count=count, unit=unit, seconds=seconds, minitransactions=spent)
 
     def each(self, name: str, call: Callable[[str], object]) -> None:
         """Measure ``call`` on each of the files of one directory."""

@@ -128,13 +128,16 @@ class Allocator:
         for (kind, memory_node), pool in self._pools.items():
             held = list(runs(pool.take(pool.available)))
             for start in range(0, len(held), RUNS_MAX):
-                await self._change(
-                    kind, memory_node, held[start : start + RUNS_MAX], self._session.reserved, FREE
-                )
+                chosen = held[start : start + RUNS_MAX]
+                await self._change(kind, memory_node, chosen, old=self._session.reserved, new=FREE)
         for kind, numbers in self._unknown.items():
             for each in numbers:
                 await self._change(
-                    kind, memory_node_of(each), [(each, 1)], self._session.reserved, FREE
+                    kind,
+                    memory_node_of(each),
+                    [(each, 1)],
+                    old=self._session.reserved,
+                    new=FREE,
                 )
 
     async def _gather(self, kind: Kind, near: MemoryNodeId, count: int, taken: list[int]) -> None:
@@ -174,7 +177,9 @@ class Allocator:
     ) -> bool:
         """Reserve free numbers; False if somebody was faster."""
         try:
-            return await self._change(kind, memory_node, chosen, FREE, self._session.reserved)
+            return await self._change(
+                kind, memory_node, chosen, old=FREE, new=self._session.reserved
+            )
         except BaseException:
             for first, count in chosen:
                 self.abandon(kind, range(first, first + count))
@@ -191,6 +196,7 @@ class Allocator:
         kind: Kind,
         memory_node: MemoryNodeId,
         chosen: list[tuple[int, int]],
+        *,
         old: bytes,
         new: bytes,
     ) -> bool:

@@ -86,13 +86,13 @@ class SessionRecord:
     def decode(cls, slot: int, image: bytes) -> "SessionRecord":
         identity, heartbeat, started, pid, _, host, mountpoint = _RECORD.unpack_from(image)
         return cls(
-            slot,
-            identity,
-            heartbeat,
-            started,
-            pid,
-            host.rstrip(b"\0").decode(errors="replace"),
-            mountpoint.rstrip(b"\0").decode(errors="replace"),
+            slot=slot,
+            identity=identity,
+            heartbeat=heartbeat,
+            started_ns=started,
+            pid=pid,
+            host=host.rstrip(b"\0").decode(errors="replace"),
+            mountpoint=mountpoint.rstrip(b"\0").decode(errors="replace"),
         )
 
 
@@ -129,7 +129,15 @@ class Session:
                     " `sinfoniafs fsck --reclaim` if some of them died"
                 )
             identity = rng.getrandbits(63) | 1
-            record = SessionRecord(rng.choice(free), identity, 1, started_ns, pid, host, mountpoint)
+            record = SessionRecord(
+                slot=rng.choice(free),
+                identity=identity,
+                heartbeat=1,
+                started_ns=started_ns,
+                pid=pid,
+                host=host,
+                mountpoint=mountpoint,
+            )
             attempt = cluster.minitransaction()
             for memory_node in superblock.nodes:
                 attempt.compare(memory_node, session_address(record.slot), _NO_SESSION)

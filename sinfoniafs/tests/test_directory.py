@@ -114,15 +114,22 @@ def test_names_are_found_among_names_of_equal_hash() -> None:
 def test_children_take_over_what_a_removed_one_covered(lows: list[int]) -> None:
     ordered = sorted(lows)
     children = tuple(BlockNumber(at + 1) for at in range(len(lows) + 1))
-    node = Interior(BlockNumber(9), 1, InodeNumber(3), 1, (0, *ordered), children)
+    tree_node = Interior(
+        block=BlockNumber(9),
+        version=1,
+        owner=InodeNumber(3),
+        height=1,
+        lows=(0, *ordered),
+        children=children,
+    )
     for at in (0, len(children) // 2, len(children) - 1):
-        rest = node.remove(at)
+        rest = tree_node.remove(at)
         assert rest.lows[0] == 0
         assert list(rest.lows) == sorted(set(rest.lows))
-        assert set(node.children) - set(rest.children) == {children[at]}
+        assert set(tree_node.children) - set(rest.children) == {children[at]}
         neighbour = children[max(at - 1, 0)] if at else children[1]
-        assert rest.children[rest.child_at(node.lows[at])] == neighbour
-    left, low, right = node.split(BlockNumber(10), 7)
+        assert rest.children[rest.child_at(tree_node.lows[at])] == neighbour
+    left, low, right = tree_node.split(BlockNumber(10), 7)
     assert left.children + right.children == children
     assert (left.lows[0], right.lows[0]) == (0, 0)
-    assert low == node.lows[len(left.children)]
+    assert low == tree_node.lows[len(left.children)]

@@ -121,7 +121,14 @@ def test_a_leaf_is_decoded_as_it_was_encoded(names: dict[int, bytes]) -> None:
 @given(st.sets(st.integers(1, 2**63 - 1), max_size=1021))
 def test_an_interior_node_is_decoded_as_it_was_encoded(lows: set[int]) -> None:
     children = tuple(BlockNumber(at + 1) for at in range(len(lows) + 1))
-    node = Interior(BlockNumber(9), 1, InodeNumber(3), 2, (0, *sorted(lows)), children)
+    node = Interior(
+        block=BlockNumber(9),
+        version=1,
+        owner=InodeNumber(3),
+        height=2,
+        lows=(0, *sorted(lows)),
+        children=children,
+    )
     assert Interior.decode(BlockNumber(9), node.encode().ljust(BLOCK_SIZE, b"\xff")) == node
 
 
@@ -138,7 +145,15 @@ def test_what_is_no_directory_node_is_refused(junk: bytes) -> None:
 def test_a_session_record_is_decoded_as_it_was_encoded(
     slot: int, identity: int, heartbeat: int, started: int, pid: int
 ) -> None:
-    record = SessionRecord(slot, identity, heartbeat, started, pid, "host", "/mnt")
+    record = SessionRecord(
+        slot=slot,
+        identity=identity,
+        heartbeat=heartbeat,
+        started_ns=started,
+        pid=pid,
+        host="host",
+        mountpoint="/mnt",
+    )
     assert SessionRecord.decode(slot, record.encode()) == record
 
 

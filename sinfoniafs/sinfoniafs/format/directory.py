@@ -61,7 +61,7 @@ class Entry(NamedTuple):
     @classmethod
     def unplaced(cls, position: int, inode: InodeNumber, kind: int, name: bytes) -> "Entry":
         """An entry for an inode of that S_IFMT kind, which no leaf holds yet."""
-        return cls(position, inode, entry_kind(kind), name, 0)
+        return cls(position, inode, kind=entry_kind(kind), name=name, offset=0)
 
     def encode(self) -> bytes:
         head = _ENTRY.pack(self.position, self.inode, self.kind, len(self.name))
@@ -93,7 +93,7 @@ class Leaf(NamedTuple):
             start = offset + _ENTRY.size
             name = image[start : start + length]
             if inode:
-                entries[position] = Entry(position, inode, kind, name, offset)
+                entries[position] = Entry(position, inode, kind=kind, name=name, offset=offset)
             offset += entry_size(name)
         if len(entries) != count or offset != used:
             raise CorruptVolume(

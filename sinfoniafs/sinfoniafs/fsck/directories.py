@@ -60,7 +60,11 @@ class DirectoriesCheck:
         number = directory.number
         if directory.root:
             await self._check_node(
-                directory, BlockNumber(directory.root), directory.height, 0, _POSITION_END
+                directory,
+                BlockNumber(directory.root),
+                height=directory.height,
+                low=0,
+                end=_POSITION_END,
             )
         blocks = self._blocks[number]
         if (directory.blocks, directory.size) != (blocks, blocks * BLOCK_SIZE):
@@ -71,7 +75,7 @@ class DirectoriesCheck:
             )
 
     async def _check_node(
-        self, directory: Inode, block: BlockNumber, height: int, low: int, end: int
+        self, directory: Inode, block: BlockNumber, *, height: int, low: int, end: int
     ) -> None:
         """Check a subtree whose positions are from ``low`` up to ``end``."""
         number = directory.number
@@ -90,7 +94,7 @@ class DirectoriesCheck:
                 f"block {block:#x} of directory {number:#x} says it is of {tree_node.owner:#x}",
             )
         if isinstance(tree_node, Leaf):
-            self._check_leaf(directory, tree_node, low, end)
+            self._check_leaf(directory, tree_node, low=low, end=end)
             return
         if tree_node.height != height:
             self._maps.report("height", f"block {block:#x} of directory {number:#x} is misplaced")
@@ -99,9 +103,9 @@ class DirectoriesCheck:
         for child, start, stop in zip(tree_node.children, lows, (*lows[1:], end), strict=True):
             if not low <= start < stop <= end:
                 self._maps.report("order", f"block {block:#x} of directory {number:#x}: order")
-            await self._check_node(directory, child, height - 1, start, stop)
+            await self._check_node(directory, child, height=height - 1, low=start, end=stop)
 
-    def _check_leaf(self, directory: Inode, leaf: Leaf, low: int, end: int) -> None:
+    def _check_leaf(self, directory: Inode, leaf: Leaf, *, low: int, end: int) -> None:
         where = f"directory {directory.number:#x}"
         if directory.height and not leaf.entries:
             self._maps.report("empty leaf", f"{where} has an empty leaf among others")

@@ -99,11 +99,10 @@ class Maps:
 
     def check_states(self, slots: set[int]) -> None:
         """Check each byte for itself; ``slots`` are those of the sessions that exist."""
+        known = FREE + USED + FORMAT + bytes(RESERVED_FIRST + slot for slot in slots)
         for memory_node, layout in self.layout.nodes.items():
-            self._check_states(
-                "inode", memory_node, self.inodes[memory_node], FREE + USED + ORPHAN, slots
-            )
-            self._check_states("block", memory_node, self._blocks[memory_node], FREE + USED, slots)
+            self._check_states("inode", memory_node, self.inodes, known=known + ORPHAN)
+            self._check_states("block", memory_node, self._blocks, known=known)
             self._check_format(layout)
         self.inodes_reserved = sum(map(_count_reserved, self.inodes.values()))
         self.blocks_reserved = sum(map(_count_reserved, self._blocks.values()))
@@ -120,9 +119,9 @@ class Maps:
                 index = states.find(USED, index + 1)
 
     def _check_states(
-        self, what: str, memory_node: MemoryNodeId, states: bytes, allowed: bytes, slots: set[int]
+        self, what: str, memory_node: MemoryNodeId, maps: dict[MemoryNodeId, bytes], *, known: bytes
     ) -> None:
-        known = allowed + FORMAT + bytes(RESERVED_FIRST + slot for slot in slots)
+        states = maps[memory_node]
         if not states.translate(None, delete=known):
             return
         for index, state in enumerate(states):

@@ -81,12 +81,12 @@ class BlockMapEditor:
         while True:
             at = index // FANOUT**height if not owner else index // FANOUT**height % FANOUT
             if not height:
-                self._set(owner, pointers, at, block)
+                self._set(owner, pointers, at=at, pointer=block)
                 return
             below = pointers[at]
             if not below:
                 below = await self._new_pointer_block()
-                self._set(owner, pointers, at, below)
+                self._set(owner, pointers, at=at, pointer=below)
             owner, pointers = below, await self._pointers_in(below)
             height -= 1
 
@@ -114,7 +114,7 @@ class BlockMapEditor:
                 rest = await self._prune(
                     self._top[at], self._height, at * span, keep=keep, freed=freed
                 )
-                self._set(0, self._top, at, rest)
+                self._set(0, self._top, at=at, pointer=rest)
         self._numbers.free_blocks(freed)
         self._block_count -= len(freed)
         return keep
@@ -165,7 +165,7 @@ class BlockMapEditor:
                         pointers[at], height - 1, base + at * span, keep=keep, freed=freed
                     )
                     if keep > base and rest != pointers[at]:
-                        self._set(pointer, pointers, at, rest)
+                        self._set(pointer, pointers, at=at, pointer=rest)
                         pointers = self._pointers[pointer]
         if keep > base:
             return pointer
@@ -208,7 +208,7 @@ class BlockMapEditor:
             self.write_whole_area()
         self._height += 1
 
-    def _set(self, owner: int, pointers: "array[int]", at: int, pointer: int) -> None:
+    def _set(self, owner: int, pointers: "array[int]", *, at: int, pointer: int) -> None:
         if owner and owner not in self._changed:
             pointers = self._pointers[owner] = pointers[:]  # the cache keeps what was read
         elif owner:

@@ -33,7 +33,7 @@ async def put(attempt: Attempt, inode: Inode, offset: int, data: bytes) -> Inode
     if size > SIZE_MAX:
         raise FileTooBig(f"a file has at most {SIZE_MAX} bytes")
     if not inode.is_inline:
-        return await _put_in_blocks(attempt, inode, offset, data, b"")
+        return await _put_in_blocks(attempt, inode, offset=offset, data=data, spill=b"")
     if size <= AREA_SIZE:
         start = min(offset, inode.size)
         filled = bytes(offset - start) + data
@@ -42,7 +42,7 @@ async def put(attempt: Attempt, inode: Inode, offset: int, data: bytes) -> Inode
         return inode._replace(size=size, area=area)
     spill = inode.area[: inode.size]
     bare = inode._replace(flags=inode.flags & ~INLINE, height=0, area=INODE_AREA_EMPTY)
-    return await _put_in_blocks(attempt, bare, offset, data, spill)
+    return await _put_in_blocks(attempt, bare, offset=offset, data=data, spill=spill)
 
 
 def runs_of(pointers: list[int]) -> list[tuple[int, int]]:
@@ -58,7 +58,7 @@ def runs_of(pointers: list[int]) -> list[tuple[int, int]]:
 
 
 async def _put_in_blocks(
-    attempt: Attempt, inode: Inode, offset: int, data: bytes, spill: bytes
+    attempt: Attempt, inode: Inode, *, offset: int, data: bytes, spill: bytes
 ) -> Inode:
     """Put ``data`` in the file's blocks, and ``spill``, what was inline so far, at its start."""
     size = max(inode.size, offset + len(data))

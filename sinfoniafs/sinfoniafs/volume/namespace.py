@@ -240,7 +240,13 @@ async def read_directory(
         reads = (await attempt.commit()).reads
         headers = map(Inode.decode_header, [each.inode for each in entries], reads)
         return [
-            DirectoryEntry(each.name, each.inode, each.kind, each.position, inode.attributes)
+            DirectoryEntry(
+                name=each.name,
+                inode=each.inode,
+                kind=each.kind,
+                cookie=each.position,
+                attributes=inode.attributes,
+            )
             for each, inode in zip(entries, headers, strict=True)
         ]
 

@@ -53,10 +53,10 @@ class Reclaimed:
 
     def __add__(self, other: "Reclaimed") -> "Reclaimed":
         return Reclaimed(
-            self.sessions + other.sessions,
-            self.blocks + other.blocks,
-            self.inodes + other.inodes,
-            self.orphans + other.orphans,
+            sessions=self.sessions + other.sessions,
+            blocks=self.blocks + other.blocks,
+            inodes=self.inodes + other.inodes,
+            orphans=self.orphans + other.orphans,
         )
 
 
@@ -92,13 +92,15 @@ async def reclaim_session(
     mark = bytes([RESERVED_FIRST + record.slot])
     blocks = inodes = 0
     for memory_node, each in layout.nodes.items():
-        inodes += await _free_marked(cluster, memory_node, INODE_MAP_ADDRESS, each.inodes, mark)
+        inodes += await _free_marked(
+            cluster, memory_node, address=INODE_MAP_ADDRESS, size=each.inodes, mark=mark
+        )
         blocks += await _free_marked(
-            cluster, memory_node, each.block_map_address, each.blocks, mark
+            cluster, memory_node, address=each.block_map_address, size=each.blocks, mark=mark
         )
     await unregister_from_all(cluster, layout, record.slot)
     await free_slot(cluster, superblock, fenced)
-    return Reclaimed(1, blocks, inodes)
+    return Reclaimed(sessions=1, blocks=blocks, inodes=inodes)
 
 
 async def reap_orphans(volume: Volume) -> int:
@@ -124,7 +126,7 @@ async def find_inodes(cluster: ClusterApi, layout: Layout, states: bytes) -> lis
 
 
 async def _free_marked(
-    cluster: ClusterApi, memory_node: MemoryNodeId, address: int, size: int, mark: bytes
+    cluster: ClusterApi, memory_node: MemoryNodeId, *, address: int, size: int, mark: bytes
 ) -> int:
     """Turn all bytes of a map that are ``mark`` to FREE; returns how many."""
     marked = re.compile(re.escape(mark) + b"+")

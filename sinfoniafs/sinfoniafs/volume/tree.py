@@ -154,11 +154,12 @@ class Tree:
             right, _ = right.insert(entry)
         self._tree_nodes.put(left)
         self._tree_nodes.put(right)
-        await self._add_child(path, left.block, low, right.block)
+        await self._add_child(path, left=left.block, low=low, right=right.block)
 
     async def _add_child(
         self,
         path: tuple[tuple[Interior, int], ...],
+        *,
         left: BlockNumber,
         low: int,
         right: BlockNumber,
@@ -189,7 +190,7 @@ class Tree:
         self._tree_nodes.put(half)
         self._tree_nodes.put(other)
         await self._grow(1)
-        await self._add_child(path[:-1], half.block, low, other.block)
+        await self._add_child(path[:-1], left=half.block, low=low, right=other.block)
 
     async def _free_empty(self, path: tuple[tuple[Interior, int], ...], leaf: Leaf) -> None:
         self._tree_nodes.drop(leaf)
