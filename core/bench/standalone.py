@@ -1,7 +1,8 @@
-"""What the benchmarks of this folder that are commands share: an option, and how they end."""
+"""What the benchmarks of this folder that are commands share: options, and how they end."""
 
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
 import click
@@ -9,6 +10,11 @@ import click
 from sinfonia.errors import SinfoniaError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+directory_option = click.option(
+    "--directory",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The disk to measure: where the redo logs go.  [default: the system's temporary one]",
+)
 
 
 def run(command: click.Command) -> None:

@@ -7,8 +7,8 @@ import click
 from bench.compare.comparison import compare_throughput
 from bench.compare.depth_one import compare_round_trips
 from bench.compare.memory_figures import STORED_BYTES, measure_memory
-from bench.standalone import json_option, run
-from sinfonia.operating.measuring.stage import Report, directory_option, spare_the_collector
+from bench.standalone import directory_option, json_option, run
+from sinfonia.operating.measuring.stage import Report, spare_the_collector
 
 DEFAULT_SECONDS = 2.5
 

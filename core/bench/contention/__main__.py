@@ -5,11 +5,10 @@ from pathlib import Path
 import click
 
 from bench.contention import figure_16, hot_counter
-from bench.standalone import json_option, run
+from bench.standalone import directory_option, json_option, run
 from sinfonia.memnode.settings import MODES
 from sinfonia.operating.measuring.stage import (
     Report,
-    directory_option,
     private_cluster,
     spare_the_collector,
 )

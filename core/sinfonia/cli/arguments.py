@@ -15,8 +15,8 @@ import click
 
 from sinfonia.config import CONFIG_FILE, parse_size
 from sinfonia.errors import ConfigError
+from sinfonia.keys_option import keys_option
 from sinfonia.minitransaction import Relation
-from sinfonia.operating.chosen_keys import keys_option
 
 CLUSTER_VARIABLE = "SINFONIA_CLUSTER"
 CLUSTER_DEFAULT = "./cluster"

@@ -35,8 +35,8 @@ from sinfonia.config import (
 )
 from sinfonia.endpoints import DEFAULT_PORT
 from sinfonia.errors import BackupError, StorageError
+from sinfonia.keys_option import keys_of, keys_option
 from sinfonia.management.store import write_directory
-from sinfonia.operating.chosen_keys import keys_of, keys_option
 from sinfonia.operating.local_description import new_cluster, ports_needed, write_description
 from sinfonia.protocol.membership.configuration import REPLICAS_MAX, keeps_replicas
 from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry

@@ -21,7 +21,6 @@ from sinfonia.operating.measuring.benchmark import (
 )
 from sinfonia.operating.measuring.stage import (
     Report,
-    directory_option,
     private_cluster,
     running_echo,
     spare_the_collector,
@@ -36,6 +35,12 @@ PLAIN_SECONDS = 3.0
 
 # For each of six modes at each of nine depths: less than a minute for all.
 COMPARISON_SECONDS = 0.75
+
+directory_option = click.option(
+    "--directory",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The disk to measure: where the redo logs go.  [default: the system's temporary one]",
+)
 
 
 @click.command(short_help="Measure minitransactions on this machine.")

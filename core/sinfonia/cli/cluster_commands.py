@@ -25,6 +25,7 @@ from sinfonia.cli.status_tables import memory_node_table, problem_lines, process
 from sinfonia.config import CONFIG_FILE, MODES, count_of, format_size
 from sinfonia.endpoints import DEFAULT_PORT
 from sinfonia.errors import ConfigError
+from sinfonia.keys_option import chosen_keys
 from sinfonia.operating.cluster_status import look_at
 from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.operating.local_description import port_of, ports_needed
@@ -194,7 +195,7 @@ def status(cluster: str, *, as_json: bool) -> None:
       CLIENTS    clients that it remembers answers for
       COMMITTED  minitransactions that it voted for since its primary started
     """
-    found = look_at(cluster)
+    found = look_at(cluster, chosen_keys(cluster))
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
     else:
@@ -216,7 +217,7 @@ def recreate(cluster: str, node: int) -> None:
     For a memory node whose data is lost: one in mode RAM that has restarted, or one whose disk is
     gone.  Whoever registers next as this memory node is let in, with whatever data it has.
     """
-    with Operator(cluster) as operator:
+    with Operator(cluster, chosen_keys(cluster)) as operator:
         if operator.local is not None:
             # Somebody may have ended them when the memory node was refused.
             operator.start([manager.name for manager in operator.local.config.manager])

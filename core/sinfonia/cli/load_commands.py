@@ -17,7 +17,7 @@ from sinfonia.client.load import NodeLoad, WindowLoad, node_load
 from sinfonia.client.seed import key_hint
 from sinfonia.config import resolve_endpoint
 from sinfonia.errors import Unreachable
-from sinfonia.operating.chosen_keys import keys_of
+from sinfonia.keys_option import keys_of
 from sinfonia.operating.observer import ANSWER_WITHIN, Observer
 from sinfonia.operating.tables import table_console
 from sinfonia.protocol.messages import GetLoad, Load

@@ -28,7 +28,7 @@ from sinfonia.cli.top import top
 from sinfonia.cli.unreachable import explained
 from sinfonia.cli.watch_commands import watch
 from sinfonia.errors import OutcomeUnknown, SinfoniaError, Unreachable
-from sinfonia.operating.chosen_keys import named_cluster
+from sinfonia.keys_option import named_cluster
 
 
 class OutcomeUnknownFailure(click.ClickException):

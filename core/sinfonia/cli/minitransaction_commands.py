@@ -30,8 +30,8 @@ from sinfonia.cli.arguments import (
 from sinfonia.client.blocking import BlockingCluster, connect_blocking
 from sinfonia.config import count_of, resolve_endpoint
 from sinfonia.errors import OutcomeUnknown
+from sinfonia.keys_option import keys_of
 from sinfonia.minitransaction import LOCK_WAIT_MAX, Result
-from sinfonia.operating.chosen_keys import keys_of
 
 COMPARE_FAILED_EXIT_CODE = 3
 UNKNOWN_EXIT_CODE = 4

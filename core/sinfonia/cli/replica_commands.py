@@ -20,6 +20,7 @@ from sinfonia.cli.arguments import (
     parse_size_option,
 )
 from sinfonia.cli.status_tables import progress_of
+from sinfonia.keys_option import chosen_keys
 from sinfonia.operating.cluster_status import replicas_of
 from sinfonia.operating.observer import Sight
 from sinfonia.operating.operations import (
@@ -221,7 +222,8 @@ def _operator(cluster: str, timeout: float | None, node: int | None = None) -> I
         def tell(line: str) -> None:
             progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-        with Operator(cluster, tell=tell, on_sight=watch, timeout=timeout) as operator:
+        keys = chosen_keys(cluster)
+        with Operator(cluster, keys, tell=tell, on_sight=watch, timeout=timeout) as operator:
             yield operator
 
 

@@ -19,6 +19,7 @@ from rich.text import Text
 
 from sinfonia.cli.arguments import cluster_or_default, json_option
 from sinfonia.cli.status_tables import progress_of
+from sinfonia.keys_option import chosen_keys
 from sinfonia.operating.cluster_status import ClusterStatus, ClusterView
 from sinfonia.operating.observer import ANSWER_WITHIN
 from sinfonia.operating.rates import ClusterRates, NodeRates, Rates, rates_between
@@ -61,7 +62,7 @@ def top(cluster: str, *, interval: float, once: bool, as_json: bool) -> None:
     """
     if as_json and not once:
         raise click.UsageError("--json shows one sample; give --once, too")
-    view = ClusterView(cluster)
+    view = ClusterView(cluster, chosen_keys(cluster))
     try:
         samples = _samples(view, interval)
         if once:

@@ -11,7 +11,7 @@ from sinfonia.cli.arguments import Extent, cluster_argument, json_option, parse_
 from sinfonia.client.blocking import BlockingCluster, connect_blocking
 from sinfonia.client.watch import POLL_EVERY, BlockingWatch
 from sinfonia.config import resolve_endpoint
-from sinfonia.operating.chosen_keys import keys_of
+from sinfonia.keys_option import keys_of
 
 CONNECT_TIMEOUT = 5.0
 

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sinfonia.client.seed import key_hint
+from sinfonia.cluster_keys import resolve_keys
 from sinfonia.config import ClusterConfig, described_at, resolve_endpoint
 from sinfonia.errors import Unreachable
-from sinfonia.operating.chosen_keys import keys_of
 from sinfonia.operating.local_cluster import FOLLOWING, SERVING, LocalCluster
 from sinfonia.operating.observer import ANSWER_WITHIN, Observer, Sight
 from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
@@ -149,10 +149,10 @@ def leads(manager: ProcessStatus) -> bool:
 class ClusterView:
     """A cluster that is looked at, once or again and again."""
 
-    def __init__(self, cluster: str) -> None:
+    def __init__(self, cluster: str, chosen_keys: Path | None = None) -> None:
         """The cluster that a user named, as `resolve_endpoint` does.  Raises ConfigError."""
         path = described_at(cluster)
-        self._keys = keys = keys_of(cluster)
+        self._keys = keys = resolve_keys(cluster, chosen_keys)
         self._local: LocalCluster | None = None
         self._config: ClusterConfig | None = None
         if path is None:
@@ -231,12 +231,12 @@ class ClusterView:
         return any(manager.endpoint == endpoint for manager in managers)
 
 
-def look_at(cluster: str) -> ClusterStatus:
+def look_at(cluster: str, chosen_keys: Path | None = None) -> ClusterStatus:
     """The status of the cluster that a user named.
 
     Raises ConfigError, or Unreachable if nobody says who belongs to the cluster.
     """
-    view = ClusterView(cluster)
+    view = ClusterView(cluster, chosen_keys)
     try:
         return view.status(view.look())
     finally:

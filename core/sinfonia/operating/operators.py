@@ -12,10 +12,10 @@ from typing import Self
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.seed import key_hint
+from sinfonia.cluster_keys import resolve_keys
 from sinfonia.config import ClusterConfig, described_at, resolve_endpoint
 from sinfonia.endpoints import normalise_endpoint
 from sinfonia.errors import ConfigError, SinfoniaError, Unreachable
-from sinfonia.operating.chosen_keys import keys_of
 from sinfonia.operating.local_cluster import LocalCluster, OnSight
 from sinfonia.operating.observer import Observer, Sight, ask_managers
 from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
@@ -48,6 +48,7 @@ class Operator:
     def __init__(
         self,
         cluster: str,
+        chosen_keys: Path | None = None,
         *,
         tell: Tell = lambda _: None,
         on_sight: OnSight = lambda _: None,
@@ -59,7 +60,7 @@ class Operator:
         self._on_sight = on_sight
         self._timeout = timeout
         path = described_at(cluster)
-        self._keys = keys_of(cluster)
+        self._keys = resolve_keys(cluster, chosen_keys)
         self.local = LocalCluster(Path(cluster)) if Path(cluster).is_dir() else None
         if path is None:
             self._asked = resolve_endpoint(cluster).split(",")

@@ -19,7 +19,7 @@ import click
 
 from sinfonia.cluster_keys import resolve_keys
 from sinfonia.config import resolve_endpoint
-from sinfonia.operating.chosen_keys import keys_option
+from sinfonia.keys_option import keys_option
 from sinfonia.transport.keys import Keys
 from sinfoniafs.patience import TIMEOUT_S
 from sinfoniafs.session import SESSION_TIMES

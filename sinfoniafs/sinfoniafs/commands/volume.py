@@ -25,7 +25,7 @@ from sinfonia import connect
 from sinfonia.client.api import ClusterApi
 from sinfonia.config import parse_size
 from sinfonia.errors import ConfigError
-from sinfonia.operating.chosen_keys import keys_of, keys_option
+from sinfonia.keys_option import keys_of, keys_option
 from sinfoniafs import mounts
 from sinfoniafs.allocator import Kind
 from sinfoniafs.commands.arguments import CLUSTER_VARIABLE, Source, cluster_argument

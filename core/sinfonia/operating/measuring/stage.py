@@ -14,7 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import click
 import msgspec
 from rich.table import Table
 
@@ -29,12 +28,6 @@ from sinfonia.operating.tables import table_console
 COLLECT_AFTER = 100_000
 
 STOP_PATIENCE = 5.0
-
-directory_option = click.option(
-    "--directory",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The disk to measure: where the redo logs go.  [default: the system's temporary one]",
-)
 
 
 def spare_the_collector() -> None:
@@ -57,10 +50,11 @@ class Report:
     def add(self, figures: msgspec.Struct) -> None:
         """One more line."""
         if self._as_json:
-            click.echo(msgspec.json.encode(figures))
+            sys.stdout.write(msgspec.json.encode(figures).decode() + "\n")
             sys.stdout.flush()
             return
-        click.echo(".", nl=False, err=True)
+        sys.stderr.write(".")
+        sys.stderr.flush()
         table = self._tables.get(type(figures))
         if table is None:
             table = self._tables[type(figures)] = Table(box=None, pad_edge=False)
@@ -76,10 +70,10 @@ class Report:
     ) -> None:
         if self._as_json or exc is not None:
             return
-        click.echo(err=True)
+        sys.stderr.write("\n")
         for number, table in enumerate(self._tables.values()):
             if number:
-                click.echo()
+                sys.stdout.write("\n")
             table_console().print(table)
 
 

@@ -1,7 +1,8 @@
-"""The keys with which a command connects: those of `--keys`, or the cluster's own.
+"""The option `--keys` that the commands of every room take: one key file for a whole command.
 
-A command remembers the option and the cluster that it was given in its click context,
-so that no function between it and the connection hands the keys on.
+The command's click context remembers the option and the cluster that the command was given.  A
+function that connects asks `keys_of`, so no function between the two hands the keys on.  Below the
+commands no module knows click: there, keys and key files are arguments.
 """
 
 from pathlib import Path
@@ -12,18 +13,22 @@ from sinfonia.cluster_keys import KEYS_VARIABLE, resolve_keys
 from sinfonia.transport.keys import Keys
 
 _CHOSEN_KEYS = "sinfonia.keys"
-
-
 _NAMED_CLUSTER = "sinfonia.cluster"
 
 
 def keys_of(cluster: str) -> Keys | None:
     """The keys for the CLUSTER of a command; None: it has none.  Raises ConfigError."""
+    return resolve_keys(cluster, chosen_keys(cluster))
+
+
+def chosen_keys(cluster: str) -> Path | None:
+    """The key file that the command was given for its CLUSTER; None: it was given none."""
     context = click.get_current_context(silent=True)
     if context is None:
-        return resolve_keys(cluster)
+        return None
     context.meta[_NAMED_CLUSTER] = cluster
-    return resolve_keys(cluster, context.meta.get(_CHOSEN_KEYS))
+    chosen: Path | None = context.meta.get(_CHOSEN_KEYS)
+    return chosen
 
 
 def named_cluster(context: click.Context) -> str | None:
@@ -36,7 +41,6 @@ def _choose_keys(ctx: click.Context, _parameter: click.Parameter, value: Path | 
     ctx.meta[_CHOSEN_KEYS] = value
 
 
-# Whoever connects asks `keys_of`, so that no command must hand it on.
 keys_option = click.option(
     "--keys",
     type=click.Path(path_type=Path),
