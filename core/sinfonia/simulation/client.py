@@ -40,7 +40,7 @@ from sinfonia.protocol.messages import (
 from sinfonia.protocol.recovery import Outcome as Settled
 from sinfonia.simulation.process import Killed, Process, Surroundings
 from sinfonia.simulation.wire import Message
-from sinfonia.simulation.workload import Beliefs, Workload
+from sinfonia.simulation.workloads.mix import Beliefs, Workload
 
 # A call ends by its deadline, which the coordinator looks at once in a TICK.
 LATE_MAX_S = 3 * TICK

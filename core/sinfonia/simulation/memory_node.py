@@ -28,7 +28,7 @@ from sinfonia.simulation.disk import VirtualDisk
 from sinfonia.simulation.marks import MemberMarks
 from sinfonia.simulation.process import Killed, Process, Surroundings
 from sinfonia.simulation.wire import Message
-from sinfonia.simulation.workload import CAPACITY
+from sinfonia.simulation.workloads.mix import CAPACITY
 
 # Small, so that a short run fills several segments.
 LOG_SEGMENT_BYTES = 8 * 1024

@@ -30,7 +30,7 @@ class Profile:
     clients: int = 4
     minitransactions: int = 60
     words_per_node: int = 2
-    kinds: tuple[str, ...] = ()  # of minitransactions, as workload.py names them; none: all
+    kinds: tuple[str, ...] = ()  # of minitransactions, as workloads/mix.py names them; none: all
     mode: str = "LOG"
     replicas: int = 0
     lease_s: float = 0.5

@@ -43,7 +43,7 @@ from sinfonia.simulation.store import SimulatedStore
 from sinfonia.simulation.store_losses import StoreLosses
 from sinfonia.simulation.transcript import words
 from sinfonia.simulation.wire import Message, through_the_wire
-from sinfonia.simulation.workload import (
+from sinfonia.simulation.workloads.mix import (
     CAPACITY,
     HOT_BYTES,
     HOT_START,

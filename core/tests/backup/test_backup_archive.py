@@ -31,8 +31,8 @@ from sinfonia.protocol.effects import Send
 from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import PROTOCOL_VERSION, ExecCommit, Requests, Voted
 from sinfonia.protocol.records import OnePhase, decode_body
-from sinfonia.simulation.backup_world import CAPACITY, NODES, BackupWorld
 from sinfonia.simulation.participant_harness import PlainMemory
+from sinfonia.simulation.workloads.bank import CAPACITY, NODES, BackupWorld
 from sinfonia.storage.files import OsFiles
 
 FLIPS_PER_FILE = 12

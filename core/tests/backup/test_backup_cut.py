@@ -22,7 +22,7 @@ from sinfonia.protocol.records import (
     Stamp,
     encode_body,
 )
-from sinfonia.simulation.backup_world import BackupWorld
+from sinfonia.simulation.workloads.bank import BackupWorld
 
 A, B, C = (MemoryNodeId(number) for number in range(3))
 TID = Tid(0, 7, 1)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sinfonia.simulation.load_simulation import STORIES, LoadSimulation
 from sinfonia.simulation.mutations.progress import PROGRESS_MUTATIONS
 from sinfonia.simulation.simulator import SimulationFailure
+from sinfonia.simulation.workloads.load import STORIES, LoadSimulation
 
 SEEDS = 3
 SEEDS_MAX = 20

@@ -9,7 +9,7 @@ import pytest
 from sinfonia.checking.history import Added, Operation, Outcome
 from sinfonia.minitransaction import Minitransaction
 from sinfonia.simulation.simulator import Simulation
-from sinfonia.simulation.workload import HOT_START, WORD_BYTES, Beliefs, Workload
+from sinfonia.simulation.workloads.mix import HOT_START, WORD_BYTES, Beliefs, Workload
 
 COUNTER = HOT_START + 28  # over the border of two chunks of memory
 

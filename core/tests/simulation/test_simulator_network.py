@@ -12,7 +12,7 @@ from sinfonia.simulation.clock import RATE_ERROR_MAX, RATES_DIFFER_BY, SteadyClo
 from sinfonia.simulation.network import Network, Weather
 from sinfonia.simulation.profile import random_profile
 from sinfonia.simulation.scheduler import Scheduler
-from sinfonia.simulation.workload import (
+from sinfonia.simulation.workloads.mix import (
     CAPACITY,
     HOT_BYTES,
     HOT_START,

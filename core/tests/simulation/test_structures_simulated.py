@@ -1,6 +1,6 @@
 """Leases, client tables and allocators on simulated clusters, while everything fails.
 
-The machines below are the real ones, replicas, fail-overs and all; see simulation/steps.py.
+The machines below are the real ones, replicas, fail-overs and all: simulation/workloads/steps.py.
 """
 
 import struct
@@ -13,7 +13,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.steps import Steps, execute, minitransaction, pause
 from sinfonia.errors import NotExecuted, OutcomeUnknown
 from sinfonia.minitransaction import Relation
-from sinfonia.simulation.steps import StepsClient, StepsSimulation
+from sinfonia.simulation.workloads.steps import StepsClient, StepsSimulation
 from sinfonia.structures import (
     Allocator,
     Arena,

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from sinfonia.simulation.profile import WITH_REPLICAS, WITHOUT_REPLICAS
-from sinfonia.simulation.watchers import WatchSimulation
+from sinfonia.simulation.workloads.watches import WatchSimulation
 
 CHUNK = 15
 

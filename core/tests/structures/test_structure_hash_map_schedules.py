@@ -18,7 +18,7 @@ from sinfonia.checking.serializability.check import Serializability, check
 from sinfonia.client.steps import Steps, pause
 from sinfonia.errors import NotExecuted, OutcomeUnknown, SinfoniaError
 from sinfonia.minitransaction import Minitransaction
-from sinfonia.simulation.steps import StepsClient, StepsSimulation
+from sinfonia.simulation.workloads.steps import StepsClient, StepsSimulation
 from sinfonia.structures import (
     Conflict,
     Found,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.steps import Steps, execute, minitransaction, pause
 from sinfonia.errors import NotExecuted, OutcomeUnknown
-from sinfonia.simulation.steps import StepsClient, StepsSimulation
+from sinfonia.simulation.workloads.steps import StepsClient, StepsSimulation
 from sinfonia.structures import (
     ClientTable,
     Cursor,

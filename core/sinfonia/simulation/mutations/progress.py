@@ -1,6 +1,6 @@
 """Broken on purpose: what makes things get better under load.
 
-Each is noticed by a story of simulation/load_simulation.py, named here, not by a profile.
+Each is noticed by a story of simulation/workloads/load.py, named here, not by a profile.
 """
 
 from collections.abc import Callable, Iterator

@@ -17,8 +17,8 @@ from sinfonia.client.steps import Steps, minitransaction
 from sinfonia.simulation.memory_node import SimulatedMemoryNode
 from sinfonia.simulation.network import Network, Weather
 from sinfonia.simulation.profile import Profile
-from sinfonia.simulation.steps import StepsClient, StepsSimulation
 from sinfonia.simulation.wire import Message
+from sinfonia.simulation.workloads.steps import StepsClient, StepsSimulation
 
 NODE = MemoryNodeId(0)
 

@@ -1,0 +1,1 @@
+"""What the clients of a simulated cluster do, and how each kind of work is judged."""
