@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sinfonia.addresses import MemoryNodeId
+from sinfonia.client.steps import minitransaction as unbound_minitransaction
 from sinfonia.minitransaction import Minitransaction
 from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 
@@ -43,7 +44,7 @@ class Workload:
 
 def minitransaction_of(places: Iterable[tuple[int, int]]) -> Minitransaction[Any]:
     """A compare-and-swap at each (memory node, number of the item)."""
-    minitransaction: Minitransaction[Any] = Minitransaction(_NOBODY)
+    minitransaction = unbound_minitransaction()
     for node, number in places:
         address = number * ITEM_BYTES
         minitransaction.compare(node, address, ZERO)
@@ -58,15 +59,3 @@ def directory_of(memory_nodes: int) -> Directory:
         for node in range(memory_nodes)
     ]
     return Directory(1, 0, "scale", entries)
-
-
-class _Nobody:
-    """Minitransactions here are executed by a coordinator, not by themselves."""
-
-    def execute(
-        self, minitransaction: Minitransaction[Any], *, timeout: float | None = None
-    ) -> None:
-        raise NotImplementedError
-
-
-_NOBODY = _Nobody()

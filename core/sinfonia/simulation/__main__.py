@@ -16,7 +16,8 @@ from sinfonia.checking.history import Outcome
 from sinfonia.simulation.marks import MARKS
 from sinfonia.simulation.mutations.catalogue import MUTATIONS
 from sinfonia.simulation.profile import PROFILES
-from sinfonia.simulation.simulator import Simulation, SimulationFailure
+from sinfonia.simulation.simulator import SimulationFailure
+from sinfonia.simulation.workloads.minitransactions import simulated
 
 
 def main() -> int:
@@ -34,7 +35,7 @@ def main() -> int:
     for seed in range(arguments.seed, arguments.seed + arguments.runs):
         try:
             with broken():
-                report = Simulation(seed, profile).run()
+                report = simulated(seed, profile).run()
         except SimulationFailure as failure:
             print(f"seed {seed} failed: {failure}", file=sys.stderr)
             return 1

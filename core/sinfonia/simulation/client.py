@@ -1,8 +1,8 @@
-"""An application node in the simulator: the real coordinator, and a program that uses it.
+"""An application node in the simulator: the real coordinator, driven as its process drives it.
 
-The program runs a few loops side by side; each executes one minitransaction after another and
-writes into the history what it asked and what it was told.  A client that is killed never comes
-back: whatever it had under way is for others to settle.
+What the application node does is its workload's business: a program executes minitransactions and
+is called back with each outcome.  A client that is killed never comes back: what it had under way
+is for others to settle.
 """
 
 import random
@@ -11,23 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.checking.asked_and_told import (
-    answers,
-    compare_items,
-    failed_items,
-    full_rings,
-    read_items,
-    update_items,
-    write_items,
-)
-from sinfonia.checking.history import HistoryRecorder, Outcome
-from sinfonia.client.connection import CLOSE_PATIENCE
-from sinfonia.errors import OutcomeUnknown, SinfoniaError
 from sinfonia.minitransaction import Minitransaction
 from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.coordinator import TICK, Coordinator
 from sinfonia.protocol.effects import SendTo
-from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.membership.messages import Directory
 from sinfonia.protocol.messages import (
     MANAGER,
@@ -37,10 +24,8 @@ from sinfonia.protocol.messages import (
     Request,
     Requests,
 )
-from sinfonia.protocol.recovery import Outcome as Settled
 from sinfonia.simulation.process import Killed, Process, Surroundings
 from sinfonia.simulation.wire import Message
-from sinfonia.simulation.workloads.mix import Beliefs, Workload
 
 # A call ends by its deadline, which the coordinator looks at once in a TICK.
 LATE_MAX_S = 3 * TICK
@@ -48,24 +33,21 @@ LATE_MAX_S = 3 * TICK
 # Of the members that a client knows, it asks so many at a time where the memory nodes are.
 MEMBERS_ASKED = 3
 
-# How often a client that was told "unknown" asks for the outcome later.
-CURIOSITY = 0.7
-
-# The classes of its minitransactions.
-TAGS = ("", "", "one class", "another")
+Done = Callable[[Call], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One minitransaction of the program: its number in the history, and when it must be over."""
+class Pending:
+    """A minitransaction under way: its number, when it must be over, and what to call then."""
 
     number: int
-    minitransaction: Minitransaction[Any]
     deadline: float
+    done: Done
 
 
 class SimulatedClient(Process):
-    """A coordinator with a closed loop of work; ``next_work`` is False when there is none left."""
+    """A coordinator and its driver.  ``after_each`` is called when the coordinator took something
+    in, for a program that looks at more than the outcome of each call."""
 
     def __init__(
         self,
@@ -74,81 +56,40 @@ class SimulatedClient(Process):
         rng: random.Random,
         *,
         directory: Directory,
-        workload: Workload,
-        recorder: HistoryRecorder,
-        next_work: Callable[[], bool],
         on_death: Callable[[], None],
-        on_leave: Callable[[], None] = lambda: None,
+        on_leave: Callable[[], None],
     ) -> None:
         super().__init__(surroundings, name, rng)
         self.coordinator = Coordinator(client=rng.getrandbits(64), rng=rng, directory=directory)
-        self.unfinished: dict[int, Asked] = {}
+        self.unfinished: dict[int, Pending] = {}
         self.mortal = True
-        self._only_reads = rng.random() < surroundings.profile.readers_share
-        self._workload = workload
-        self._recorder = recorder
-        self._next_work = next_work
+        self.after_each: Callable[[], None] = _do_nothing
         self._on_death = on_death
         self._on_leave = on_leave
-        self._stays = surroundings.profile.client_stays
-        self._beliefs = Beliefs([entry.node for entry in directory.nodes])
-        self._unknown: list[tuple[int, Tid]] = []
+        self._begun = 0
         self._wakeup_at = 0.0
         self._was_paused = False
 
-    def start(self, loops: int) -> None:
-        """Begin to work, with ``loops`` minitransactions at a time."""
-        self.begin_life()
-        for _ in range(loops):
-            self._think()
+    @property
+    def true_now(self) -> float:
+        """Virtual seconds that are the same for every process; no program may act on them."""
+        return self.surroundings.scheduler.now
 
-    def pause(self) -> None:
-        self._was_paused = True
-        super().pause()
+    def execute(self, minitransaction: Minitransaction[Any], *, timeout: float, done: Done) -> None:
+        """Start one minitransaction; ``done`` is told how it ended.
 
-    def execute(self, fill: Callable[[Minitransaction[Any]], None], *, timeout: float) -> int:
-        """Start one minitransaction; returns its number in the history."""
-        minitransaction: Minitransaction[Any] = Minitransaction(
-            _NOBODY,
-            reads_on_failure=self.rng.random() < 0.3,
-            lock_wait=self.rng.choice(self.surroundings.profile.lock_waits),
-            tag=self.rng.choice(TAGS),
-        )
-        fill(minitransaction)
-        number = self._recorder.invoke(
-            self.name,
-            compares=compare_items(minitransaction),
-            reads=read_items(minitransaction),
-            writes=write_items(minitransaction),
-            updates=update_items(minitransaction),
-        )
-        asked = Asked(number, minitransaction, self.now + timeout)
-        self.unfinished[number] = asked
-        call, sends = self.coordinator.begin(minitransaction, now=self.now, deadline=asked.deadline)
-        call.waiter = asked
-        self._carry_out(sends)
-        return number
+        Raises what a client raises for a minitransaction that it does not even send.
+        """
+        deadline = self.now + timeout
+        call, sends = self.coordinator.begin(minitransaction, now=self.now, deadline=deadline)
+        self._begun += 1
+        pending = Pending(self._begun, deadline, done)
+        self.unfinished[pending.number] = pending
+        call.waiter = pending
+        self.carry_out(sends)
 
-    def on_message(self, source: str, message: Message) -> None:
-        assert isinstance(message, Replies), f"{source} sent {message}"
-        if message.node != MANAGER:
-            node = MemoryNodeId(message.node)
-            self._carry_out(self.coordinator.on_replies(node, message, self.now))
-            return
-        for reply in message.replies:
-            if isinstance(reply, Directory):
-                self._carry_out(self.coordinator.on_directory(reply, self.now))
-
-    def on_killed(self) -> None:
-        self.surroundings.events["clients killed"] += 1
-        self._on_death()
-
-    # --- the program ---------------------------------------------------------------------------
-
-    def _leave(self) -> None:
-        """Close the connection, as programs do: when nothing is under way, or soon after."""
-        if self.unfinished:
-            return  # another loop is at it
+    def leave(self) -> None:
+        """Close the connection, as programs do."""
         for node, goodbye in self.coordinator.goodbyes().items():
             self.send(self.coordinator.known.entries[node].endpoint, goodbye)
         self.surroundings.scheduler.note(self.name, "leaves")
@@ -157,72 +98,27 @@ class SimulatedClient(Process):
         self.alive = False
         self._on_leave()
 
-    def _think(self) -> None:
-        if self.surroundings.profile.client_stays and self._stays <= 0:
-            self.later(0.0 if self.coordinator.idle else CLOSE_PATIENCE, self._leave)
+    def pause(self) -> None:
+        self._was_paused = True
+        super().pause()
+
+    def on_message(self, source: str, message: Message) -> None:
+        assert isinstance(message, Replies), f"{source} sent {message}"
+        if message.node != MANAGER:
+            node = MemoryNodeId(message.node)
+            self.carry_out(self.coordinator.on_replies(node, message, self.now))
             return
-        mean = self.surroundings.profile.think_s_mean
-        self.later(self.rng.expovariate(1.0 / mean), self._work)
+        for reply in message.replies:
+            if isinstance(reply, Directory):
+                self.carry_out(self.coordinator.on_directory(reply, self.now))
 
-    def _work(self) -> None:
-        if not self._next_work():
-            return
-        self._stays -= 1
-        profile = self.surroundings.profile
-        timeout = self.rng.uniform(profile.timeout_s_min, profile.timeout_s_max)
-        self.execute(self._fill, timeout=timeout)
-
-    def _fill(self, minitransaction: Minitransaction[Any]) -> None:
-        self._workload.fill(minitransaction, self._beliefs, only_reads=self._only_reads)
-
-    def _on_finished(self, call: Call) -> None:
-        asked: Asked = call.waiter
-        del self.unfinished[asked.number]
-        late = self.now - asked.deadline
-        assert self._was_paused or late <= LATE_MAX_S, (
-            f"operation #{asked.number} ended {late:.3f} s after its deadline"
-        )
-        if call.result is not None:
-            result = call.result
-            self._beliefs.learn_from(asked.minitransaction, result)
-            self._recorder.complete(
-                asked.number,
-                Outcome.COMMITTED if result.committed else Outcome.FAILED,
-                values=tuple(result.reads),
-                failed=failed_items(result),
-                answers=answers(asked.minitransaction, result),
-                full=full_rings(asked.minitransaction, result),
-            )
-        else:
-            assert call.error is not None
-            self._on_error(asked, call.error)
-        self._think()
-
-    def _on_error(self, asked: Asked, error: SinfoniaError) -> None:
-        if error.definite:
-            self._recorder.complete(asked.number, Outcome.NOT_EXECUTED)
-            return
-        assert isinstance(error, OutcomeUnknown)
-        assert isinstance(error.tid, Tid)
-        self.surroundings.events["outcomes unknown"] += 1
-        if self.rng.random() < CURIOSITY:
-            self._unknown.append((asked.number, error.tid))
-
-    def _ask_for_outcomes(self) -> None:
-        for number, tid in list(self._unknown):
-            outcome = self.coordinator.outcome(tid)
-            if outcome is None:
-                continue
-            self._unknown.remove((number, tid))
-            self.surroundings.events[f"unknown outcomes found {outcome.value}"] += 1
-            if outcome is Settled.COMMITTED:
-                self._recorder.resolve(number)
-            elif outcome is Settled.ABORTED:
-                self._recorder.complete(number, Outcome.NOT_EXECUTED)
+    def on_killed(self) -> None:
+        self.surroundings.events["clients killed"] += 1
+        self._on_death()
 
     # --- the driver ----------------------------------------------------------------------------
 
-    def _carry_out(self, sends: list[SendTo]) -> None:
+    def carry_out(self, sends: list[SendTo]) -> None:
         """Send what is ready together in one message for each memory node."""
         finished, self.coordinator.finished = self.coordinator.finished, []
         batches: dict[MemoryNodeId, list[Request]] = {}
@@ -235,11 +131,19 @@ class SimulatedClient(Process):
         self._perhaps_die()
         for call in finished:
             self._on_finished(call)
-        if self._unknown:
-            self._ask_for_outcomes()
+        self.after_each()
         if self.coordinator.wants_directory(self.now):
             self._ask_for_directory()
         self._plan_wakeup()
+
+    def _on_finished(self, call: Call) -> None:
+        pending: Pending = call.waiter
+        del self.unfinished[pending.number]
+        late = self.now - pending.deadline
+        assert self._was_paused or late <= LATE_MAX_S, (
+            f"call {pending.number} of {self.name} ended {late:.3f} s after its deadline"
+        )
+        pending.done(call)
 
     def _ask_for_directory(self) -> None:
         self.surroundings.events["directories asked for"] += 1
@@ -262,16 +166,8 @@ class SimulatedClient(Process):
         self.at(self._wakeup_at, self._wake_up)
 
     def _wake_up(self) -> None:
-        self._carry_out(self.coordinator.on_tick(self.now))
+        self.carry_out(self.coordinator.on_tick(self.now))
 
 
-class _Nobody:
-    """Minitransactions here are executed by the coordinator, not by themselves."""
-
-    def execute(
-        self, minitransaction: Minitransaction[Any], *, timeout: float | None = None
-    ) -> None:
-        raise NotImplementedError
-
-
-_NOBODY = _Nobody()
+def _do_nothing() -> None:
+    pass

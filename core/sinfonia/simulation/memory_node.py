@@ -28,7 +28,6 @@ from sinfonia.simulation.disk import VirtualDisk
 from sinfonia.simulation.marks import MemberMarks
 from sinfonia.simulation.process import Killed, Process, Surroundings
 from sinfonia.simulation.wire import Message
-from sinfonia.simulation.workloads.mix import CAPACITY
 
 # Small, so that a short run fills several segments.
 LOG_SEGMENT_BYTES = 8 * 1024
@@ -83,7 +82,7 @@ class SimulatedMemoryNode(Process):
         self._settings = MemoryNodeSettings(
             node=node_id,
             endpoint=self.name,
-            capacity=CAPACITY,
+            capacity=profile.capacity,
             mode=self.mode,
             checkpoint_log_bytes=profile.checkpoint_log_bytes,
             log_segment_bytes=LOG_SEGMENT_BYTES,
@@ -94,9 +93,10 @@ class SimulatedMemoryNode(Process):
             scrub_rate=profile.scrub_rate,
             times=ReplicationTimes(profile.lease_s, profile.drop_after_s, profile.ack_within_s),
         )
-        # Wall clocks are wrong by up to seconds, and nobody notices.
+        # Clocks that were set are wrong by so much; others by days, as monotonic clocks are.
         self._wall_offset_us = rng.randint(-5_000_000, 5_000_000)
         self.down_s_max = profile.down_s_max
+        self._back_after_s: float | None = None  # how long it is to be dead, if that is decided
         self._sends_until_death: int | None = None
         self._wakeup_planned = False
         self._wakeups = 0
@@ -164,6 +164,12 @@ class SimulatedMemoryNode(Process):
 
     # --- faults --------------------------------------------------------------------------------
 
+    def kill_for(self, seconds: float) -> None:
+        """Die, and begin the next life in ``seconds``."""
+        assert self.alive
+        self._back_after_s = seconds
+        self.kill()
+
     def die_soon(self, rng: random.Random) -> None:
         """Lose power in the middle of something: a sync, a checkpoint, a flush, a restart."""
         if rng.random() < 0.7:
@@ -210,6 +216,8 @@ class SimulatedMemoryNode(Process):
             self.disk.crash()
         delay = self.rng.uniform(0.0, self.down_s_max)
         self.down_s_max = self.surroundings.profile.down_s_max
+        if self._back_after_s is not None:
+            delay, self._back_after_s = self._back_after_s, None
         self.surroundings.scheduler.after(delay, self.start)
 
     # --- the driver ----------------------------------------------------------------------------
@@ -275,7 +283,9 @@ class SimulatedMemoryNode(Process):
         self.lived = ("", 0)
 
     def _wall(self) -> int:
-        return EPOCH_US + round(self.now * 1e6) + self._wall_offset_us
+        are_set = self.surroundings.profile.wall_clocks_set
+        now = self.surroundings.scheduler.now if are_set else self.now
+        return EPOCH_US + round(now * 1e6) + self._wall_offset_us
 
     def _plan_wakeup(self) -> None:
         """What has come is handled soon, with what comes until then."""

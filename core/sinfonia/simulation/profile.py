@@ -18,8 +18,12 @@ from sinfonia.simulation.aimed_profiles import (
 )
 from sinfonia.simulation.aimed_weather import FOUL, FOUL_REPLICATED, MUCH, MUCH_REPLICATED
 from sinfonia.simulation.network import Weather
+from sinfonia.storage.address_space import CHUNK_BYTES
 
 CLEAR = Weather()
+
+# Of each memory node: small, so that all of it can be compared.
+CAPACITY = 2 * CHUNK_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class Profile:
     words_per_node: int = 2
     kinds: tuple[str, ...] = ()  # of minitransactions, as workloads/mix.py names them; none: all
     mode: str = "LOG"
+    capacity: int = CAPACITY
     replicas: int = 0
     lease_s: float = 0.5
     drop_after_s: float = 1.0
@@ -86,6 +91,7 @@ class Profile:
     epoch_s: float = 3600.0
     in_doubt_timeout_s: float = 0.8
     wire: bool = False  # pass every message through the codec
+    wall_clocks_set: bool = False  # whether they are wrong by less than a day, as backups need
     clock_step_rate: float = 0.0  # of the wall clocks of memory nodes
     slow_disk_rate: float = 0.0  # of members whose syncs take longer for a while
     slow_link_rate: float = 0.0  # of processes to whom, or from whom, messages take longer
@@ -118,6 +124,15 @@ UNEVEN_CLOCKS_SHARE = 0.25
 
 REPLICATED_SHARE = 0.6  # of the profiles of which nothing is said
 REPLICATED_MODES = ("LOG-REPL", "LOG-REPL", "LOG-REPL", "NVRAM-REPL", "RAM-REPL")
+
+
+def draw_profile(seed: int, name: str = "") -> Profile:
+    """The profile of a run; ``name`` is that of a targeted one, without it the seed draws any."""
+    chance = random.Random(f"{seed} profile")
+    profile = targeted_profile(name, chance) if name else random_profile(chance)
+    if name in (*AIMED, *LONG):
+        return profile
+    return with_foul_weather(profile, random.Random(f"{seed} foul weather"))
 
 
 def targeted_profile(name: str, rng: random.Random) -> Profile:

@@ -42,11 +42,15 @@ class StoreLosses:
         self._rng = rng
         self._manager = manager
         self._nodes = nodes
-        self._active = True
+        self._active = False
         self.lost = False  # and not rebuilt yet
         self._copy: Directory | None = None
+
+    def begin(self) -> None:
+        """Strike from now on."""
+        self._active = True
         self._plan()
-        surroundings.scheduler.after(COPIED_EVERY_S, self._copy_store)
+        self._surroundings.scheduler.after(COPIED_EVERY_S, self._copy_store)
 
     def stop(self) -> None:
         """Strike no more; what is lost will be rebuilt."""

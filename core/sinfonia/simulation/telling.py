@@ -15,7 +15,7 @@ from typing import NamedTuple
 from sinfonia.errors import StorageError
 from sinfonia.protocol.records import OnePhase, Prepared
 from sinfonia.simulation.disk import Damage, VirtualDisk
-from sinfonia.simulation.workloads.mix import CAPACITY
+from sinfonia.simulation.profile import CAPACITY
 from sinfonia.storage.address_space import PAGE_BYTES, PAGE_SHIFT
 from sinfonia.storage.data_directory import IDENTITY_FILE
 from sinfonia.storage.disk_image import (

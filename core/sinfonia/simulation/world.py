@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from sinfonia.addresses import MemoryNodeId
+from sinfonia.client.steps import minitransaction as unbound_minitransaction
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.coordinator import TICK, Coordinator
@@ -81,7 +82,7 @@ class World:
 
     def begin(self, *items: Item, timeout: float = 10.0) -> Call:
         """Start a minitransaction of ``items``; nothing is delivered yet."""
-        minitransaction: Minitransaction[Result] = Minitransaction(_Unused())
+        minitransaction = unbound_minitransaction()
         for kind, node, address, what in items:
             getattr(minitransaction, kind)(node, address, what)
         return self.execute(timeout, minitransaction)
@@ -220,12 +221,3 @@ def _turned_away(batch: Requests) -> list[Reply]:
         elif isinstance(request, ExecPrepare):
             replies.append(Voted(request.tid.counter, Vote.BAD_LOAD))
     return replies
-
-
-class _Unused:
-    """Minitransactions here are executed by the world, not by themselves."""
-
-    def execute(
-        self, minitransaction: Minitransaction[Result], *, timeout: float | None = None
-    ) -> Result:
-        raise AssertionError(f"{minitransaction} executed itself within {timeout}")

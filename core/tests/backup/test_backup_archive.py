@@ -32,23 +32,20 @@ from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import PROTOCOL_VERSION, ExecCommit, Requests, Voted
 from sinfonia.protocol.records import OnePhase, decode_body
 from sinfonia.simulation.participant_harness import PlainMemory
-from sinfonia.simulation.workloads.bank import CAPACITY, NODES, BackupWorld
+from sinfonia.simulation.workloads.bank import CAPACITY, simulated_bank
 from sinfonia.storage.files import OsFiles
 
 FLIPS_PER_FILE = 12
+NODE = MemoryNodeId(1)
 INCREMENT_NAME = "increment-0001"
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A full backup and an increment."""
-    world = BackupWorld(7, tmp_path_factory.mktemp("backup") / "bank")
-    world.run(300)
-    world.take_full()
-    world.restart(NODES[2])
-    world.run(300)
-    world.take_increment()
-    return world.root
+    root = tmp_path_factory.mktemp("backup") / "bank"
+    simulated_bank(7, root, increments=1).run()
+    return root
 
 
 @pytest.fixture
@@ -172,12 +169,12 @@ def test_a_backup_of_an_older_version_is_restored_without_the_store(root: Path) 
 
 def test_a_restored_store_names_the_restored_members_and_goes_on_after_the_original() -> None:
     original = Directory(
-        30, 4, "c", [MemoryNodeEntry(NODES[1], "at-p", 64, "LOG-REPL", "p", 7, 5, 20, wanted=2)]
+        30, 4, "c", [MemoryNodeEntry(NODE, "at-p", 64, "LOG-REPL", "p", 7, 5, 20, wanted=2)]
     )
-    entry = MemoryNodeEntry(NODES[1], "at-new", 64, "LOG-REPL", "", 0, wanted=1)
+    entry = MemoryNodeEntry(NODE, "at-new", 64, "LOG-REPL", "", 0, wanted=1)
     for lived, incarnation in ((3, 7 + LIVES_SKIPPED), (5000, 5000)):
         member = RestoredMember("new", 1, lived, epoch=6)
-        after = restored_directory(original, [entry], {NODES[1]: member})
+        after = restored_directory(original, [entry], {NODE: member})
         assert (after.version, after.epoch, after.cluster) == (30 + LIVES_SKIPPED, 6, "c")
         [restored] = after.nodes
         assert (restored.identity, restored.starts, restored.endpoint) == ("new", 1, "at-new")
@@ -224,18 +221,18 @@ def test_two_backups_do_not_write_to_one_place(tmp_path: Path) -> None:
         pass
 
 
-def test_an_increment_is_not_added_to_what_another_has_added_to(tmp_path: Path) -> None:
-    world = BackupWorld(8, tmp_path / "bank")
-    world.take_full()
-    opened_before = Backup(world.root)
-    world.take_increment()
-    manifest = (world.root / MANIFEST_FILE).read_bytes()
+def test_an_increment_is_not_added_to_what_another_has_added_to(root: Path) -> None:
+    manifest = (root / MANIFEST_FILE).read_bytes()
+    steps = Backup(root).manifest.steps
+    archive._write_manifest(root, replace(Backup(root).manifest, steps=steps[:1]))
+    opened_before = Backup(root)
+    (root / MANIFEST_FILE).write_bytes(manifest)
     with (
         pytest.raises(BackupError, match="was added to just now"),
         writing_increment(opened_before),
     ):
         pass
-    assert (world.root / MANIFEST_FILE).read_bytes() == manifest
+    assert (root / MANIFEST_FILE).read_bytes() == manifest
 
 
 # --- restoring -----------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import pytest
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.backup.archive import Backup
 from sinfonia.backup.cut import LogCut, committed
-from sinfonia.memnode import copies
 from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.messages import Vote, Voted
@@ -22,7 +21,7 @@ from sinfonia.protocol.records import (
     Stamp,
     encode_body,
 )
-from sinfonia.simulation.workloads.bank import BackupWorld
+from sinfonia.simulation.workloads.bank import check_moment, check_moments, simulated_bank
 
 A, B, C = (MemoryNodeId(number) for number in range(3))
 TID = Tid(0, 7, 1)
@@ -105,34 +104,13 @@ def test_what_a_memory_node_outside_of_the_backup_takes_part_in_has_not_committe
 MOMENTS = 12
 
 
-def bank_is_right_at_every_moment(world: BackupWorld, seed: int) -> dict[str, int]:
-    """Restore to the ends and to some moments between; figures of all of them together."""
-    first, last = Backup(world.root).moments
-    rng = random.Random(seed)
-    total: dict[str, int] = {}
-    for moment in [first, last, *(rng.randint(first, last) for _ in range(MOMENTS))]:
-        for name, figure in world.check(moment).items():
-            total[name] = total.get(name, 0) + figure
-    return total
-
-
-@pytest.fixture(autouse=True)
-def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A copy of memory takes many replies, between which memory changes."""
-    monkeypatch.setattr(copies, "PIECE_BYTES", 4096)
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_any_moment_is_consistent_with_clocks_that_are_wrong_and_nodes_that_crash(
     seed: int, tmp_path: Path
 ) -> None:
-    world = BackupWorld(seed, tmp_path / "backup")
-    world.run(400)
-    world.take_full()
-    for _ in range(2):
-        world.run(300)
-        world.take_increment()
-    figures = bank_is_right_at_every_moment(world, seed)
+    root = tmp_path / "backup"
+    simulated_bank(seed, root, increments=2).run()
+    figures = check_moments(root, random.Random(seed), MOMENTS)
     assert figures["undecided"] > figures["committed"] > 0, "nothing was there to be decided"
     assert figures["relayed"] > 0
 
@@ -141,22 +119,17 @@ def test_any_moment_is_consistent_with_clocks_that_are_wrong_and_nodes_that_cras
 @pytest.mark.parametrize("first", range(100, 300, 50))
 def test_any_moment_is_consistent_for_many_seeds(first: int, tmp_path: Path) -> None:
     for seed in range(first, first + 50):
-        world = BackupWorld(seed, tmp_path / str(seed))
-        world.run(400)
-        world.take_full()
-        for _ in range(3):
-            world.run(300)
-            world.take_increment()
-        bank_is_right_at_every_moment(world, seed)
+        root = tmp_path / str(seed)
+        simulated_bank(seed, root, increments=3).run()
+        check_moments(root, random.Random(seed), MOMENTS)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_cluster_that_keeps_no_log_is_backed_up_as_of_one_moment(
     seed: int, tmp_path: Path
 ) -> None:
-    world = BackupWorld(seed, tmp_path / "backup", mode="RAM", crashes=False)
-    world.run(400)
-    world.take_full()
-    first, last = Backup(world.root).moments
+    root = tmp_path / "backup"
+    simulated_bank(seed, root, mode="RAM", crashes=False).run()
+    first, last = Backup(root).moments
     assert first == last
-    assert world.check(first)["twins"] > 0
+    assert check_moment(root, first)["twins"] > 0

@@ -3,8 +3,9 @@
 import pytest
 
 from sinfonia.addresses import MemoryNodeId
+from sinfonia.client.steps import minitransaction as unbound_minitransaction
 from sinfonia.errors import NotExecuted, OutcomeUnknown, TimedOut
-from sinfonia.minitransaction import AddItem, Minitransaction, Result
+from sinfonia.minitransaction import AddItem, Result
 from sinfonia.protocol import coordinator as coordinator_module
 from sinfonia.protocol.coordinator import NOT_SERVING_RETRY, RESEND_AFTER, TICK
 from sinfonia.protocol.messages import Commit, ExecCommit, Request, Requests, Resolve, Vote, Voted
@@ -14,13 +15,6 @@ from sinfonia.simulation.world import Item, World
 WRITE: Item = ("write", 0, 0, b"x")
 WRITE_BOTH: tuple[Item, Item] = (("write", 0, 0, b"x"), ("write", 1, 0, b"y"))
 ONE = MemoryNodeId(1)
-
-
-class _Unused:
-    def execute(
-        self, minitransaction: Minitransaction[Result], *, timeout: float | None = None
-    ) -> Result:
-        raise AssertionError(f"{minitransaction} executed itself within {timeout}")
 
 
 def test_only_what_was_turned_away_is_asked_again() -> None:
@@ -101,7 +95,7 @@ def test_closing_says_what_is_known_of_each_call() -> None:
 @pytest.mark.parametrize(("seconds", "expected"), [(0.0, 0), (0.0004, 1), (0.0016, 2), (0.05, 50)])
 def test_a_wait_for_locks_is_not_rounded_to_none(seconds: float, expected: int) -> None:
     world = World(1)
-    minitransaction: Minitransaction[Result] = Minitransaction(_Unused(), lock_wait=seconds)
+    minitransaction = unbound_minitransaction(lock_wait=seconds)
     minitransaction.write(0, 0, b"x")
     world.execute(10.0, minitransaction)
     [(_, request)] = world.sent

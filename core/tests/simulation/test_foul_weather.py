@@ -6,14 +6,15 @@ from collections.abc import Callable
 from sinfonia.checking.history import Outcome
 from sinfonia.simulation.disk import VirtualDisk
 from sinfonia.simulation.foul_weather import FoulWeather
-from sinfonia.simulation.simulator import Report, Simulation
+from sinfonia.simulation.simulator import Report
+from sinfonia.simulation.workloads.minitransactions import simulated
 
 SYNC_S = 0.1
 
 
 def _calm_run(sync_s: float) -> Report:
-    simulation = Simulation(3, "calm")
-    for node in simulation.nodes:
+    simulation = simulated(3, "calm")
+    for node in simulation.cluster.nodes:
         node.disk.sync_s = sync_s
     return simulation.run()
 
@@ -42,13 +43,13 @@ class _Swizzled:
     """A cluster that does nothing, and when which of its processes were clogged and released."""
 
     def __init__(self, seed: int) -> None:
-        self.simulation = Simulation(seed, "swizzles")
-        surroundings = self.simulation.surroundings
+        self.simulation = simulated(seed, "swizzles")
+        surroundings = self.simulation.cluster.surroundings
         self.network, self.scheduler = surroundings.network, surroundings.scheduler
         weather = FoulWeather(
             surroundings,
-            nodes=self.simulation.nodes,
-            others=(self.simulation.managers,),
+            nodes=self.simulation.cluster.nodes,
+            others=(self.simulation.cluster.managers,),
             disturb=_nothing,
         )
         swizzle = self._of_rate(weather, surroundings.profile.swizzle_rate)

@@ -7,7 +7,8 @@ import pytest
 from sinfonia.simulation.aimed_profiles import LOST_STORES, REPLICATED
 from sinfonia.simulation.mutations.catalogue import MUTATIONS
 from sinfonia.simulation.profile import PROFILES
-from sinfonia.simulation.simulator import Simulation, SimulationFailure
+from sinfonia.simulation.simulator import SimulationFailure
+from sinfonia.simulation.workloads.minitransactions import simulated
 
 SEEDS_MAX = 200
 
@@ -34,13 +35,13 @@ def test_a_broken_rule_is_noticed(name: str) -> None:
         failing = _first_failing_seed(mutation.profile, mutation.seed)
     assert failing is not None, f"{SEEDS_MAX} runs did not notice the loss of: {mutation.rule}"
     for seed in range(min(mutation.seed, failing), failing + 1):
-        Simulation(seed, mutation.profile).run()
+        simulated(seed, mutation.profile).run()
 
 
 def _first_failing_seed(profile: str, first: int) -> int | None:
     for seed in chain(range(first, SEEDS_MAX + 1), range(1, first)):
         try:
-            Simulation(seed, profile).run()
+            simulated(seed, profile).run()
         except SimulationFailure:
             return seed
     return None

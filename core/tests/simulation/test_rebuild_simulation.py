@@ -5,14 +5,14 @@ from collections import Counter
 import pytest
 
 from sinfonia.simulation.aimed_profiles import LOST_STORES
-from sinfonia.simulation.simulator import Simulation
+from sinfonia.simulation.workloads.minitransactions import simulated
 
 SEEDS = 12
 
 
 @pytest.mark.parametrize("profile", LOST_STORES)
 def test_a_lost_store_breaks_no_promise(profile: str) -> None:
-    Simulation(1, profile).run()
+    simulated(1, profile).run()
 
 
 @pytest.mark.slow
@@ -21,7 +21,7 @@ def test_a_lost_store_breaks_no_promise_in_some_more_runs(profile: str) -> None:
     """And members have waited for the rebuild in some of them."""
     events: Counter[str] = Counter()
     for seed in range(2, SEEDS):
-        events += Simulation(seed, profile).run().events
+        events += simulated(seed, profile).run().events
     expected = {"stores lost", "stores rebuilt"}
     if LOST_STORES[profile].get("store_put_back_share"):
         expected = {"stores put back", "stores rebuilt"}

@@ -1,15 +1,21 @@
 """Counters that many clients add to under every fault: no add is lost and none happens twice."""
 
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 
+from sinfonia.addresses import MemoryNodeId
 from sinfonia.checking.history import Added, Operation, Outcome
 from sinfonia.minitransaction import Minitransaction
+from sinfonia.simulation.cluster import Cluster
+from sinfonia.simulation.fault_plans import FaultsUntilDone
+from sinfonia.simulation.profile import draw_profile
 from sinfonia.simulation.simulator import Simulation
-from sinfonia.simulation.workloads.mix import HOT_START, WORD_BYTES, Beliefs, Workload
+from sinfonia.simulation.workloads.minitransactions import Minitransactions
+from sinfonia.simulation.workloads.mix import HOT_START, WORD_BYTES, Beliefs
 
 COUNTER = HOT_START + 28  # over the border of two chunks of memory
 
@@ -27,8 +33,12 @@ PROFILES = (
 )
 
 
-class _Counting(Workload):
+class _Counting:
     """Adds to the counter of one memory node or of two."""
+
+    def __init__(self, rng: random.Random, nodes: Sequence[MemoryNodeId]) -> None:
+        self._rng = rng
+        self._nodes = nodes
 
     def fill(
         self, minitransaction: Minitransaction[Any], beliefs: Beliefs, *, only_reads: bool = False
@@ -39,16 +49,6 @@ class _Counting(Workload):
             minitransaction.add(node, COUNTER, chance.getrandbits(DELTA_BITS))
         if only_reads or chance.random() < 0.2:
             minitransaction.read(chance.choice(self._nodes), COUNTER, WORD_BYTES)
-
-
-def _counted(seed: int, profile: str) -> Simulation:
-    simulation = Simulation(seed, profile)
-    nodes = sorted({node.node_id for node in simulation.nodes})
-    simulation.workload = _Counting(random.Random(seed), nodes, words_per_node=1)
-    # The sums are the judge here; of so many unknown adds to one word any order would do.
-    with patch.object(simulation, "_judge"):
-        simulation.run()
-    return simulation
 
 
 def _deltas(operations: list[Operation], node: int, outcome: Outcome) -> list[int]:
@@ -75,21 +75,37 @@ def _sums(deltas: list[int]) -> set[int]:
     return sums
 
 
+@dataclass
+class _Sums:
+    """The judge: of so many unknown adds to one word any order would do, so the sums decide.
+
+    ``known`` adds happened; of ``unknown`` ones some make up the rest.
+    """
+
+    known: int = 0
+    unknown: int = 0
+
+    def judge(self, cluster: Cluster) -> None:
+        operations = cluster.recorder.operations
+        for member in cluster.nodes:
+            at_rest = member.contents()[COUNTER : COUNTER + WORD_BYTES]
+            committed = _deltas(operations, member.node_id, Outcome.COMMITTED)
+            perhaps = _deltas(operations, member.node_id, Outcome.UNKNOWN)
+            left = int.from_bytes(at_rest, "little") - sum(committed)
+            assert _can_be(left, perhaps), f"{member.name} is off by {left}, of {perhaps}"
+            self.known += len(committed)
+            self.unknown += len(perhaps)
+
+
 def _check(seed: int, profile: str) -> tuple[int, int]:
     """How many adds were known to have happened, and of how many that is not known."""
-    simulation = _counted(seed, profile)
-    operations = simulation.recorder.operations
-    known = unknown = 0
-    for member in simulation.nodes:
-        at_rest = member.contents()[COUNTER : COUNTER + WORD_BYTES]
-        committed = _deltas(operations, member.node_id, Outcome.COMMITTED)
-        perhaps = _deltas(operations, member.node_id, Outcome.UNKNOWN)
-        left = int.from_bytes(at_rest, "little") - sum(committed)
-        assert _can_be(left, perhaps), (
-            f"seed {seed} of {profile}: {member.name} is off by {left}, of {perhaps}"
-        )
-        known, unknown = known + len(committed), unknown + len(perhaps)
-    return known, unknown
+    cluster = Cluster(seed, draw_profile(seed, profile))
+    sums = _Sums()
+    choice = _Counting(random.Random(seed), cluster.node_ids)
+    workload = Minitransactions(cluster, choice=choice, judge=sums.judge)
+    again = f"the same test with seed {seed} of {profile}"
+    Simulation(cluster, FaultsUntilDone(), workload, replay=again).run()
+    return sums.known, sums.unknown
 
 
 @pytest.mark.slow

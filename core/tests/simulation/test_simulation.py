@@ -7,10 +7,12 @@ from unittest.mock import patch
 import pytest
 
 from sinfonia.checking.history import Outcome
+from sinfonia.simulation import simulator
 from sinfonia.simulation.aimed_profiles import DAMAGED
 from sinfonia.simulation.marks import MARKS
 from sinfonia.simulation.profile import AIMED, LONG, WITH_REPLICAS, WITHOUT_REPLICAS
-from sinfonia.simulation.simulator import Report, Simulation, SimulationFailure
+from sinfonia.simulation.simulator import Report, SimulationFailure
+from sinfonia.simulation.workloads.minitransactions import simulated
 
 SEEDS = 320
 SEEDS_WITH_REPLICAS = 1000
@@ -83,20 +85,20 @@ def test_the_checker_gives_up_once_in_a_thousand_runs_at_most() -> None:
 @pytest.mark.parametrize("profile", DAMAGED)
 def test_no_damage_to_what_was_synced_breaks_a_promise(profile: str) -> None:
     for seed in range(1, 4):
-        Simulation(seed, profile).run()
+        simulated(seed, profile).run()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", DAMAGED)
 def test_no_damage_breaks_a_promise_in_some_more_runs(profile: str) -> None:
-    reports = [Simulation(seed, profile).run() for seed in range(4, 16)]
+    reports = [simulated(seed, profile).run() for seed in range(4, 16)]
     assert not _events(reports)["undecided"], "the checker gives up too often"
 
 
 @pytest.mark.slow
 def test_the_runs_see_every_kind_of_damage() -> None:
     """What never happens is not tested."""
-    events = _events([Simulation(seed, name).run() for name in DAMAGED for seed in range(16, 24)])
+    events = _events([simulated(seed, name).run() for name in DAMAGED for seed in range(16, 24)])
     expected = {
         "rotten",
         "ends of logs lost",
@@ -118,16 +120,16 @@ def test_the_runs_see_every_kind_of_damage() -> None:
     "profile", ["everybody-dies", "replicas-three-managers", "replicas-rotten-disks"]
 )
 def test_a_seed_replays_everything(profile: str) -> None:
-    first, second = (Simulation(7, profile) for _ in range(2))
+    first, second = (simulated(7, profile) for _ in range(2))
     assert first.run() == second.run()
-    assert first.recorder.operations == second.recorder.operations
-    assert first.scheduler.trace(100_000) == second.scheduler.trace(100_000)
+    assert first.cluster.recorder.operations == second.cluster.recorder.operations
+    assert first.cluster.scheduler.trace(100_000) == second.cluster.scheduler.trace(100_000)
 
 
 @pytest.mark.slow
 def test_the_runs_see_every_kind_of_fault_and_outcome() -> None:
     """What never happens is not tested."""
-    reports = [Simulation(seed, WITHOUT_REPLICAS).run() for seed in range(1000, 1060)]
+    reports = [simulated(seed, WITHOUT_REPLICAS).run() for seed in range(1000, 1060)]
     expected = {
         "clients killed",
         "memory nodes killed",
@@ -150,8 +152,8 @@ def test_the_runs_see_every_kind_of_fault_and_outcome() -> None:
 @pytest.mark.slow
 def test_the_runs_see_everything_that_can_happen_to_replicas() -> None:
     """In all modes, with one manager and with several that quarrel."""
-    reports = [Simulation(seed, WITH_REPLICAS).run() for seed in range(2000, 2080)]
-    reports += [Simulation(seed, "replicas-three-managers").run() for seed in range(1, 41)]
+    reports = [simulated(seed, WITH_REPLICAS).run() for seed in range(2000, 2080)]
+    reports += [simulated(seed, "replicas-three-managers").run() for seed in range(1, 41)]
     expected = {
         "clock steps",
         "copies begun",
@@ -186,17 +188,17 @@ def test_the_runs_see_every_kind_of_item_and_all_that_may_become_of_it() -> None
     seen: Counter[str] = Counter()
     for profile in ("adds", "small-rings", "lines-for-locks", "dying-clients"):
         for seed in range(1, 6):
-            simulation = Simulation(seed, profile)
-            with patch.object(simulation, "_lose_power"):  # for after it nobody knows who waited
+            simulation = simulated(seed, profile)
+            with patch.object(simulator, "lose_power"):  # for after it nobody knows who waited
                 simulation.run()
-            for operation in simulation.recorder.operations:
+            for operation in simulation.cluster.recorder.operations:
                 for compared in operation.compares:
                     seen[f"{type(compared).__name__} {operation.outcome.value}"] += 1
                 for update in operation.updates:
                     seen[f"{type(update).__name__} {operation.outcome.value}"] += 1
                 seen["full rings"] += bool(operation.full)
                 seen["updates apart"] += len({update.node for update in operation.updates}) > 1
-            for member in simulation.nodes:
+            for member in simulation.cluster.nodes:
                 assert member.node is not None
                 line = member.node.participant.lock_waits
                 seen["waited in vain"] += line.expired
@@ -209,11 +211,11 @@ def test_the_runs_see_every_kind_of_item_and_all_that_may_become_of_it() -> None
 
 def test_many_unknown_outcomes_of_overlapping_writes_can_be_judged() -> None:
     """Fifteen unknown writes over the same few words: their orders alone are too many to try."""
-    assert Simulation(20, "replicas-copies-in-pieces").run().outcomes[Outcome.UNKNOWN] >= 15
+    assert simulated(20, "replicas-copies-in-pieces").run().outcomes[Outcome.UNKNOWN] >= 15
 
 
 def test_in_calm_weather_everything_has_an_outcome() -> None:
-    report: Report = Simulation(3, "calm").run()
+    report: Report = simulated(3, "calm").run()
     assert report.outcomes[Outcome.UNKNOWN] == 0
     assert report.outcomes[Outcome.COMMITTED] > MINITRANSACTIONS_MIN / 2
 
@@ -221,8 +223,8 @@ def test_in_calm_weather_everything_has_an_outcome() -> None:
 def test_a_failure_says_what_happened_and_how_to_replay_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    simulation = Simulation(11, "replays")
-    monkeypatch.setattr(simulation, "_judge", _object)
+    simulation = simulated(11, "replays")
+    monkeypatch.setattr(simulation.workload, "judge", _object)
     with pytest.raises(SimulationFailure) as failure:
         simulation.run()
     text = str(failure.value)
@@ -231,19 +233,21 @@ def test_a_failure_says_what_happened_and_how_to_replay_it(
     assert text.endswith("reproduce with: make sim RUNS=1 SEED=11 PROFILE=replays")
 
 
-def _object() -> None:
+def _object(_cluster: object) -> None:
     raise AssertionError("I object")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", LONG)
 def test_thousands_of_minitransactions_and_large_values_can_be_judged(profile: str) -> None:
-    simulation = Simulation(1, profile)
+    simulation = simulated(1, profile)
     report = simulation.run()
     assert not report.events["undecided"]
-    assert report.events["memory nodes killed"] > len(simulation.nodes), "only the last power cut"
+    assert report.events["memory nodes killed"] > len(simulation.cluster.nodes), (
+        "only the last power cut"
+    )
     committed = [
-        each for each in simulation.recorder.operations if each.outcome is Outcome.COMMITTED
+        each for each in simulation.cluster.recorder.operations if each.outcome is Outcome.COMMITTED
     ]
     assert len(committed) > LONG_COMMITTED_MIN
     sizes = [len(value) for each in committed for value in each.values]
@@ -254,7 +258,7 @@ def test_thousands_of_minitransactions_and_large_values_can_be_judged(profile: s
 @functools.cache
 def _run_chunk(first: int, profile: str, runs: int) -> Counter[str]:
     """What happened; each chunk is run once, whoever asks."""
-    reports = [Simulation(seed, profile).run() for seed in range(first, first + runs)]
+    reports = [simulated(seed, profile).run() for seed in range(first, first + runs)]
     assert all(report.outcomes.total() >= MINITRANSACTIONS_MIN for report in reports)
     return _events(reports)
 

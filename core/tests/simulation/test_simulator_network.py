@@ -10,10 +10,9 @@ from sinfonia.checking.asked_and_told import write_items
 from sinfonia.minitransaction import Minitransaction
 from sinfonia.simulation.clock import RATE_ERROR_MAX, RATES_DIFFER_BY, SteadyClock, uneven_clock
 from sinfonia.simulation.network import Network, Weather
-from sinfonia.simulation.profile import random_profile
+from sinfonia.simulation.profile import CAPACITY, random_profile
 from sinfonia.simulation.scheduler import Scheduler
 from sinfonia.simulation.workloads.mix import (
-    CAPACITY,
     HOT_BYTES,
     HOT_START,
     RING_BYTES,
@@ -21,7 +20,7 @@ from sinfonia.simulation.workloads.mix import (
     WIDE_BYTES,
     WIDE_START,
     Beliefs,
-    Workload,
+    Mix,
 )
 from sinfonia.testing.model import ModelCluster, apply_minitransaction
 
@@ -164,7 +163,7 @@ def test_a_process_wakes_when_its_clock_says_so_however_its_rate_changes(seed: i
 def test_the_workload_stays_within_its_places_and_mixes_outcomes(seed: int) -> None:
     nodes = [MemoryNodeId(number) for number in range(3)]
     cluster = ModelCluster(memory_nodes=3, capacity=CAPACITY)
-    workload, beliefs = Workload(random.Random(seed), nodes, words_per_node=2), Beliefs(nodes)
+    workload, beliefs = Mix(random.Random(seed), nodes, words_per_node=2), Beliefs(nodes)
     outcomes: list[bool] = []
     for _ in range(300):
         minitransaction = Minitransaction(cluster, reads_on_failure=True)

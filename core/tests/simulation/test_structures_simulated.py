@@ -13,7 +13,8 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.steps import Steps, execute, minitransaction, pause
 from sinfonia.errors import NotExecuted, OutcomeUnknown
 from sinfonia.minitransaction import Relation
-from sinfonia.simulation.workloads.steps import StepsClient, StepsSimulation
+from sinfonia.simulation.client import SimulatedClient
+from sinfonia.simulation.workloads.steps import simulated_steps
 from sinfonia.structures import (
     Allocator,
     Arena,
@@ -45,7 +46,7 @@ WORD = struct.Struct("<Q")
 TRIES = 6
 
 
-def identity(client: StepsClient) -> bytes:
+def identity(client: SimulatedClient) -> bytes:
     return client.rng.randbytes(16)
 
 
@@ -75,10 +76,10 @@ class Leases:
         self.written: Counter[Lease] = Counter()
         self.perhaps: Counter[Lease] = Counter()
 
-    def setup(self) -> Steps[None]:
+    def set_up(self) -> Steps[None]:
         yield from nothing()
 
-    def program(self, client: StepsClient) -> Steps[None]:
+    def program(self, client: SimulatedClient) -> Steps[None]:
         claim = Claim(identity(client), client.rng.getrandbits(64))
         wanted = client.rng.choice((self.LEASES, self.LEASES[:1], self.LEASES[1:]))
         held = yield from self._acquire(wanted, claim)
@@ -142,10 +143,10 @@ class Clients:
         self.known: list[int] = []
         self.lanes: dict[Lane, int] = {}
 
-    def setup(self) -> Steps[None]:
+    def set_up(self) -> Steps[None]:
         yield from nothing()
 
-    def program(self, client: StepsClient) -> Steps[None]:
+    def program(self, client: SimulatedClient) -> Steps[None]:
         number = len(self.known)
         assert number < self.CLIENTS_MAX
         self.known.append(0)
@@ -211,11 +212,11 @@ class Allocations:
         self.events: Counter[str] = Counter()
         self.last_judged: tuple[int, ...] = ()
 
-    def setup(self) -> Steps[None]:
+    def set_up(self) -> Steps[None]:
         for arena in self.ARENAS:
             yield from arena.format()
 
-    def program(self, client: StepsClient) -> Steps[None]:
+    def program(self, client: SimulatedClient) -> Steps[None]:
         claim = Claim(identity(client), client.rng.getrandbits(64))
         try:
             reservation = yield from Allocator(self.ARENAS).reserve(claim, DURATION)
@@ -291,14 +292,7 @@ SCENARIOS = (Leases, Clients, Allocations)
 
 def play(make: Callable[[], Scenario], seed: int, profile: str = "") -> Counter[str]:
     scenario = make()
-    simulation = StepsSimulation(
-        seed,
-        profile,
-        setup=scenario.setup,
-        program=scenario.program,
-        judge=scenario.judge,
-    )
-    report = simulation.run()
+    report = simulated_steps(seed, scenario, profile).run()
     return report.events + scenario.events
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from sinfonia.simulation.profile import WITH_REPLICAS, WITHOUT_REPLICAS
-from sinfonia.simulation.workloads.watches import WatchSimulation
+from sinfonia.simulation.workloads.watches import simulated_watches
 
 CHUNK = 15
 
@@ -13,7 +13,7 @@ CHUNK = 15
 def run(profile: str, seeds: range) -> Counter[str]:
     events: Counter[str] = Counter()
     for seed in seeds:
-        events += WatchSimulation(seed, profile).run().events
+        events += simulated_watches(seed, profile).run().events
     return events
 
 

@@ -18,7 +18,8 @@ from sinfonia.checking.serializability.check import Serializability, check
 from sinfonia.client.steps import Steps, pause
 from sinfonia.errors import NotExecuted, OutcomeUnknown, SinfoniaError
 from sinfonia.minitransaction import Minitransaction
-from sinfonia.simulation.workloads.steps import StepsClient, StepsSimulation
+from sinfonia.simulation.client import SimulatedClient
+from sinfonia.simulation.workloads.steps import PlainPrograms, simulated_steps
 from sinfonia.structures import (
     Conflict,
     Found,
@@ -294,7 +295,7 @@ def simulate(seed: int, profile: str) -> Counter[str]:
     made = [0]
     buckets = [0]
 
-    def program(node: StepsClient) -> Steps[None]:
+    def program(node: SimulatedClient) -> Steps[None]:
         del node
         made[0] += 1
         number = seed * 1000 + made[0]
@@ -308,11 +309,9 @@ def simulate(seed: int, profile: str) -> Counter[str]:
         buckets[0] = yield from settled(witness)
         witness.judge()
 
-    simulation = StepsSimulation(
-        seed, profile, setup=setup, program=program, judge=judge, programs=24
-    )
-    simulation.run()
-    return simulation.surroundings.events + Counter(buckets=buckets[0])
+    programs = PlainPrograms(setup, program, judge)
+    report = simulated_steps(seed, programs, profile, number=24).run()
+    return report.events + Counter(buckets=buckets[0])
 
 
 PROFILES = (

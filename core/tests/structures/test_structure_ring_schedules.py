@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.steps import Steps, execute, minitransaction, pause
 from sinfonia.errors import NotExecuted, OutcomeUnknown
-from sinfonia.simulation.workloads.steps import StepsClient, StepsSimulation
+from sinfonia.simulation.client import SimulatedClient
+from sinfonia.simulation.workloads.steps import PlainPrograms, simulated_steps
 from sinfonia.structures import (
     ClientTable,
     Cursor,
@@ -245,7 +246,7 @@ def simulate(seed: int, profile: str) -> Counter[str]:
     witness = Witness()
     made = [0]
 
-    def program(client: StepsClient) -> Steps[None]:
+    def program(client: SimulatedClient) -> Steps[None]:
         made[0] += 1
         role = random.Random(made[0] * 1000 + seed).randrange(5)
         if role < 2:
@@ -258,11 +259,9 @@ def simulate(seed: int, profile: str) -> Counter[str]:
         tail = yield from drain(witness)
         witness.judge(tail, at_rest=False)
 
-    simulation = StepsSimulation(
-        seed, profile, setup=setup, program=program, judge=judge, programs=40
-    )
-    simulation.run()
-    return simulation.surroundings.events + Counter(records=len(witness.seen))
+    programs = PlainPrograms(setup, program, judge)
+    report = simulated_steps(seed, programs, profile, number=40).run()
+    return report.events + Counter(records=len(witness.seen))
 
 
 PROFILES = (

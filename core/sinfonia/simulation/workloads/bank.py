@@ -1,7 +1,6 @@
-"""A bank over three memory nodes in one thread, whose clocks are wrong and which crash, backed up.
+"""A bank over three memory nodes, whose clocks are wrong and which crash, backed up meanwhile.
 
-Memory nodes, coordinators and the backup are the real ones; messages wait in ``wires`` and arrive
-in any order.  One seed decides everything.  What must hold at every moment:
+What must hold at every moment, and so after a restore to any moment:
 
 - the sum of all accounts, between which money is moved over two memory nodes at a time;
 - *twin* counters at two memory nodes, which are only raised together, are equal;
@@ -10,65 +9,62 @@ in any order.  One seed decides everything.  What must hold at every moment:
 """
 
 import random
-from collections.abc import Generator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from sinfonia.addresses import MemoryNodeId
-from sinfonia.backup.archive import (
-    FULL_STEP,
-    Backup,
-    Manifest,
-    Origin,
-    PartWriter,
-    Step,
-    publish_full,
-    publish_increment,
-    write_directory,
-    writing_full,
-    writing_increment,
-)
-from sinfonia.backup.node_copy import NodeCopy, copy_together
+from sinfonia.backup.archive import Backup
 from sinfonia.backup.restore import Restoration
-from sinfonia.memnode.node import MemoryNode
-from sinfonia.memnode.settings import MemoryNodeSettings
-from sinfonia.minitransaction import Minitransaction, Result
-from sinfonia.protocol.coordinator import Coordinator
-from sinfonia.protocol.effects import SendTo
-from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry, Registered
-from sinfonia.protocol.messages import Replies, Request, Requests
-from sinfonia.simulation.disk import VirtualDisk
+from sinfonia.client.steps import Steps, execute, minitransaction
+from sinfonia.simulation.client import SimulatedClient
+from sinfonia.simulation.cluster import Cluster
+from sinfonia.simulation.fault_plans import begin_faults, end_faults
+from sinfonia.simulation.network import Weather
 from sinfonia.simulation.participant_harness import PlainMemory
+from sinfonia.simulation.profile import Profile
+from sinfonia.simulation.simulated_backup import SimulatedBackup
+from sinfonia.simulation.simulator import Simulation
+from sinfonia.simulation.workload import Workload
+from sinfonia.simulation.workloads.steps import StepsWorkload
 from sinfonia.storage.address_space import CHUNK_BYTES
 
+
+class Place(NamedTuple):
+    """Where a number is."""
+
+    node: int
+    address: int
+
+
 # Every account and counter lies in a chunk of its own, as the copy of memory counts them.
+NODES = 3
 CAPACITY = 8 * CHUNK_BYTES
-NODES = [MemoryNodeId(number) for number in range(3)]
 ACCOUNTS = 9
 BALANCE = 1000
 TOTAL = ACCOUNTS * BALANCE
+NUMBER_BYTES = 8
 
-# Where the counters are, as (node, address).
-TWINS = ((0, 4 * CHUNK_BYTES), (1, 4 * CHUNK_BYTES))
-TWIN_SEEN = (2, 4 * CHUNK_BYTES)
-RELAY = ((0, 5 * CHUNK_BYTES), (1, 5 * CHUNK_BYTES), (2, 5 * CHUNK_BYTES), (0, 6 * CHUNK_BYTES))
+TWINS = (Place(0, 4 * CHUNK_BYTES), Place(1, 4 * CHUNK_BYTES))
+TWIN_SEEN = Place(2, 4 * CHUNK_BYTES)
+RELAY = tuple(Place(node, row * CHUNK_BYTES) for node, row in ((0, 5), (1, 5), (2, 5), (0, 6)))
 
-STEP_S = 0.002
-EPOCH_US = 1_700_000_000_000_000
-OUT_OF_TIME_STEPS = 60_000
+# Virtual seconds: before the full backup, before each increment, and for the last answers.
+BEFORE_FULL_S = 0.8
+BEFORE_INCREMENT_S = 0.6
+LAST_ANSWERS_S_MAX = 30.0
 
-Work = Generator[Minitransaction[Any], Result, None]
+# No call ends before it is known what became of it: a relay that goes on in doubt proves nothing.
+TIMEOUT_S = 1000.0
 
 
-def account(number: int) -> tuple[int, int]:
+def account(number: int) -> Place:
     """Where an account is; each memory node has some."""
-    return number % len(NODES), number // len(NODES) * CHUNK_BYTES
+    return Place(number % NODES, number // NODES * CHUNK_BYTES)
 
 
 def encoded(value: int) -> bytes:
     """A value as it is in memory."""
-    return value.to_bytes(8, "little")
+    return value.to_bytes(NUMBER_BYTES, "little")
 
 
 def decoded(data: bytes) -> int:
@@ -76,303 +72,189 @@ def decoded(data: bytes) -> int:
     return int.from_bytes(data, "little")
 
 
-class BackupWorld:
-    """Everything of one run; backups go to ``root``."""
+class Bank:
+    """Programs that go on until they are told to stop, one for each client."""
 
-    def __init__(self, seed: int, root: Path, *, mode: str = "LOG", crashes: bool = True) -> None:
-        self.rng = random.Random(seed)
-        self.root = root
-        self.mode = mode
-        self.crashes = crashes
-        self.now = 100.0
-        self.restarts = 0
-        self.disks = {node: VirtualDisk(random.Random(f"{seed}/{node}")) for node in NODES}
-        self.wall_offsets = {node: self._offset() for node in NODES}
-        self.incarnations = dict.fromkeys(NODES, 0)
-        self.wires: list[tuple[str, MemoryNodeId, Requests | Replies]] = []
-        self.copies: list[NodeCopy] = []
-        self.nodes: dict[MemoryNodeId, MemoryNode] = {}
-        for node in NODES:
-            self._start(node)
-        self.work: dict[str, Work] = {}
-        self.coordinators = {
-            name: Coordinator(
-                client=number + 1, rng=random.Random(f"{seed}/{name}"), directory=self._directory()
-            )
-            for number, name in enumerate(("a", "b", "c", "relay", "reader", "twins", "seer"))
-        }
-        self._run(self._open_accounts(), "a")
-        self.work = {
-            **{name: self._move_money() for name in "abc"},
-            "relay": self._relay(),
-            "reader": self._read_relay(),
-            "twins": self._raise_twins(),
-            "seer": self._see_twins(),
-        }
-        for name in self.work:
-            self._go_on(name, None)
+    def __init__(self) -> None:
+        self.stopping = False
+        self._programs: list[Callable[[SimulatedClient], Steps[None]]] = [
+            self._move_money,
+            self._move_money,
+            self._move_money,
+            self._relay,
+            lambda _: self._copy(RELAY[2], RELAY[3]),
+            lambda _: self._raise_twins(),
+            lambda _: self._copy(TWINS[0], TWIN_SEEN),
+        ]
+        self.clients = len(self._programs)
 
-    # --- memory nodes --------------------------------------------------------------------------
-
-    def restart(self, node: MemoryNodeId) -> None:
-        """It loses what is not on its disk, and its wall clock."""
-        self.restarts += 1
-        self.nodes[node].close()
-        self.disks[node].crash()
-        self.wall_offsets[node] = self._offset()
-        self._start(node)
-
-    def _offset(self) -> int:
-        return self.rng.randint(-5_000_000, 5_000_000)
-
-    def _start(self, node: MemoryNodeId) -> None:
-        self.incarnations[node] += 1
-        member = MemoryNode(
-            MemoryNodeSettings(
-                node=node,
-                endpoint=f"node{node}",
-                capacity=CAPACITY,
-                mode=self.mode,
-                read_lease=0.05,
-                settle_max=0.1,
-                checkpoint_log_bytes=32 * 1024,
-                log_segment_bytes=16 * 1024,
-            ),
-            self.disks[node],
-            new_identity=f"identity{node}",
-            send=lambda route, replies: self.wires.append((route.decode(), node, replies)),
-            wall=lambda: EPOCH_US + round(self.now * 1e6) + self.wall_offsets[node],
-            now=self.now,
-        )
-        self.nodes[node] = member
-        member.on_manager(Registered(member.starts, 0, self._directory()), self.now)
-
-    def _directory(self) -> Directory:
-        version = sum(self.incarnations.values())
-        return Directory(version, 0, "bank", [self._entry(node) for node in NODES])
-
-    def _entry(self, node: MemoryNodeId) -> MemoryNodeEntry:
-        incarnation = self.incarnations[node]
-        starts = self.nodes[node].starts if node in self.nodes else 1
-        return MemoryNodeEntry(
-            node,
-            f"node{node}",
-            CAPACITY,
-            self.mode,
-            f"identity{node}",
-            incarnation,
-            starts,
-            incarnation,
-        )
-
-    # --- time ----------------------------------------------------------------------------------
-
-    def step(self) -> None:
-        """Something happens."""
-        rng = self.rng
-        self.now += rng.expovariate(1 / STEP_S)
-        for _ in range(rng.randint(0, 4)):
-            if self.wires:
-                self._deliver(self.wires.pop(rng.randrange(len(self.wires))))
-        self.nodes[rng.choice(NODES)].wake_up(self.now)
-        for name, coordinator in self.coordinators.items():
-            self._send(name, coordinator.on_tick(self.now))
-        for copy in self.copies:
-            for batch in copy.ask(self.now):
-                self.wires.append(("backup", copy.node, batch))
-        if self.crashes and rng.random() < 1 / 500:
-            self.restart(rng.choice(NODES))
-
-    def run(self, steps: int) -> None:
-        """Let things happen."""
-        for _ in range(steps):
-            self.step()
-
-    def _deliver(self, wire: tuple[str, MemoryNodeId, Requests | Replies]) -> None:
-        peer, node, message = wire
-        if isinstance(message, Requests):
-            self.nodes[node].receive(peer.encode(), message, self.now)
-        elif peer == "backup":
-            for copy in self.copies:
-                copy.on_replies(message, self.now)
-        else:
-            self._send(peer, self.coordinators[peer].on_replies(node, message, self.now))
-
-    def _send(self, name: str, sends: list[SendTo]) -> None:
-        coordinator = self.coordinators[name]
-        batches: dict[MemoryNodeId, list[Request]] = {}
-        for send in sends:
-            batches.setdefault(send.node, []).append(send.request)
-        for node, requests in batches.items():
-            self.wires.append((name, node, coordinator.envelope(node, requests)))
-        finished, coordinator.finished = coordinator.finished, []
-        for call in finished:
-            assert call.result is not None, call.error
-            if name in self.work:
-                self._go_on(name, call.result)
-
-    # --- clients -------------------------------------------------------------------------------
-
-    def _go_on(self, name: str, result: Result | None) -> None:
-        work = self.work[name]
-        minitransaction = next(work) if result is None else work.send(result)
-        _, sends = self.coordinators[name].begin(
-            minitransaction, now=self.now, deadline=self.now + 1e6
-        )
-        self._send(name, sends)
-
-    def _run(self, work: Work, name: str) -> None:
-        """Do all of ``work``, before anything else."""
-        coordinator = self.coordinators[name]
-        for minitransaction in work:
-            call, sends = coordinator.begin(minitransaction, now=self.now, deadline=self.now + 1e6)
-            self._send(name, sends)
-            while call.result is None:
-                self.step()
-
-    def _open_accounts(self) -> Work:
-        opening = _minitransaction()
+    def set_up(self) -> Steps[None]:
+        opening = minitransaction()
         for number in range(ACCOUNTS):
             opening.write(*account(number), encoded(BALANCE))
-        yield opening
+        yield from execute(opening)
 
-    def _move_money(self) -> Work:
-        while True:
-            source, target = self.rng.sample(range(ACCOUNTS), 2)
-            looking = _minitransaction()
-            looking.read(*account(source), 8)
-            looking.read(*account(target), 8)
-            found = yield looking
+    def program(self, client: SimulatedClient) -> Steps[None]:
+        return self._programs.pop(0)(client)
+
+    def judge(self) -> Steps[None]:
+        looking = minitransaction()
+        for place in _ALL_PLACES:
+            looking.read(*place, NUMBER_BYTES)
+        found = yield from execute(looking)
+        values = dict(zip(_ALL_PLACES, map(decoded, found.reads), strict=True))
+        assert_is_right(values.__getitem__, "at rest")
+
+    def _move_money(self, client: SimulatedClient) -> Steps[None]:
+        while not self.stopping:
+            source, target = client.rng.sample(range(ACCOUNTS), 2)
+            looking = minitransaction()
+            looking.read(*account(source), NUMBER_BYTES)
+            looking.read(*account(target), NUMBER_BYTES)
+            found = yield from execute(looking)
             balances = [decoded(data) for data in found.reads]
-            amount = self.rng.randint(0, balances[0])
-            moving = _minitransaction()
-            for number, before, change in (
-                (source, balances[0], -amount),
-                (target, balances[1], amount),
-            ):
+            amount = client.rng.randint(0, balances[0])
+            moving = minitransaction()
+            changes = (source, balances[0], -amount), (target, balances[1], amount)
+            for number, before, change in changes:
                 moving.compare(*account(number), encoded(before))
                 moving.write(*account(number), encoded(before + change))
-            yield moving
+            yield from execute(moving)
 
-    def _relay(self) -> Work:
+    def _relay(self, client: SimulatedClient) -> Steps[None]:
         value = 0
-        while True:
+        while not self.stopping:
             value += 1
             # As if it were another process each time, which has heard of nothing yet.
-            self.coordinators["relay"].clock = 0
+            client.coordinator.clock = 0
             for place in RELAY[:3]:
-                raising = _minitransaction()
+                raising = minitransaction()
                 raising.write(*place, encoded(value))
-                yield raising
+                yield from execute(raising)
 
-    def _read_relay(self) -> Work:
-        return self._copy(RELAY[2], RELAY[3])
-
-    def _raise_twins(self) -> Work:
+    def _raise_twins(self) -> Steps[None]:
         value = 0
-        while True:
+        while not self.stopping:
             value += 1
-            raising = _minitransaction()
+            raising = minitransaction()
             for place in TWINS:
                 raising.write(*place, encoded(value))
-            yield raising
+            yield from execute(raising)
 
-    def _see_twins(self) -> Work:
-        return self._copy(TWINS[0], TWIN_SEEN)
-
-    def _copy(self, source: tuple[int, int], target: tuple[int, int]) -> Work:
-        while True:
-            reading = _minitransaction()
-            reading.read(*source, 8)
-            found = yield reading
-            writing = _minitransaction()
+    def _copy(self, source: Place, target: Place) -> Steps[None]:
+        while not self.stopping:
+            reading = minitransaction()
+            reading.read(*source, NUMBER_BYTES)
+            found = yield from execute(reading)
+            writing = minitransaction()
             writing.write(*target, found.reads[0])
-            yield writing
-
-    # --- backups -------------------------------------------------------------------------------
-
-    def take_full(self) -> None:
-        """As ``copier.take_full``, while everything goes on."""
-        with writing_full(self.root) as partial, ExitStack() as opened:
-            for node in NODES:
-                writer = PartWriter(partial, FULL_STEP, node, with_image=True)
-                opened.callback(writer.close)
-                self.copies.append(NodeCopy(node, writer, previous=None))
-            moment, parts = copy_together(self.copies, self._step_in_time(), lambda: None)
-            self.copies.clear()
-            origins = [Origin(node, CAPACITY, self.mode, 0) for node in NODES]
-            stored = write_directory(partial, FULL_STEP, self._directory())
-            manifest = Manifest("bank", origins, [Step(FULL_STEP, moment, parts, stored)])
-            publish_full(partial, self.root, manifest)
-
-    def take_increment(self) -> None:
-        """As ``copier.take_increment``, while everything goes on."""
-        backup = Backup(self.root)
-        last = backup.manifest.steps[-1]
-        with writing_increment(backup) as (partial, name), ExitStack() as opened:
-            for part in last.parts:
-                writer = PartWriter(partial, name, part.node, with_image=False)
-                opened.callback(writer.close)
-                self.copies.append(NodeCopy(part.node, writer, previous=part, moment=last.moment))
-            moment, parts = copy_together(self.copies, self._step_in_time(), lambda: None)
-            self.copies.clear()
-            stored = write_directory(partial, name, self._directory())
-            publish_increment(partial, backup, Step(name, moment, parts, stored))
-
-    def check(self, moment: int) -> dict[str, int]:
-        """Restore to ``moment`` and see that it is a state of the bank; some figures of it."""
-        restoration = Restoration(Backup(self.root), moment)
-        cells: list[PlainMemory] = []
-        for origin in restoration.backup.nodes:
-            memory = PlainMemory(CAPACITY)
-            participant = restoration.recovered(origin, memory)
-            participant.check_invariants()
-            assert not participant.in_doubt
-            cells.append(memory)
-
-        def value(place: tuple[int, int]) -> int:
-            node, address = place
-            return decoded(cells[node][address : address + 8])
-
-        total = sum(value(account(number)) for number in range(ACCOUNTS))
-        assert total == TOTAL, f"the sum is {total} at {moment}"
-        twins = [value(place) for place in TWINS]
-        assert twins[0] == twins[1], f"half of a minitransaction at {moment}: {twins}"
-        assert value(TWIN_SEEN) <= twins[0], f"seen before it was there, at {moment}"
-        relay = [value(place) for place in RELAY]
-        assert relay == sorted(relay, reverse=True), f"effects without cause at {moment}: {relay}"
-        return {
-            "relayed": relay[-1],
-            "twins": twins[0],
-            "undecided": sum(map(len, restoration.undecided.values())),
-            "committed": len(restoration.committed),
-        }
-
-    def _step_in_time(self) -> "_Stepper":
-        return _Stepper(self)
+            yield from execute(writing)
 
 
-class _Stepper:
-    """Steps, but not for ever."""
+class BackedUpUnderFaults:
+    """A plan: memory nodes crash and clocks are set, while a full backup is taken and increments.
 
-    def __init__(self, world: BackupWorld) -> None:
-        self._world = world
-        self._left = OUT_OF_TIME_STEPS
+    Before each increment one memory node restarts for certain.
+    """
 
-    def __call__(self) -> None:
-        self._left -= 1
-        assert self._left, "the backup does not come to an end"
-        self._world.step()
+    def __init__(self, bank: Bank, root: Path, *, increments: int) -> None:
+        self._bank = bank
+        self._root = root
+        self._increments = increments
+
+    def play(self, cluster: Cluster, workload: Workload) -> None:
+        """Of FaultPlan."""
+        backup = SimulatedBackup(cluster, self._root)
+        cluster.employ(workload)
+        faults = begin_faults(cluster, str(cluster.seed))
+        cluster.pass_time(BEFORE_FULL_S)
+        backup.take_full()
+        for _ in range(self._increments):
+            cluster.nodes[-1].kill()
+            cluster.pass_time(BEFORE_INCREMENT_S)
+            backup.take_increment()
+        end_faults(cluster, faults)
+        self._bank.stopping = True
+        done = cluster.run(LAST_ANSWERS_S_MAX, until=lambda: workload.done)
+        assert done, "the last answers do not come"
 
 
-class _Nobody:
-    """Minitransactions here are executed by the coordinator, not by themselves."""
+def simulated_bank(
+    seed: int, root: Path, *, mode: str = "LOG", crashes: bool = True, increments: int = 0
+) -> Simulation:
+    """One run, which leaves a backup at ``root``."""
+    bank = Bank()
+    cluster = Cluster(seed, _profile(bank.clients, mode=mode, crashes=crashes))
+    return Simulation(
+        cluster,
+        BackedUpUnderFaults(bank, root, increments=increments),
+        StepsWorkload(cluster, bank, number=bank.clients, loops=(1, 1)),
+        replay=f"the same test with seed {seed}",
+    )
 
-    def execute(
-        self, minitransaction: Minitransaction[Any], *, timeout: float | None = None
-    ) -> Result:
-        raise NotImplementedError
+
+def _profile(clients: int, *, mode: str, crashes: bool) -> Profile:
+    return Profile(
+        memory_nodes=NODES,
+        clients=clients,
+        mode=mode,
+        capacity=CAPACITY,
+        timeout_s_min=TIMEOUT_S,
+        timeout_s_max=TIMEOUT_S,
+        weather=Weather(delay_mean=0.005),
+        node_kill_rate=1.0 if crashes else 0.0,
+        power_loss_share=1.0,
+        down_s_max=0.02,
+        wall_clocks_set=True,
+        clock_step_rate=1.0,
+        read_lease_s=0.05,
+        settle_s_max=0.1,
+        checkpoint_log_bytes=32 * 1024,
+    )
 
 
-def _minitransaction() -> Minitransaction[Any]:
-    return Minitransaction(_Nobody())
+def check_moment(root: Path, moment: int) -> dict[str, int]:
+    """Restore to ``moment`` and see that it is a state of the bank; some figures of it."""
+    restoration = Restoration(Backup(root), moment)
+    memories: list[PlainMemory] = []
+    for origin in restoration.backup.nodes:
+        memory = PlainMemory(CAPACITY)
+        participant = restoration.recovered(origin, memory)
+        participant.check_invariants()
+        assert not participant.in_doubt
+        memories.append(memory)
+
+    def value(place: Place) -> int:
+        return decoded(memories[place.node][place.address : place.address + NUMBER_BYTES])
+
+    assert_is_right(value, f"at {moment}")
+    return {
+        "relayed": value(RELAY[-1]),
+        "twins": value(TWINS[0]),
+        "undecided": sum(map(len, restoration.undecided.values())),
+        "committed": len(restoration.committed),
+    }
+
+
+def check_moments(root: Path, rng: random.Random, moments: int) -> dict[str, int]:
+    """``check_moment`` at both ends and at some moments between; the figures added up."""
+    first, last = Backup(root).moments
+    total: dict[str, int] = {}
+    for moment in [first, last, *(rng.randint(first, last) for _ in range(moments))]:
+        for name, figure in check_moment(root, moment).items():
+            total[name] = total.get(name, 0) + figure
+    return total
+
+
+def assert_is_right(value: Callable[[Place], int], when: str) -> None:
+    """Assert what holds at every moment."""
+    total = sum(value(account(number)) for number in range(ACCOUNTS))
+    assert total == TOTAL, f"the sum is {total} {when}"
+    twins = [value(place) for place in TWINS]
+    assert twins[0] == twins[1], f"half of a minitransaction {when}: {twins}"
+    assert value(TWIN_SEEN) <= twins[0], f"seen before it was there, {when}"
+    relay = [value(place) for place in RELAY]
+    assert relay == sorted(relay, reverse=True), f"effects without cause {when}: {relay}"
+
+
+_ALL_PLACES = [*map(account, range(ACCOUNTS)), *TWINS, TWIN_SEEN, *RELAY]

@@ -30,7 +30,6 @@ HOT_START = CHUNK_BYTES - 32
 HOT_BYTES = 64
 WORD_BYTES = 8
 WORD_LENGTHS = (1, 2, 4, 8, 8, 8)
-CAPACITY = 2 * CHUNK_BYTES
 
 # Beside them, one place that is written as a whole and takes several sectors of a redo log.
 WIDE_START = 1024
@@ -111,7 +110,7 @@ class Beliefs:
 Kind = Callable[[Minitransaction[Any], Beliefs], None]
 
 
-class Workload:
+class Mix:
     """Chooses minitransactions; ``words`` are the places that most of them name.
 
     ``kinds`` are those to choose from, most of the time; none means all.
