@@ -14,7 +14,7 @@ from sinfonia.client import watch
 from sinfonia.config import Times
 from sinfonia.memnode import in_flight
 from sinfonia.metrics import exposition
-from sinfonia.protocol import coordinator, lock_waits, messages, sessions, watches, watching
+from sinfonia.protocol import conversation, lock_waits, messages, sessions, watches, watching
 from sinfonia.protocol.load import counters as load_counters
 from sinfonia.protocol.membership import rebuilding
 from sinfonia.protocol.replication import pacing, slowness
@@ -72,7 +72,7 @@ LIMITS = {
         f"payloads of {codec.DETACH_BYTES_MIN // 1024} KiB and more",
         f"`slot_bytes`, more than {rings.SLOT_HEADER_BYTES}",
         f"the key has {authentication.CLIENTS_PER_KEY_MAX // 1024} Ki of them",
-        f"unanswered after `RESEND_AFTER` ({coordinator.RESEND_AFTER:g} s)",
+        f"unanswered after `RESEND_AFTER` ({conversation.RESEND_AFTER:g} s)",
         f"Segments are {SEGMENT_BYTES // MIB} MiB",
         f"It is at most {pacing.CREDIT_BYTES_MAX // MIB} MiB",
         f"or for {pacing.PACE_MAX:g} s (`PACE_MAX`)",

@@ -19,24 +19,21 @@ member (fail-over): what waits is sent there, under the same tids, once that is 
 A minitransaction without write items over several nodes is committed only if all votes came in
 while all of its locks were certainly still held: within the shortest of the times that the votes
 say they are good for, counted from the sending, less a margin for clocks that run unevenly.
+
+What a coordinator knows of each memory node, and so what to ask it again, is a ``Conversation``
+(conversation.py).  What is left when the votes are in, or the caller has gone, is in ``Outcomes``
+(outcomes.py).
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import Contended, NotExecuted, OutOfRange, SinfoniaError
 from sinfonia.minitransaction import Minitransaction, Result
-from sinfonia.protocol.attempts import (
-    FORGOTTEN_VOTES,
-    NOT_ALL_BYTES,
-    Attempt,
-    Call,
-    Committing,
-    result_of,
-)
+from sinfonia.protocol.attempts import NOT_ALL_BYTES, Attempt, Call, result_of
 from sinfonia.protocol.backoff import Backoff, Random
+from sinfonia.protocol.conversation import Conversation
 from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.known_cluster import KnownCluster
@@ -44,8 +41,6 @@ from sinfonia.protocol.load.inquiry import LoadInquiry
 from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
-    Answer,
-    Commit,
     CommitAck,
     ExecCommit,
     ExecPrepare,
@@ -63,37 +58,15 @@ from sinfonia.protocol.messages import (
     WrongConfig,
     WrongIncarnation,
 )
-from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
+from sinfonia.protocol.outcomes import Outcomes
+from sinfonia.protocol.recovery import Outcome
 from sinfonia.protocol.watching import Watched, Watching
 
 # Looked up for every reply.
 OK, BAD_LOAD = Vote.OK, Vote.BAD_LOAD
 
-# A reply that has not come by now was probably lost with its connection.  Sending again early costs
-# a duplicate that the memory node answers from its session.
-RESEND_AFTER = 0.25
-
-# What is known of a memory node that has answered nothing: when it did, when that was sent.
-NO_PROGRESS = (-math.inf, -math.inf)
-
-# A memory node that could not take what it was asked, or be reached, is asked again so soon.
-NOT_SERVING_RETRY = 0.05
-
-# While a connection comes up, which takes a round trip or two, it is tried so soon, and then after
-# twice as long, and so on.
-CONNECT_RETRY = 0.002
-
 # How often unanswered requests and deadlines are looked at; a deadline is kept to within this.
 TICK = 0.02
-
-# Tids whose caller was told "unknown" that are being settled, and outcomes kept for callers that
-# come back to ask.  Beyond these the oldest are forgotten.
-ABANDONED_MAX = 1024
-OUTCOMES_MAX = 4096
-
-# Outcomes that some participant has not acknowledged; they are told again and again.  Beyond these
-# the oldest are left to the manager: a participant that is silent so long is not listening.
-COMMITTING_MAX = 64 * 1024
 
 
 class Coordinator:
@@ -115,27 +88,9 @@ class Coordinator:
         self.resent = 0
         self.load_inquiries: list[LoadInquiry] = []  # those under way
         self._next_counter = 1
-        # Per memory node, by counter and so in order: what it has not answered.  The first of them
-        # is the floor there; an answer in hand is never asked for again.
-        self._waiting: dict[MemoryNodeId, dict[int, Attempt]] = {n: {} for n in self.known.entries}
-        # Two-phase outcomes that some participant has not acknowledged, and those that all have.
-        self._committing: dict[Tid, Committing] = {}
-        self._forget: dict[MemoryNodeId, list[Tid]] = {}
-        # Attempts whose caller was told "unknown", and what became of them.
-        self._resolving: dict[Tid, RecoveryCoordinator] = {}
-        self._outcomes: dict[Tid, Outcome] = {}
+        self._conversations = {node: Conversation(node) for node in self.known.entries}
+        self._outcomes = Outcomes()
         self._backing_off = Backoff(rng)
-        # When to ask a memory node again that could not take what it was asked.
-        self._ask_again_at: dict[MemoryNodeId, float] = {}
-        # And when to ask again only for what it turned away, because it has enough of the rest.
-        self._full_until: dict[MemoryNodeId, float] = {}
-        # Where a connection may just be coming up, so that it means nothing if there is none yet,
-        # and after how long to look again.
-        self._connecting = dict.fromkeys(self.known.entries, CONNECT_RETRY)
-        # When a memory node answered last, and when that which it has answered was sent.
-        self._progress: dict[MemoryNodeId, tuple[float, float]] = {}
-        # By memory node: a life of it, and the highest generation that this has told (sessions.py).
-        self._generations: dict[MemoryNodeId, tuple[int, int]] = {}
         self._next_tick = 0.0
 
     # --- what the driver asks ------------------------------------------------------------------
@@ -143,44 +98,42 @@ class Coordinator:
     @property
     def idle(self) -> bool:
         """Nothing is in flight, not even an acknowledgement."""
-        return not (
-            self._committing
-            or self._forget
-            or self._backing_off
-            or self._resolving
-            or self.load_inquiries
-            or any(self._waiting.values())
+        return (
+            self._outcomes.idle
+            and not self._backing_off
+            and not self.load_inquiries
+            and not any(each.waiting for each in self._conversations.values())
         )
 
     def floor(self, node: MemoryNodeId) -> int:
         """The lowest counter that ``node`` may still be asked to execute."""
-        return next(iter(self._waiting[node]), self._next_counter)
+        return self._conversations[node].floor(self._next_counter)
 
     def envelope(self, node: MemoryNodeId, requests: list[Request]) -> Requests:
         """The batch that carries ``requests`` to ``node``."""
-        forget = self._forget.pop(node, None) if self._forget else None
+        forget = self._outcomes.take_forgettable(node)
         if forget:
             requests = [*requests, Forget(forget)]
         incarnation = self.known.incarnations[node]
-        floor = self.floor(node)
-        generation = 0
-        if node in self._generations:
-            life, told = self._generations[node]
-            generation = told if life == incarnation else 0
+        conversation = self._conversations[node]
         return Requests(
             PROTOCOL_VERSION,
             self.client,
             incarnation,
-            floor,
+            conversation.floor(self._next_counter),
             requests,
             clock=self.clock,
             node=node,
-            generation=generation,
+            generation=conversation.generation(incarnation),
         )
 
     def goodbyes(self) -> dict[MemoryNodeId, Requests]:
         """What to send last: a memory node remembers nothing of a client that has heard all."""
-        return {node: self.envelope(node, []) for node in self._progress}
+        return {
+            node: self.envelope(node, [])
+            for node, conversation in self._conversations.items()
+            if conversation.has_answered
+        }
 
     def wants_directory(self, now: float) -> bool:
         """Whether the driver should ask for the directory now, wherever it can."""
@@ -228,10 +181,7 @@ class Coordinator:
 
     def outcome(self, tid: Tid) -> Outcome | None:
         """What became of a tid whose caller was told "unknown"; None while that is being found."""
-        known = self._outcomes.get(tid)
-        if known is None and tid not in self._resolving:
-            return Outcome.FORGOTTEN
-        return known
+        return self._outcomes.outcome(tid)
 
     def watch(
         self, node: MemoryNodeId, address: int, length: int, *, now: float
@@ -250,8 +200,8 @@ class Coordinator:
         """Nothing more will be sent or heard: every call is over, with what is known of it."""
         for call in self._backing_off.drop():
             self._fail(call, NotExecuted("the connection was closed while its locks were busy"))
-        for waiting in self._waiting.values():
-            for attempt in list(waiting.values()):
+        for conversation in self._conversations.values():
+            for attempt in list(conversation.waiting.values()):
                 self._stop_waiting(attempt)
                 if attempt.call is not None:
                     self._fail(attempt.call, attempt.closed())
@@ -265,7 +215,7 @@ class Coordinator:
             self._next_tick = now + TICK
         sends = []
         for node, request in attempt.requests.items():
-            self._waiting[node][counter] = attempt
+            self._conversations[node].waiting[counter] = attempt
             sends.append(SendTo(node, request))
         return sends
 
@@ -276,7 +226,8 @@ class Coordinator:
         moved = self.known.learn(directory)
         self.epoch = max(self.epoch, self.known.epoch)
         for node in moved:
-            self._waiting.setdefault(node, {})
+            if node not in self._conversations:
+                self._conversations[node] = Conversation(node)
         return [send for node in moved for send in self._resend_to(node, now)]
 
     def on_replies(self, node: MemoryNodeId, batch: Replies, now: float) -> list[SendTo]:
@@ -292,8 +243,11 @@ class Coordinator:
             self.epoch = batch.epoch
         if batch.clock > self.clock:
             self.clock = batch.clock
-        admitted = batch.generation > 0 and self._learn_generation(node, batch)
-        waiting = self._waiting[node]
+        conversation = self._conversations[node]
+        admitted = batch.generation > 0 and conversation.on_generation(
+            batch.incarnation, batch.generation
+        )
+        waiting = conversation.waiting
         answered: Attempt | None = None
         for reply in batch.replies:
             if type(reply) is not Voted:
@@ -325,8 +279,7 @@ class Coordinator:
                 continue  # nonsense answers nothing; it is asked again
             answered = attempt
         if answered is not None:
-            _, sent_at = self._progress.get(node, NO_PROGRESS)
-            self._progress[node] = now, max(sent_at, answered.sent_at)
+            conversation.on_answer(answered, now)
         return sends
 
     def _on_turned_away(
@@ -336,16 +289,8 @@ class Coordinator:
         attempt.turned_away(node)
         if admitted and attempt.call is not None and attempt.is_untouched(node):
             return self._ask_again(attempt, (node,))
-        self._full_until.setdefault(node, now + NOT_SERVING_RETRY)
+        self._conversations[node].on_turned_away(now)
         return []
-
-    def _learn_generation(self, node: MemoryNodeId, batch: Replies) -> bool:
-        """Whether a batch that is sent now may be admitted where the last one was not."""
-        told = (batch.incarnation, batch.generation)
-        if told <= self._generations.get(node, (0, 0)):
-            return False
-        self._generations[node] = told
-        return True
 
     def _on_stranger(self, node: MemoryNodeId, batch: Replies, now: float) -> list[SendTo]:
         """A former life of the memory node, or another one at its old address, speaks.
@@ -371,21 +316,18 @@ class Coordinator:
 
     def _on_unavailable(self, node: MemoryNodeId, now: float) -> None:
         """It refused the request: ask again soon, and ask which member serves now."""
-        self._ask_again_at.setdefault(node, now + NOT_SERVING_RETRY)
+        self._conversations[node].on_refused(now)
         self.watching.on_unavailable(node, now)
         self.known.doubtful = True
 
     def _on_rare_reply(self, node: MemoryNodeId, reply: Reply, now: float) -> list[SendTo]:
         if isinstance(reply, CommitAck):
-            return self._on_commit_ack(node, reply.tid)
+            return self._settled(self._outcomes.on_commit_ack(node, reply.tid))
         if isinstance(reply, Hints):
             self.watching.on_hints(node, self.known.incarnations[node], reply, now)
             return []
-        if isinstance(reply, Resolved) and reply.tid in self._resolving:
-            resolver = self._resolving[reply.tid]
-            sends = resolver.on_answer(node, reply.answer)
-            self._note_outcome(resolver)
-            return sends
+        if isinstance(reply, Resolved):
+            return self._settled(self._outcomes.on_resolved(node, reply.tid, reply.answer))
         if isinstance(reply, WrongConfig):
             return self._on_wrong_config(node, reply.entry, now)
         if isinstance(reply, Directory):
@@ -399,22 +341,19 @@ class Coordinator:
 
     def on_unsent(self, node: MemoryNodeId, requests: Sequence[Request], now: float) -> None:
         """There is no connection to ``node``: ``requests`` never left."""
-        waiting = self._waiting[node]
+        conversation = self._conversations[node]
         for request in requests:
             if isinstance(request, ExecCommit):
-                attempt = waiting.get(request.counter)
+                attempt = conversation.waiting.get(request.counter)
             elif isinstance(request, ExecPrepare):
-                attempt = waiting.get(request.tid.counter)
+                attempt = conversation.waiting.get(request.tid.counter)
             else:
                 continue
             if attempt is not None:
                 attempt.not_sent(node)
-        if node not in self._ask_again_at:
-            again_at = now + self._connecting.get(node, NOT_SERVING_RETRY)
-            self._ask_again_at[node] = again_at
-            self._next_tick = min(self._next_tick, again_at)
+        self._next_tick = min(self._next_tick, conversation.on_no_connection(now))
         self.watching.on_unavailable(node, now)
-        if node not in self._connecting:
+        if not conversation.connecting:
             self.known.doubtful = True
 
     def on_tick(self, now: float) -> list[SendTo]:
@@ -433,48 +372,15 @@ class Coordinator:
         if now < self._next_tick:
             return sends
         self._next_tick = now + TICK
-        sends += self._look_at_all(now)
-        for committing in self._committing.values():
-            if now - committing.sent_at >= RESEND_AFTER:
-                self.known.doubtful = True
-                committing.sent_at = now
-                sends += committing.outstanding()
-        for resolver in self._resolving.values():
-            if now - resolver.asked_at >= RESEND_AFTER:
-                self.known.doubtful = True
-                resolver.asked_at = now
-                sends += resolver.outstanding()
+        for conversation in self._conversations.values():
+            for attempt, lost_by, silent in conversation.overdue(now):
+                sends += self._look_at(attempt, now, lost_by, silent=silent)
+        again = self._outcomes.ask_again(now)
+        if again:
+            self.known.doubtful = True
+        sends += again
         sends += self._ask_again_for_load(now)
-        sends += [SendTo(node, Forget(tids)) for node, tids in self._forget.items()]
-        self._forget.clear()
-        return sends
-
-    def _look_at_all(self, now: float) -> list[SendTo]:
-        """What memory nodes have not answered: ask again what was lost, give up what is late."""
-        sends: list[SendTo] = []
-        for node, waiting in self._waiting.items():
-            lost_by, silent = self._lost_by(node, now), True
-            earlier = math.nextafter(now, -math.inf)
-            relents = self._full_until.get(node, math.inf) <= now
-            if relents:
-                del self._full_until[node]
-            if self._ask_again_at.get(node, math.inf) <= now:
-                del self._ask_again_at[node]
-                self._connect_less_eagerly(node)
-                lost_by, silent = earlier, False
-            # There may be tens of thousands, most of which are neither late nor lost.
-            for attempt in list(waiting.values()):
-                if attempt.sent_at <= lost_by or attempt.deadline <= now:
-                    sends += self._look_at(attempt, now, lost_by, silent=silent)
-                elif relents and attempt.is_untouched(node):
-                    sends += self._look_at(attempt, now, earlier, silent=False)
-        return sends
-
-    def _connect_less_eagerly(self, node: MemoryNodeId) -> None:
-        """A connection has had its time to come up; look half as often, and then as always."""
-        retry = self._connecting.pop(node, NOT_SERVING_RETRY)
-        if 2 * retry < NOT_SERVING_RETRY:
-            self._connecting[node] = 2 * retry
+        return sends + self._outcomes.take_all_forgettable()
 
     def _ask_again_for_load(self, now: float) -> list[SendTo]:
         again = [send for inquiry in self.load_inquiries for send in inquiry.due(now)]
@@ -490,7 +396,7 @@ class Coordinator:
         """A vote that was waited for."""
         call = attempt.call
         if call is None:
-            return self._on_late_vote(node, attempt, voted)
+            return self._settled(self._outcomes.on_late_vote(node, attempt.tid, voted.vote))
         if len(attempt.requests) == 1:
             return self._on_one_phase_vote(attempt, call, node, voted, now)
         attempt.votes[node] = voted
@@ -518,7 +424,7 @@ class Coordinator:
         bad = {voted.vote for voted in votes.values() if voted.vote is not Vote.OK}
         assert bad or len(votes) == len(attempt.requests), "committed with a vote missing"
         self._stop_waiting(attempt)
-        sends = self._announce(attempt, action=not bad, now=now)
+        sends = self._outcomes.announce(attempt, action=not bad, now=now)
         if not bad:
             if attempt.read_only and not attempt.still_held(now):
                 return sends + self._attempt(call, now)
@@ -533,66 +439,7 @@ class Coordinator:
             self._backing_off.add(call, now)
         return sends
 
-    def _announce(self, attempt: Attempt, *, action: bool, now: float) -> list[SendTo]:
-        """COMMIT to all that may hold locks.  The caller does not wait for acknowledgements."""
-        committing = Committing(attempt, action, now)
-        if committing.unacknowledged and not attempt.read_only:
-            self._committing[attempt.tid] = committing
-            if len(self._committing) > COMMITTING_MAX:
-                del self._committing[next(iter(self._committing))]
-        return committing.outstanding()
-
-    def _on_commit_ack(self, node: MemoryNodeId, tid: Tid) -> list[SendTo]:
-        committing = self._committing.get(tid)
-        if committing is not None and node in committing.unacknowledged:
-            committing.unacknowledged.remove(node)
-            if not committing.unacknowledged:
-                del self._committing[tid]
-                if committing.action:
-                    for participant in committing.participants:
-                        self._forget.setdefault(participant, []).append(tid)
-        resolver = self._resolving.get(tid)
-        if resolver is None:
-            return []
-        sends = resolver.on_acknowledged(node)
-        self._note_outcome(resolver)
-        return sends
-
-    def _on_late_vote(self, node: MemoryNodeId, attempt: Attempt, voted: Voted) -> list[SendTo]:
-        """The caller has gone, but the vote is what recovery wants to know.
-
-        It must not be lost: with it in hand the floor rises, and then the participant may forget.
-        """
-        resolver = self._resolving.get(attempt.tid)
-        if resolver is None or voted.vote in FORGOTTEN_VOTES:
-            return []
-        sends = resolver.on_answer(node, Answer.OK if voted.vote is Vote.OK else Answer.ABORT)
-        self._note_outcome(resolver)
-        return sends
-
-    def _note_outcome(self, resolver: RecoveryCoordinator) -> None:
-        if resolver.outcome is None:
-            return
-        tid = resolver.tid
-        self._outcomes[tid] = resolver.outcome
-        for waiting in self._waiting.values():
-            waiting.pop(tid.counter, None)
-        while len(self._outcomes) > OUTCOMES_MAX:
-            del self._outcomes[next(iter(self._outcomes))]
-        if resolver.finished:
-            del self._resolving[tid]
-
     # --- time ----------------------------------------------------------------------------------
-
-    def _lost_by(self, node: MemoryNodeId, now: float) -> float:
-        """Requests to ``node`` that were sent until then, and are not answered, are probably lost.
-
-        A memory node that has much to do answers late, but in order: while it answers, only what
-        was overtaken is lost.  To send more again would keep it from the rest.
-        """
-        answered_at, sent_at = self._progress.get(node, NO_PROGRESS)
-        late = now - RESEND_AFTER
-        return late if answered_at <= late else min(late, math.nextafter(sent_at, -math.inf))
 
     def _look_at(
         self, attempt: Attempt, now: float, lost_by: float, *, silent: bool
@@ -616,7 +463,8 @@ class Coordinator:
         if attempt.read_only and len(attempt.requests) > 1:
             # The votes that did come grow old; a new tid collects them all anew.
             self._stop_waiting(attempt)
-            return self._announce(attempt, action=False, now=now) + self._attempt(call, now)
+            sends = self._outcomes.announce(attempt, action=False, now=now)
+            return sends + self._attempt(call, now)
         attempt.sent_at = now
         return self._ask_again(attempt, attempt.requests)
 
@@ -629,22 +477,16 @@ class Coordinator:
     def _resend_to(self, node: MemoryNodeId, now: float) -> list[SendTo]:
         """The node began another life: what it has not answered it never saw, or has in its log."""
         sends = self.watching.on_new_life(node, now)
-        self._connecting[node] = CONNECT_RETRY
-        self._ask_again_at.pop(node, None)
-        self._full_until.pop(node, None)
-        for attempt in list(self._waiting[node].values()):
+        conversation = self._conversations[node]
+        conversation.on_new_life()
+        for attempt in list(conversation.waiting.values()):
             if attempt.call is None:
                 continue
             if attempt.read_only and len(attempt.requests) > 1:
                 sends += self._try_again(attempt, attempt.call, now)
             else:
                 sends += self._ask_again(attempt, (node,))
-        for committing in self._committing.values():
-            if node in committing.unacknowledged:
-                sends.append(SendTo(node, Commit(committing.tid, committing.action)))
-        for resolver in self._resolving.values():
-            sends += [send for send in resolver.outstanding() if send.node == node]
-        return sends
+        return sends + self._outcomes.on_new_life(node)
 
     def _give_up(self, attempt: Attempt, call: Call, now: float) -> list[SendTo]:
         """The caller's deadline has passed and a vote is missing."""
@@ -654,24 +496,23 @@ class Coordinator:
             self._fail(call, definite)
             if len(attempt.requests) == 1:
                 return []
-            return self._announce(attempt, action=False, now=now)
+            return self._outcomes.announce(attempt, action=False, now=now)
         self._fail(call, attempt.unknown())
         attempt.call = None
-        resolver = RecoveryCoordinator(attempt.tid, sorted(attempt.requests), attempt.voted_ok)
-        resolver.asked_at = now
-        self._resolving[attempt.tid] = resolver
-        if len(self._resolving) > ABANDONED_MAX:
-            self._forsake(next(iter(self._resolving)))
-        return resolver.outstanding()
+        return self._settled(self._outcomes.resolve(attempt, now))
 
-    def _forsake(self, tid: Tid) -> None:
-        del self._resolving[tid]
-        for waiting in self._waiting.values():
-            waiting.pop(tid.counter, None)
+    def _settled(self, sends: list[SendTo]) -> list[SendTo]:
+        """Wait for no more votes on what is settled; what settled it sends ``sends``."""
+        settled = self._outcomes.settled
+        while settled:
+            counter = settled.pop().counter
+            for conversation in self._conversations.values():
+                conversation.waiting.pop(counter, None)
+        return sends
 
     def _stop_waiting(self, attempt: Attempt) -> None:
         for node in attempt.requests:
-            self._waiting[node].pop(attempt.tid.counter, None)
+            self._conversations[node].waiting.pop(attempt.tid.counter, None)
 
     def _finish(self, call: Call, result: Result) -> None:
         call.result = result
@@ -680,3 +521,24 @@ class Coordinator:
     def _fail(self, call: Call, error: SinfoniaError) -> None:
         call.error = error
         self.finished.append(call)
+
+    def check_invariants(self) -> None:
+        """Each attempt is over, or is waited for wherever its answer is missing."""
+        self._outcomes.check_invariants()
+        assert not self._outcomes.settled
+        for node, conversation in self._conversations.items():
+            assert conversation.node == node
+            conversation.check_invariants()
+            for counter, attempt in conversation.waiting.items():
+                assert counter < self._next_counter
+                self._check_attempt(attempt)
+
+    def _check_attempt(self, attempt: Attempt) -> None:
+        call, counter = attempt.call, attempt.tid.counter
+        if call is None:
+            assert self._outcomes.is_resolving(attempt.tid), "its outcome is not looked for"
+            return
+        assert call.result is None, "its call is over"
+        assert call.error is None, "its call is over"
+        for node in attempt.requests.keys() - attempt.votes.keys():
+            assert self._conversations[node].waiting.get(counter) is attempt

@@ -134,6 +134,7 @@ class SimulatedClient(Process):
         self.after_each()
         if self.coordinator.wants_directory(self.now):
             self._ask_for_directory()
+        self.coordinator.check_invariants()
         self._plan_wakeup()
 
     def _on_finished(self, call: Call) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from sinfonia.checking.history import Extent, HistoryRecorder, Operation, Outcome
 from sinfonia.memnode.node import REGISTER_EVERY
 from sinfonia.protocol.attempts import CLOCK_DRIFT_MARGIN
-from sinfonia.protocol.coordinator import RESEND_AFTER
+from sinfonia.protocol.conversation import RESEND_AFTER
 from sinfonia.protocol.known_cluster import DIRECTORY_EVERY
 from sinfonia.simulation import store as simulated_store
 from sinfonia.simulation.profile import Profile

@@ -166,6 +166,7 @@ class World:
         self.pass_time(2 * TICK)
         self.settle()
         assert self.coordinator.idle
+        self.coordinator.check_invariants()
         for harness in self.harnesses.values():
             harness.now = self.now + 100
             harness.effects()

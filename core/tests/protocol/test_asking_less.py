@@ -6,8 +6,9 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.steps import minitransaction as unbound_minitransaction
 from sinfonia.errors import NotExecuted, OutcomeUnknown, TimedOut
 from sinfonia.minitransaction import AddItem, Result
-from sinfonia.protocol import coordinator as coordinator_module
-from sinfonia.protocol.coordinator import NOT_SERVING_RETRY, RESEND_AFTER, TICK
+from sinfonia.protocol import outcomes
+from sinfonia.protocol.conversation import NOT_SERVING_RETRY, RESEND_AFTER
+from sinfonia.protocol.coordinator import TICK
 from sinfonia.protocol.messages import Commit, ExecCommit, Request, Requests, Resolve, Vote, Voted
 from sinfonia.simulation.participant_harness import ParticipantHarness, prepare, tid
 from sinfonia.simulation.world import Item, World
@@ -57,7 +58,7 @@ def test_who_was_never_reached_is_not_told_of_an_abort() -> None:
 
 
 def test_outcomes_that_nobody_acknowledges_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coordinator_module, "COMMITTING_MAX", 3)
+    monkeypatch.setattr(outcomes, "COMMITTING_MAX", 3)
     world = World()
     for k in range(10):
         world.begin(("write", 0, 8 * k, b"x"), ("write", 1, 8 * k, b"y"))

@@ -10,12 +10,8 @@ import pytest
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import OutcomeUnknown, OutOfRange, Overloaded, TimedOut
 from sinfonia.minitransaction import Result
-from sinfonia.protocol.coordinator import (
-    CONNECT_RETRY,
-    NOT_SERVING_RETRY,
-    RESEND_AFTER,
-    TICK,
-)
+from sinfonia.protocol.conversation import CONNECT_RETRY, NOT_SERVING_RETRY, RESEND_AFTER
+from sinfonia.protocol.coordinator import TICK
 from sinfonia.protocol.known_cluster import DIRECTORY_EVERY
 from sinfonia.protocol.membership.messages import MemoryNodeEntry
 from sinfonia.protocol.messages import (

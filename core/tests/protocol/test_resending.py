@@ -1,7 +1,8 @@
 """What is asked again, and what only takes long: a busy memory node is not given more to do."""
 
 from sinfonia.minitransaction import Result
-from sinfonia.protocol.coordinator import RESEND_AFTER, TICK
+from sinfonia.protocol.conversation import RESEND_AFTER
+from sinfonia.protocol.coordinator import TICK
 from sinfonia.simulation.world import Item, World
 
 WRITE: Item = ("write", 0, 0, b"x")

@@ -25,6 +25,7 @@ from sinfonia.protocol.messages import (
     Vote,
     Voted,
 )
+from sinfonia.protocol.outcomes import Outcomes
 from sinfonia.protocol.participant import Participant
 from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
 from sinfonia.protocol.sessions import Session, Sessions
@@ -200,7 +201,7 @@ def abort_at_the_deadline() -> Iterator[None]:
             return give_up(self, attempt, call, now)
         self._stop_waiting(attempt)
         self._fail(call, Contended("a vote is missing, so it is called aborted"))
-        return self._announce(attempt, action=False, now=now)
+        return self._outcomes.announce(attempt, action=False, now=now)
 
     with patch.object(Coordinator, "_give_up", broken):
         yield
@@ -223,14 +224,14 @@ def recovery_commits_with_a_vote_missing() -> Iterator[None]:
 @mutation()
 def forgotten_before_all_acknowledged() -> Iterator[None]:
     """A committed tid is forgotten once its outcome is stable at every participant (4.7)."""
-    on_commit_ack = Coordinator._on_commit_ack
+    on_commit_ack = Outcomes.on_commit_ack
 
-    def broken(self: Coordinator, node: MemoryNodeId, tid: Tid) -> list[SendTo]:
+    def broken(self: Outcomes, node: MemoryNodeId, tid: Tid) -> list[SendTo]:
         committing = self._committing.get(tid)
         sends = on_commit_ack(self, node, tid)
         if committing is not None and committing.action:
             sends += [SendTo(each, Forget([tid])) for each in committing.participants]
         return sends
 
-    with patch.object(Coordinator, "_on_commit_ack", broken):
+    with patch.object(Outcomes, "on_commit_ack", broken):
         yield
