@@ -217,7 +217,7 @@ class Rig:
         commits = application.time(lambda: [self._handle(each) for each in votes])
         acks = outcome.time(lambda: [self._answer(each) for each in commits])
         application.time(lambda: [self._handle(each) for each in acks])
-        finished, self._coordinator.finished = self._coordinator.finished, []
+        finished = self._coordinator.take_finished()
         assert len(finished) == TOGETHER
         assert all(call.result is not None and call.result.attempts == 1 for call in finished)
         per_batch_us = 1e6 / batches

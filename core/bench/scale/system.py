@@ -253,7 +253,7 @@ class ApplicationNode(Process):
         self.wake()
 
     def _count_finished(self) -> None:
-        finished, self.coordinator.finished = self.coordinator.finished, []
+        finished = self.coordinator.take_finished()
         for call in finished:
             assert call.result is not None, call.error
             assert call.result.committed, "every compare-and-swap here matches"

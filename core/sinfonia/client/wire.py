@@ -173,14 +173,13 @@ class Wire:
 
     def take_finished(self) -> list[Call]:
         """The calls that are over since the last time."""
-        coordinator = self.coordinator
-        finished = coordinator.finished
+        finished = self.coordinator.take_finished()
         if finished:
-            coordinator.finished = []
+            calls = self.coordinator.calls
             statistics = self.statistics
             statistics.executed += len(finished)
-            statistics.retried = coordinator.retried
-            statistics.resent = coordinator.resent
+            statistics.retried = calls.retried
+            statistics.resent = calls.resent
             statistics.unknown += sum(not c.error.definite for c in finished if c.error is not None)
         return finished
 

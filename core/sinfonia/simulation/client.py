@@ -13,7 +13,8 @@ from typing import Any
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import Minitransaction
 from sinfonia.protocol.attempts import Call
-from sinfonia.protocol.coordinator import TICK, Coordinator
+from sinfonia.protocol.calls import TICK
+from sinfonia.protocol.coordinator import Coordinator
 from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.membership.messages import Directory
 from sinfonia.protocol.messages import (
@@ -120,7 +121,7 @@ class SimulatedClient(Process):
 
     def carry_out(self, sends: list[SendTo]) -> None:
         """Send what is ready together in one message for each memory node."""
-        finished, self.coordinator.finished = self.coordinator.finished, []
+        finished = self.coordinator.take_finished()
         batches: dict[MemoryNodeId, list[Request]] = {}
         for send in sends:
             batches.setdefault(send.node, []).append(send.request)

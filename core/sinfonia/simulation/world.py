@@ -14,7 +14,8 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.steps import minitransaction as unbound_minitransaction
 from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.attempts import Call
-from sinfonia.protocol.coordinator import TICK, Coordinator
+from sinfonia.protocol.calls import TICK
+from sinfonia.protocol.coordinator import Coordinator
 from sinfonia.protocol.effects import Send, SendOnceStable, SendTo, SendVia
 from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import (

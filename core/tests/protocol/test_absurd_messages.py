@@ -405,13 +405,12 @@ class Listener:
         for send in coordinator.on_tick(self.now):
             encode_requests(coordinator.envelope(send.node, [send.request]))
         coordinator.watching.check_invariants()
-        for call in coordinator.finished:
+        for call in coordinator.take_finished():
             if call.error is not None:
                 self.outcomes[type(call.error).__name__] += 1
                 continue
             assert call.result is not None
             self.check(call.minitransaction, call.result)
-        coordinator.finished.clear()
 
     def check(self, wanted: Minitransaction[Any], result: Result) -> None:
         """A result is what its caller may rely on, however it came about."""

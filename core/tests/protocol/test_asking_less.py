@@ -7,8 +7,8 @@ from sinfonia.client.steps import minitransaction as unbound_minitransaction
 from sinfonia.errors import NotExecuted, OutcomeUnknown, TimedOut
 from sinfonia.minitransaction import AddItem, Result
 from sinfonia.protocol import outcomes
+from sinfonia.protocol.calls import TICK
 from sinfonia.protocol.conversation import NOT_SERVING_RETRY, RESEND_AFTER
-from sinfonia.protocol.coordinator import TICK
 from sinfonia.protocol.messages import Commit, ExecCommit, Request, Requests, Resolve, Vote, Voted
 from sinfonia.simulation.participant_harness import ParticipantHarness, prepare, tid
 from sinfonia.simulation.world import Item, World
@@ -27,7 +27,7 @@ def test_only_what_was_turned_away_is_asked_again() -> None:
     world.deliver()
     world.receive()
     world.pass_time(NOT_SERVING_RETRY + 2 * TICK)
-    assert world.coordinator.resent == 1
+    assert world.coordinator.calls.resent == 1
     world.overloaded.clear()
     world.on_the_way += at_work
     world.settle()
@@ -88,7 +88,7 @@ def test_closing_says_what_is_known_of_each_call() -> None:
     for call in (retrying, reading, unreached):
         assert isinstance(call.error, NotExecuted)
     assert isinstance(writing.error, OutcomeUnknown)
-    assert {*map(id, world.coordinator.finished)} == {
+    assert {*map(id, world.coordinator.calls.finished)} == {
         id(call) for call in (done, retrying, reading, writing, unreached)
     }
 

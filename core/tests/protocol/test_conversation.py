@@ -124,7 +124,7 @@ def test_the_invariants_of_a_coordinator_notice_a_vote_that_is_not_waited_for() 
     world = World(2)
     world.begin(("write", 0, 0, b"x"), ("write", 1, 0, b"y"))
     world.coordinator.check_invariants()
-    world.coordinator._conversations[NODE].waiting.clear()
+    world.coordinator.calls.conversations[NODE].waiting.clear()
     with pytest.raises(AssertionError):
         world.coordinator.check_invariants()
 

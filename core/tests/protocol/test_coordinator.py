@@ -5,8 +5,8 @@ import pytest
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import Contended, OutcomeUnknown, OutOfRange, TimedOut
 from sinfonia.minitransaction import FailedCompare, Result
+from sinfonia.protocol.calls import TICK
 from sinfonia.protocol.conversation import RESEND_AFTER
-from sinfonia.protocol.coordinator import TICK
 from sinfonia.protocol.messages import (
     Commit,
     CommitAck,

@@ -10,8 +10,8 @@ import pytest
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import OutcomeUnknown, OutOfRange, Overloaded, TimedOut
 from sinfonia.minitransaction import Result
+from sinfonia.protocol.calls import TICK
 from sinfonia.protocol.conversation import CONNECT_RETRY, NOT_SERVING_RETRY, RESEND_AFTER
-from sinfonia.protocol.coordinator import TICK
 from sinfonia.protocol.known_cluster import DIRECTORY_EVERY
 from sinfonia.protocol.membership.messages import MemoryNodeEntry
 from sinfonia.protocol.messages import (
@@ -231,7 +231,7 @@ def test_a_directory_of_another_cluster_changes_nothing() -> None:
     world.fail_over(0)
     world.tell(msgspec.structs.replace(world.directory, cluster="another", epoch=9))
     assert world.coordinator.known.entries == before
-    assert world.coordinator.epoch == 0
+    assert world.coordinator.calls.epoch == 0
 
 
 def test_each_entry_is_compared_by_itself() -> None:

@@ -12,7 +12,7 @@ from sinfonia.errors import Contended
 from sinfonia.memnode.leading import Leading
 from sinfonia.protocol import participant as participant_module
 from sinfonia.protocol.attempts import Attempt, Call
-from sinfonia.protocol.coordinator import Coordinator
+from sinfonia.protocol.calls import Calls
 from sinfonia.protocol.effects import Effect, SendTo
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lists import InDoubt
@@ -194,16 +194,16 @@ def restart_before_read_leases_end() -> Iterator[None]:
 @mutation()
 def abort_at_the_deadline() -> Iterator[None]:
     """While a vote is missing, a minitransaction is neither committed nor aborted."""
-    give_up = Coordinator._give_up
+    give_up = Calls._give_up
 
-    def broken(self: Coordinator, attempt: Attempt, call: Call, now: float) -> list[SendTo]:
+    def broken(self: Calls, attempt: Attempt, call: Call, now: float) -> list[SendTo]:
         if attempt.read_only:
             return give_up(self, attempt, call, now)
         self._stop_waiting(attempt)
         self._fail(call, Contended("a vote is missing, so it is called aborted"))
-        return self._outcomes.announce(attempt, action=False, now=now)
+        return self.outcomes.announce(attempt, action=False, now=now)
 
-    with patch.object(Coordinator, "_give_up", broken):
+    with patch.object(Calls, "_give_up", broken):
         yield
 
 
