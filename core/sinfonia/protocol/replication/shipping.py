@@ -25,22 +25,19 @@ While a replica catches up, writers are slowed down as far as it takes (pacing.p
 that is waited for, answers, and is slow is given up like one that is silent (slowness.py).
 """
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
 from sinfonia.protocol.identifiers import Seq
-from sinfonia.protocol.membership.messages import Member, MemoryNodeEntry, Reconfigure
+from sinfonia.protocol.membership.messages import MemoryNodeEntry, Reconfigure
 from sinfonia.protocol.messages import Reply
 from sinfonia.protocol.records import Batch
 from sinfonia.protocol.replication.agreement import ReplicationTimes, common_prefix, lacks
 from sinfonia.protocol.replication.messages import Append, Appended, Join, Joined, Life
 from sinfonia.protocol.replication.pacing import Pacing
-from sinfonia.protocol.replication.slowness import Slowness
-
-# Recent batches kept in memory to be sent again; a replica that needs older ones pulls them.
-WINDOW_BYTES_MAX = 32 * 1024 * 1024
+from sinfonia.protocol.replication.peer import Peer, PeerEvent, PeerPhase
+from sinfonia.protocol.replication.window import Window
 
 # What may be under way to one replica without being acknowledged.
 AHEAD_BYTES_MAX = 8 * 1024 * 1024
@@ -58,75 +55,6 @@ ASK_AGAIN = 0.1
 STUCK_FACTOR = 3
 
 ToReplica = tuple[bytes, Reply]
-
-
-class Peer:
-    """What the primary knows of one replica; times are the primary's monotonic seconds."""
-
-    __slots__ = (
-        "acked",
-        "asked",
-        "due",
-        "echoed",
-        "heard_at",
-        "identity",
-        "in_sync",
-        "joining",
-        "lost",
-        "named",
-        "progress_at",
-        "proving",
-        "pushing",
-        "resent_at",
-        "route",
-        "sent",
-        "sent_at",
-        "slowness",
-        "starts",
-        "unproven",
-    )
-
-    def __init__(self, member: Member, now: float, *, times: ReplicationTimes) -> None:
-        self.identity = member.identity
-        self.in_sync = member.in_sync
-        self.unproven = member.unproven
-        self.named = member.starts  # the life of which the configuration speaks
-        self.proving = False  # whether that life has joined
-        self.joining = False
-        self.asked = False  # whether the configuration was asked to count it in sync
-        self.due: Seq = 0  # what it must have before it is asked for
-        self.lost = False  # in sync, but without all that it must have
-        self.route = b""
-        self.starts = 0
-        self.acked: Seq = 0
-        self.echoed = float("-inf")
-        self.pushing = False
-        self.sent: Seq = 0
-        self.sent_at = now
-        self.heard_at = now
-        self.progress_at = now  # when it last had all, or more than before
-        self.resent_at = now
-        self.slowness = Slowness(times, now)
-
-    @property
-    def required(self) -> bool:
-        """Whether replies wait for it."""
-        return self.in_sync or self.joining
-
-    @property
-    def may_be_proven(self) -> bool:
-        """Whether it holds all that this log held when its present life joined."""
-        return self.unproven and self.proving and self.acked >= self.due
-
-    def on_member(self, member: Member) -> None:
-        """The configuration speaks of it so now."""
-        if member.starts != self.named or not member.unproven:
-            self.proving = False
-        self.named, self.unproven = member.starts, member.unproven
-        self.in_sync = member.in_sync
-        # What was asked for in the epoch before is not granted any more.  Perhaps the replica has
-        # resigned since: that it follows, it must say in this epoch.
-        self.joining = self.asked = self.lost = False
 
 
 class Shipping:
@@ -151,7 +79,6 @@ class Shipping:
         copy is worth so much that its only replica may be given up for being slow.
         """
         self.entry = entry
-        self.last = last  # of all that was shipped
         self.local_stable = last
         self.committed: Seq = 0
         self.lacking = ""  # what this log has lost, if a replica has shown that
@@ -159,29 +86,26 @@ class Shipping:
         self._times = times
         self._history = list(history)
         self._life_epoch = entry.config_epoch
-        self._window: deque[Batch] = deque()
-        self._window_bytes = 0
+        self._window = Window(last)
         self.pacing = Pacing() if pacing is None else pacing
         self.dropped_slow = 0  # how often a replica was given up for being slow
         self._alone = alone
-        self._shipped_bytes = 0
         self._ask_from = now
         self._advance()
 
     # --- records -------------------------------------------------------------------------------
 
+    @property
+    def last(self) -> Seq:
+        """The last record of all that was shipped."""
+        return self._window.last
+
     def ship(self, batch: Batch, now: float) -> list[ToReplica]:
         """``batch`` was logged; send it on, beside the primary's own sync."""
-        assert batch.first == self.last + 1
         for peer in self.peers.values():
             if peer.acked == self.last:
                 peer.progress_at = now
-        self.last = batch.last
-        self._window.append(batch)
-        self._window_bytes += len(batch.body)
-        self._shipped_bytes += len(batch.body)
-        while self._window_bytes > WINDOW_BYTES_MAX and len(self._window) > 1:
-            self._window_bytes -= len(self._window.popleft().body)
+        self._window.add(batch)
         sends = self._push_all(now)
         for peer in self.peers.values():
             if peer.pushing:
@@ -209,7 +133,7 @@ class Shipping:
             return False
         lease_from = now - self._times.counted_lease
         for peer in self.peers.values():
-            if peer.in_sync or peer.joining:
+            if peer.phase is not PeerPhase.OUT:
                 if peer.acked < seq:
                     return False
                 if peer.echoed < executed_at and peer.echoed <= lease_from:
@@ -250,16 +174,15 @@ class Shipping:
         peer.heard_at = peer.progress_at = now
         # Without a life in common no process can say how much of its log is right.
         diverged = common < join.applied or common == 0 < join.last
-        if peer.in_sync and (diverged or common < self.committed):
-            peer.lost = True
-        if peer.unproven and join.starts == peer.named and not peer.proving:
-            peer.proving, peer.due = True, self.last
+        if peer.counted and (diverged or common < self.committed):
+            peer.on_event(PeerEvent.FOUND_LACKING)
+        peer.begin_to_prove(join.starts, self.last)
         if diverged:
             peer.pushing = False
             return [(route, self._joined(peer, common, image=True))]
         # What it has in common with this log is stable there.
         peer.acked = max(peer.acked, common)
-        peer.pushing = common + 1 >= self._window_first()
+        peer.pushing = common + 1 >= self._window.first
         if not peer.pushing:
             return [(route, self._joined(peer, common, pull=True))]
         peer.sent = common
@@ -304,10 +227,10 @@ class Shipping:
             if peer is None:
                 peer = Peer(replace(member, in_sync=False), now, times=self._times)
                 self.peers[identity] = peer
-            if member.in_sync and not peer.in_sync:
+            if member.in_sync and not peer.counted:
                 peer.heard_at = peer.progress_at = now
                 peer.slowness.is_counted(now)
-            if peer.in_sync and not member.in_sync:
+            if peer.counted and not member.in_sync:
                 peer.pushing = False  # it joins again, if it can
                 self._note_if_slow(peer, now)
             peer.on_member(member)
@@ -319,8 +242,8 @@ class Shipping:
         """Time has passed: heartbeats, resends."""
         sends: list[ToReplica] = []
         for peer in self.peers.values():
-            if peer.joining and not peer.asked and self._is_gone(peer, now):
-                peer.joining = False
+            if peer.phase is PeerPhase.JOINING and self._is_gone(peer, now):
+                peer.on_event(PeerEvent.GONE)
                 self._note_if_slow(peer, now)
             if not peer.pushing:
                 peer.slowness.stop_timing()
@@ -345,23 +268,29 @@ class Shipping:
         in_sync = []
         changed = False
         for peer in self.peers.values():
-            if peer.in_sync or peer.asked:
+            if peer.counted or peer.phase is PeerPhase.WISHED:
                 if self._is_gone(peer, now):
                     changed = True
                 else:
                     in_sync.append(peer.identity)
-                    changed = changed or not peer.in_sync or peer.may_be_proven
-            elif peer.joining and peer.acked >= peer.due:
+                    changed = changed or not peer.counted or peer.may_be_proven
+            elif peer.may_be_counted:
                 in_sync.append(peer.identity)
                 changed = True
         if not changed or now < self._ask_from:
             return None
         self._ask_from = now + ASK_AGAIN
         for peer in self.peers.values():
-            peer.asked = peer.asked or (not peer.in_sync and peer.identity in in_sync)
+            if peer.phase is PeerPhase.JOINING and peer.may_be_counted:
+                peer.on_event(PeerEvent.WISHED_FOR)
         entry = self.entry
-        proven = [peer.identity for peer in self.peers.values() if peer.may_be_proven]
-        return Reconfigure(entry.node, entry.incarnation, entry.config_epoch, in_sync, proven)
+        return Reconfigure(
+            node=entry.node,
+            incarnation=entry.incarnation,
+            config_epoch=entry.config_epoch,
+            in_sync=in_sync,
+            proven=[peer.identity for peer in self.peers.values() if peer.may_be_proven],
+        )
 
     def next_wakeup(self) -> float | None:
         """When ``on_tick`` and ``wish`` must be called next."""
@@ -376,26 +305,14 @@ class Shipping:
                     wakeups.append(late_at)
             if peer.required:
                 wishes = self._ask_from
-                ready = peer.may_be_proven or (peer.joining and peer.acked >= peer.due)
-                if not (peer.lost or ready or self._is_too_slow(peer)):
+                ready = peer.may_be_proven or peer.may_be_counted
+                lost = peer.phase is PeerPhase.LOST
+                if not (lost or ready or self._is_too_slow(peer)):
                     wishes = max(wishes, peer.heard_at + self._times.drop_after)
                 wakeups.append(wishes)
         return min(wakeups, default=None)
 
     # --- parts ---------------------------------------------------------------------------------
-
-    def _window_first(self) -> Seq:
-        """The first record that can still be sent from memory."""
-        return self._window[0].first if self._window else self.last + 1
-
-    def _after(self, seq: Seq) -> Iterator[Batch]:
-        """The batches that hold what follows ``seq``."""
-        recent = []
-        for batch in reversed(self._window):
-            if batch.last <= seq:
-                break
-            recent.append(batch)
-        return reversed(recent)
 
     def _push_all(self, now: float) -> list[ToReplica]:
         return [
@@ -406,12 +323,14 @@ class Shipping:
         """Send what it lacks, as far as it may be ahead of its acknowledgements."""
         if peer.sent >= self.last:
             return []
-        if peer.sent + 1 < self._window_first():
+        if peer.sent + 1 < self._window.first:
             peer.pushing = False
             return [(peer.route, self._joined(peer, peer.acked, pull=True))]
         sends: list[ToReplica] = []
-        ahead = sum(len(batch.body) for batch in self._after(peer.acked) if batch.last <= peer.sent)
-        for batch in self._after(peer.sent):
+        ahead = sum(
+            len(batch.body) for batch in self._window.after(peer.acked) if batch.last <= peer.sent
+        )
+        for batch in self._window.after(peer.sent):
             if ahead > AHEAD_BYTES_MAX:
                 break
             ahead += len(batch.body)
@@ -440,17 +359,16 @@ class Shipping:
         """Begin to wait for a replica that has nearly caught up, as it says in ``config_epoch``."""
         if peer.required or not peer.pushing:
             return
-        missing = sum(len(batch.body) for batch in self._after(peer.acked))
-        position = self._shipped_bytes - missing
+        missing = self._window.bytes_after(peer.acked)
+        position = self._window.shipped_bytes - missing
         self.pacing.acknowledges(peer.route, peer.identity, peer.acked, position, now)
         if not missing:
             self.pacing.has_all(peer.route)
         if config_epoch != self.entry.config_epoch or not peer.slowness.may_be_counted(now):
             return
         # Of the group commit that is under way no replica could have more.
-        newest = self._window[-1].first if self._window else self.last + 1
-        if missing <= JOIN_WITHIN_BYTES or peer.acked + 1 >= newest:
-            peer.joining = True
+        if missing <= JOIN_WITHIN_BYTES or peer.acked + 1 >= self._window.newest:
+            peer.on_event(PeerEvent.CAUGHT_UP)
             # Replies that left before now did not wait for it.
             peer.due = self.last
             self.pacing.ends(peer.route)
@@ -463,7 +381,7 @@ class Shipping:
     def _is_gone(self, peer: Peer, now: float) -> bool:
         silent, stuck = now - peer.heard_at, now - peer.progress_at
         drop_after = self._times.drop_after
-        if peer.lost or silent > drop_after or stuck > STUCK_FACTOR * drop_after:
+        if peer.phase is PeerPhase.LOST or silent > drop_after or stuck > STUCK_FACTOR * drop_after:
             return True
         return self._is_too_slow(peer)
 
@@ -472,7 +390,7 @@ class Shipping:
         return peer.slowness.is_slow and (
             self._alone
             or any(
-                other.in_sync and not other.lost and not other.slowness.is_slow
+                other.phase is PeerPhase.IN_SYNC and not other.slowness.is_slow
                 for other in self.peers.values()
                 if other is not peer
             )
@@ -488,7 +406,7 @@ class Shipping:
         """Note what every in-sync member has."""
         everywhere = self.local_stable
         for peer in self.peers.values():
-            if (peer.in_sync or peer.joining) and peer.acked < everywhere:
+            if peer.phase is not PeerPhase.OUT and peer.acked < everywhere:
                 everywhere = peer.acked
         if everywhere > self.committed:
             self.committed = everywhere
@@ -496,7 +414,4 @@ class Shipping:
     def check_invariants(self) -> None:
         assert self.committed <= self.local_stable <= self.last
         for peer in self.peers.values():
-            assert not peer.in_sync or not peer.joining
-            assert peer.acked <= self.last
-            if peer.in_sync:
-                assert peer.lost or peer.acked >= self.committed or not peer.pushing
+            peer.check_invariants(last=self.last, committed=self.committed)

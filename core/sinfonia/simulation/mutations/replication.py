@@ -19,7 +19,8 @@ from sinfonia.protocol.messages import Request
 from sinfonia.protocol.replication import shipping
 from sinfonia.protocol.replication.following import Follower, FollowerEffect, LogBatch
 from sinfonia.protocol.replication.messages import Append, Appended, Joined, Life
-from sinfonia.protocol.replication.shipping import Peer, Shipping, ToReplica
+from sinfonia.protocol.replication.peer import Peer, PeerPhase
+from sinfonia.protocol.replication.shipping import Shipping, ToReplica
 from sinfonia.simulation.mutations.locking import replaying_only
 from sinfonia.simulation.mutations.mutation import mutation
 
@@ -82,7 +83,7 @@ def in_sync_before_it_has_all() -> Iterator[None]:
 
     def broken(self: Shipping, peer: Peer, config_epoch: int, now: float) -> None:
         consider(self, peer, config_epoch, now)
-        if peer.joining:
+        if peer.phase is PeerPhase.JOINING:
             peer.due = 0
 
     with patch.object(Shipping, "_consider", broken):
@@ -95,12 +96,16 @@ def joining_replica_not_waited_for() -> Iterator[None]:
     may_leave = Shipping.may_leave
 
     def broken(self: Shipping, seq: Seq, executed_at: float, now: float) -> bool:
-        joining = [peer for peer in self.peers.values() if peer.joining]
+        joining = {
+            peer: peer.phase
+            for peer in self.peers.values()
+            if peer.phase in (PeerPhase.JOINING, PeerPhase.WISHED)
+        }
         for peer in joining:
-            peer.joining = False
+            peer.phase = PeerPhase.OUT
         answer = may_leave(self, seq, executed_at, now)
-        for peer in joining:
-            peer.joining = True
+        for peer, phase in joining.items():
+            peer.phase = phase
         return answer
 
     with patch.object(Shipping, "may_leave", broken):
@@ -114,8 +119,8 @@ def dropped_without_a_new_configuration() -> Iterator[None]:
 
     def broken(self: Shipping, now: float) -> list[ToReplica]:
         for peer in self.peers.values():
-            if peer.in_sync and self._is_gone(peer, now):
-                peer.in_sync = False
+            if peer.counted and self._is_gone(peer, now):
+                peer.phase = PeerPhase.OUT
         return on_tick(self, now)
 
     with patch.object(Shipping, "on_tick", broken):
@@ -130,7 +135,7 @@ def heir_begins_without_the_others() -> Iterator[None]:
     def broken(self: Shipping, entry: MemoryNodeEntry, **arguments: object) -> None:
         init(self, entry, **arguments)  # type: ignore[arg-type]
         for peer in self.peers.values():
-            peer.in_sync = False
+            peer.phase = PeerPhase.OUT
 
     with patch.object(Shipping, "__init__", broken):
         yield

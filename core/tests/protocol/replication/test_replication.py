@@ -10,7 +10,7 @@ from sinfonia.memnode.settings import State
 from sinfonia.protocol.attempts import CLOCK_DRIFT_MARGIN
 from sinfonia.protocol.membership.messages import Member, MemoryNodeEntry, Register
 from sinfonia.protocol.records import Batch, Stamp, encode_body
-from sinfonia.protocol.replication import shipping
+from sinfonia.protocol.replication import window
 from sinfonia.protocol.replication.agreement import common_prefix, new_lives
 from sinfonia.protocol.replication.following import (
     LOST_AFTER,
@@ -32,6 +32,7 @@ from sinfonia.protocol.replication.messages import (
     LogPart,
     Pages,
 )
+from sinfonia.protocol.replication.peer import PeerPhase
 from sinfonia.protocol.replication.shipping import Shipping
 from sinfonia.simulation.member_group import NODE, TIMES, MemberGroup
 from sinfonia.simulation.participant_harness import one_phase
@@ -300,7 +301,7 @@ def test_everybody_crashes_and_the_acknowledged_is_there() -> None:
 def test_a_replica_that_was_away_for_too_long_copies_everything_while_writes_go_on(
     mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shipping, "WINDOW_BYTES_MAX", 2048)
+    monkeypatch.setattr(window, "WINDOW_BYTES_MAX", 2048)
     group = in_sync_group("a", "b", mode=mode, keep_log_bytes=2048)
     group.crash("b")
     group.settle(1.5)
@@ -326,7 +327,7 @@ def test_a_replica_that_was_away_for_too_long_copies_everything_while_writes_go_
 
 
 def test_a_copy_that_is_interrupted_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shipping, "WINDOW_BYTES_MAX", 2048)
+    monkeypatch.setattr(window, "WINDOW_BYTES_MAX", 2048)
     group = in_sync_group("a", "b", keep_log_bytes=2048)
     group.crash("b")
     group.settle(1.5)
@@ -520,7 +521,7 @@ def test_a_wish_that_is_due_has_a_time_that_a_poll_can_be_given() -> None:
     lost = msgspec.structs.replace(primary.entry, config_epoch=2)
     primary.on_configuration(lost, 3.0)
     primary.on_join(b"b", Join(NODE, "b", 1, 1, last=5, applied=0, history=[Life(1, 1)]), 3.0)
-    assert any(peer.lost for peer in primary.peers.values())
+    assert any(peer.phase is PeerPhase.LOST for peer in primary.peers.values())
     assert primary.next_wakeup() == 3.0
     assert primary.wish(3.0) is not None
     wakeup = primary.next_wakeup()
