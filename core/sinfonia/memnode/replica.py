@@ -9,9 +9,7 @@ from sinfonia.memnode.settings import State
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.messages import Replies, Request
 from sinfonia.protocol.replication.following import (
-    Answer,
     ApplyUpTo,
-    Ask,
     BeginCopy,
     Follower,
     FollowerEffect,
@@ -20,6 +18,8 @@ from sinfonia.protocol.replication.following import (
     PutPages,
     Resign,
     SaveCopy,
+    TellNow,
+    TellOnceStable,
     TruncateAfter,
 )
 
@@ -99,9 +99,9 @@ class Replica:
         member_state = self.member_state
         for effect in effects:
             match effect:
-                case Answer(request):
+                case TellOnceStable(request):
                     self._answers.append(request)
-                case Ask(request):
+                case TellNow(request):
                     self._ask.append(request)
                 case LogBatch(batch, lives):
                     member_state.log_batch(batch, lives)

@@ -27,7 +27,7 @@ STOOD_STILL_SHARE = 0.5
 MISSED_SHARE = 0.5
 
 
-class Life(NamedTuple):
+class MemberLife(NamedTuple):
     """One member in one of its lives."""
 
     node: MemoryNodeId
@@ -49,7 +49,7 @@ class FailureDetector:
 
     def __init__(self, *, fail_after: float, now: float) -> None:
         self.fail_after = fail_after
-        self._heard: dict[Life, _Heard] = {}
+        self._heard: dict[MemberLife, _Heard] = {}
         self._looked_at = now
 
     def watch(self, directory: Directory, now: float) -> None:
@@ -73,7 +73,7 @@ class FailureDetector:
             heard.watched_since = now
 
     def on_answer(
-        self, life: Life, *, position: Position, directory_version: int, asked_at: float
+        self, life: MemberLife, *, position: Position, directory_version: int, asked_at: float
     ) -> None:
         """A member has answered what was asked at ``asked_at``; a stranger's is not noted."""
         heard = self._heard.get(life)
@@ -82,33 +82,33 @@ class FailureDetector:
             heard.position = position
             heard.directory_version = max(heard.directory_version, directory_version)
 
-    def on_death(self, life: Life) -> None:
+    def on_death(self, life: MemberLife) -> None:
         """It is known to have ended."""
         heard = self._heard.get(life)
         if heard is not None:
             heard.answered_at = float("-inf")
             heard.ended = True
 
-    def position(self, life: Life, *, since: float) -> Position | None:
+    def position(self, life: MemberLife, *, since: float) -> Position | None:
         """Where its log ends, if it was asked at ``since`` or later and has answered."""
         heard = self._heard.get(life)
         return None if heard is None or heard.answered_at < since else heard.position
 
-    def directory_version(self, life: Life) -> int:
+    def directory_version(self, life: MemberLife) -> int:
         """Which directory the member is known to have."""
         heard = self._heard.get(life)
         return 0 if heard is None else heard.directory_version
 
-    def is_alive(self, life: Life, now: float) -> bool:
+    def is_alive(self, life: MemberLife, now: float) -> bool:
         """Whether it answered just now."""
         heard = self._heard.get(life)
         return heard is not None and now - heard.answered_at < self.fail_after
 
-    def is_deaf(self, life: Life, now: float) -> bool:
+    def is_deaf(self, life: MemberLife, now: float) -> bool:
         """Whether it did not answer the last probes."""
         return self._waited(life, now) >= self.fail_after * MISSED_SHARE
 
-    def is_silent(self, life: Life, now: float) -> bool:
+    def is_silent(self, life: MemberLife, now: float) -> bool:
         """Whether it did not answer though it had the time."""
         return self._waited(life, now) >= self.fail_after
 
@@ -118,20 +118,20 @@ class FailureDetector:
         replicas.sort(key=lambda life: (-self._heard[life].position.last, life.identity))
         return [life.identity for life in replicas]
 
-    def _waited(self, life: Life, now: float) -> float:
+    def _waited(self, life: MemberLife, now: float) -> float:
         """How long it has had a chance to answer, and did not."""
         heard = self._heard.get(life)
         return 0.0 if heard is None else now - max(heard.watched_since, heard.answered_at)
 
 
-def primary_life(entry: MemoryNodeEntry) -> Life:
+def primary_life(entry: MemoryNodeEntry) -> MemberLife:
     """The primary, as the configuration names it."""
-    return Life(entry.node, entry.identity, entry.starts)
+    return MemberLife(entry.node, entry.identity, entry.starts)
 
 
-def lives(entry: MemoryNodeEntry) -> list[Life]:
+def lives(entry: MemoryNodeEntry) -> list[MemberLife]:
     """All members, the primary first; a primary that was given up has no identity."""
-    replicas: Iterable[Life] = (
-        Life(entry.node, member.identity, member.starts) for member in entry.replicas
+    replicas: Iterable[MemberLife] = (
+        MemberLife(entry.node, member.identity, member.starts) for member in entry.replicas
     )
     return [primary_life(entry), *replicas]

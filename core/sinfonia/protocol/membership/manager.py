@@ -30,7 +30,7 @@ from sinfonia.protocol.effects import ReplyTo, SendTo, SendToMember, StoreDirect
 from sinfonia.protocol.membership import configuration
 from sinfonia.protocol.membership.configuration import Change, Refusal
 from sinfonia.protocol.membership.election import Awaiting, Position, Positions
-from sinfonia.protocol.membership.failure_detector import FailureDetector, Life, primary_life
+from sinfonia.protocol.membership.failure_detector import FailureDetector, MemberLife, primary_life
 from sinfonia.protocol.membership.messages import (
     Changed,
     Directory,
@@ -105,7 +105,7 @@ class _HandingOver(NamedTuple):
 
     route: bytes
     request: HandOver
-    heir: Life
+    heir: MemberLife
     asked_at: float
 
 
@@ -146,7 +146,7 @@ class Manager:
         # The newest config epochs that members have seen: of what is older here nothing is decided.
         self._seen: dict[MemoryNodeId, int] = {}
         # Members that came back, and since when: what replicas told before says nothing.
-        self._returned: dict[MemoryNodeId, tuple[Life, float]] = {}
+        self._returned: dict[MemoryNodeId, tuple[MemberLife, float]] = {}
         self._push_from: Directory | None = None  # the directory before the last push
         self._next_push = now
         self._next_probe = now
@@ -270,7 +270,7 @@ class Manager:
         return [self._probe(heir, request.endpoint, now)]
 
     def _hand_over_to(
-        self, entry: MemoryNodeEntry, life: Life, asked_at: float, now: float
+        self, entry: MemoryNodeEntry, life: MemberLife, asked_at: float, now: float
     ) -> list[ManagerEffect]:
         """``life`` has answered; perhaps it was asked because it shall lead."""
         pending = self._hand_overs.get(entry.node)
@@ -347,7 +347,7 @@ class Manager:
 
     def _positions(self, entry: MemoryNodeEntry, request: Register, now: float) -> Positions:
         """What in-sync replicas have told since the primary is known to be back, or replaced."""
-        life = Life(entry.node, request.identity, request.starts)
+        life = MemberLife(entry.node, request.identity, request.starts)
         back = request.identity == entry.identity and life.starts > entry.starts
         known = configuration.replica(entry, identity=request.identity) is not None
         if not back and (known or request.endpoint != entry.endpoint):
@@ -357,7 +357,7 @@ class Manager:
             returned = self._returned[entry.node] = (life, now)
         found = {
             member.identity: self._detector.position(
-                Life(entry.node, member.identity, member.starts), since=returned[1]
+                MemberLife(entry.node, member.identity, member.starts), since=returned[1]
             )
             for member in entry.replicas
             if member.in_sync
@@ -399,7 +399,7 @@ class Manager:
         ]
         if entry is not None and isinstance(change, Awaiting):
             effects += [
-                self._probe(Life(entry.node, each.identity, each.starts), each.endpoint, now)
+                self._probe(MemberLife(entry.node, each.identity, each.starts), each.endpoint, now)
                 for each in entry.replicas
                 if each.identity in change.members
             ]
@@ -495,7 +495,7 @@ class Manager:
             return alive
         since = self._returned[entry.node][1]
         starts = {each.identity: each.starts for each in entry.replicas}
-        lives = {each: Life(entry.node, each, starts[each]) for each in alive}
+        lives = {each: MemberLife(entry.node, each, starts[each]) for each in alive}
         told = self._detector.position
         return [each for each in alive if told(lives[each], since=since) is not None]
 
@@ -517,7 +517,7 @@ class Manager:
         self.probes += len(probes)
         return probes
 
-    def _probe(self, life: Life, endpoint: str, now: float) -> SendToMember:
+    def _probe(self, life: MemberLife, endpoint: str, now: float) -> SendToMember:
         known = self._detector.directory_version(life) >= self.directory.version
         all_of_it = self.whole_system.awaits_report(life.node)
         probe = Probe(
@@ -565,7 +565,7 @@ class Manager:
     ) -> list[ManagerEffect]:
         # A member of an older version does not give its identity; it knows no replicas either.
         of_primary = of_primary and reply.identity in (entry.identity, "")
-        life = Life(entry.node, reply.identity, reply.starts)
+        life = MemberLife(entry.node, reply.identity, reply.starts)
         if reply.identity in _identities(entry) and reply.known_epoch <= configuration.COUNT_MAX:
             self._seen[entry.node] = max(self._seen.get(entry.node, 0), reply.known_epoch)
         asked_at = reply.sent_at or now  # a member of an older version does not say
@@ -652,13 +652,13 @@ def _identities(entry: MemoryNodeEntry) -> set[str]:
     return {entry.identity, *(member.identity for member in entry.replicas)} - {""}
 
 
-def _members(directory: Directory) -> list[tuple[Life, str]]:
+def _members(directory: Directory) -> list[tuple[MemberLife, str]]:
     """All that can be probed, and where: members with an identity."""
-    found: list[tuple[Life, str]] = []
+    found: list[tuple[MemberLife, str]] = []
     for entry in directory.nodes:
         found.append((primary_life(entry), entry.endpoint))
         found += [
-            (Life(entry.node, member.identity, member.starts), member.endpoint)
+            (MemberLife(entry.node, member.identity, member.starts), member.endpoint)
             for member in entry.replicas
         ]
     return [(life, endpoint) for life, endpoint in found if life.identity]

@@ -68,14 +68,14 @@ class ApplyUpTo(msgspec.Struct, frozen=True, gc=False):
     seq: Seq
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
-    """Tell the primary, once everything logged before is stable."""
+class TellOnceStable(msgspec.Struct, frozen=True, gc=False):
+    """Send ``request`` to the primary, once everything logged before is stable."""
 
     request: Request
 
 
-class Ask(msgspec.Struct, frozen=True, gc=False):
-    """Tell the primary now."""
+class TellNow(msgspec.Struct, frozen=True, gc=False):
+    """Send ``request`` to the primary now."""
 
     request: Request
 
@@ -101,7 +101,15 @@ class SaveCopy(msgspec.Struct, frozen=True, gc=False):
 
 
 FollowerEffect = (
-    TruncateAfter | LogBatch | ApplyUpTo | Answer | Ask | Resign | BeginCopy | PutPages | SaveCopy
+    TruncateAfter
+    | LogBatch
+    | ApplyUpTo
+    | TellOnceStable
+    | TellNow
+    | Resign
+    | BeginCopy
+    | PutPages
+    | SaveCopy
 )
 
 
@@ -205,7 +213,7 @@ class Follower:
         answer = Appended(
             self._identity, self._starts, append.config_epoch, self.last, append.sent_at
         )
-        return [*effects, Answer(answer)]
+        return [*effects, TellOnceStable(answer)]
 
     def _on_joined(self, joined: Joined, now: float) -> list[FollowerEffect]:
         if joined.incarnation != self.entry.incarnation or joined.starts != self._starts:
@@ -393,18 +401,18 @@ class Follower:
             committed=max(self.committed, self._committed_before),
         )
         # What it says to have must be stable.
-        return [Answer(join)]
+        return [TellOnceStable(join)]
 
     def _ask_for_log(self, now: float) -> list[FollowerEffect]:
         self._asked_at = now
         return [self._fetch_log(self.last)]
 
-    def _fetch_log(self, after: Seq) -> Ask:
-        return Ask(GetLog(after, identity=self._identity))
+    def _fetch_log(self, after: Seq) -> TellNow:
+        return TellNow(GetLog(after, identity=self._identity))
 
     def _ask(self, request: Request, now: float) -> list[FollowerEffect]:
         self._asked_at = now
-        return [Ask(request)]
+        return [TellNow(request)]
 
     def is_lost(self, now: float) -> bool:
         """Whether the primary has been silent for so long that a manager should be asked."""

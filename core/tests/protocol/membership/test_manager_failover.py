@@ -13,7 +13,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.management.driver import ManagerDriver
 from sinfonia.management.store import StoreConflict
 from sinfonia.protocol.membership.election import Position
-from sinfonia.protocol.membership.failure_detector import Life
+from sinfonia.protocol.membership.failure_detector import MemberLife
 from sinfonia.protocol.membership.manager import ManagementRequest, Manager, ManagerSettings
 from sinfonia.protocol.membership.messages import (
     Changed,
@@ -359,7 +359,7 @@ def test_an_answer_that_was_long_under_way_shows_nothing() -> None:
 
 def test_a_life_that_is_known_to_have_ended_stays_dead_whatever_comes_of_it() -> None:
     town = replicated_town()
-    life = Life(NODE, "id-b", 1)
+    life = MemberLife(NODE, "id-b", 1)
     detector = town.manager("manager0")._detector
     assert detector.is_alive(life, town.now)
     detector.on_death(life)

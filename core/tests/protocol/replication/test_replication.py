@@ -14,12 +14,12 @@ from sinfonia.protocol.replication import window
 from sinfonia.protocol.replication.agreement import common_prefix, new_lives
 from sinfonia.protocol.replication.following import (
     LOST_AFTER,
-    Answer,
     ApplyUpTo,
-    Ask,
     Follower,
     Resign,
     SaveCopy,
+    TellNow,
+    TellOnceStable,
 )
 from sinfonia.protocol.replication.messages import (
     Appended,
@@ -401,12 +401,12 @@ def copy_everything(follower: Follower) -> None:
         follower.entry, config_epoch=2, replicas=[Member("b", "b", 1, in_sync=False)]
     )
     follower.follow(resigned)
-    assert Ask(GetImage("b")) in follower.on_resigned(0.2)
+    assert TellNow(GetImage("b")) in follower.on_resigned(0.2)
     follower.on_reply(an_image(20), 0.3)
     assert SaveCopy() in follower.on_reply(LogPart(2, 21, 0, b"", 20, 20, []), 0.3) + (
         follower.on_reply(Pages(2, 0, 0, 20, []), 0.4)
     )
-    assert any(isinstance(effect, Answer) for effect in follower.on_copy_saved(0.5))
+    assert any(isinstance(effect, TellOnceStable) for effect in follower.on_copy_saved(0.5))
 
 
 def test_a_late_answer_to_join_makes_nobody_give_up_a_copy_that_may_count_already() -> None:
@@ -457,8 +457,8 @@ def test_a_second_copy_of_a_piece_of_the_log_is_no_reason_to_ask_for_the_next() 
     follower = a_follower()
     follower.on_reply(Joined(1, 2, 1, 10, pull=True), 0.1)
     part = LogPart(2, 11, 1, encode_body([Stamp(1)]), 20, 10, [Life(2, 11)])
-    assert Ask(GetLog(11, identity="b")) in follower.on_reply(part, 0.2)
-    assert not any(isinstance(effect, Ask) for effect in follower.on_reply(part, 0.2))
+    assert TellNow(GetLog(11, identity="b")) in follower.on_reply(part, 0.2)
+    assert not any(isinstance(effect, TellNow) for effect in follower.on_reply(part, 0.2))
 
 
 def a_shipping(*, in_sync: bool) -> Shipping:
