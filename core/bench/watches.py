@@ -59,7 +59,13 @@ def arm(watches: Watches, count: int, *, spacing: int, length: int = WORD) -> No
 def commit_ns(made: Participant, address: int) -> float:
     """Nanoseconds for a commit of one word, in batches of 64."""
     commits = [
-        ExecCommit(counter, 0, [], [], [WriteItem(address, bytes(WORD))])
+        ExecCommit(
+            counter=counter,
+            epoch=0,
+            compares=[],
+            reads=[],
+            writes=[WriteItem(address, bytes(WORD))],
+        )
         for counter in range(1, COMMITS + 1)
     ]
     batches = [

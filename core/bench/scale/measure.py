@@ -271,7 +271,13 @@ class Rig:
             for effect in participant.on_requests(decode_requests(frames), self._now):
                 assert isinstance(effect, Send | SendOnceStable)
                 replies += effect.replies
-            batch = Replies(PROTOCOL_VERSION, participant.node, 1, 0, replies)
+            batch = Replies(
+                version=PROTOCOL_VERSION,
+                node=participant.node,
+                incarnation=1,
+                epoch=0,
+                replies=replies,
+            )
             answers.append(encode_replies(batch))
         return answers
 
@@ -293,8 +299,12 @@ def _participant_us() -> tuple[float, float]:
     """What one more id in a list of participants costs its encoder and its decoder."""
     encoding, decoding = [], []
     for ids in (IDS_FEW, IDS_MANY):
-        prepare = ExecPrepare(Tid(0, 2**63, 1), [MemoryNodeId(node) for node in range(ids)])
-        batch = Requests(PROTOCOL_VERSION, 2**63, 1, 1, [prepare])
+        prepare = ExecPrepare(
+            tid=Tid(0, 2**63, 1), participants=[MemoryNodeId(node) for node in range(ids)]
+        )
+        batch = Requests(
+            version=PROTOCOL_VERSION, client=2**63, incarnation=1, floor=1, requests=[prepare]
+        )
         frames = encode_requests(batch)
         encoding.append(_least_us(lambda batch=batch: encode_requests(batch)))  # type: ignore[misc]
         decoding.append(_least_us(lambda frames=frames: decode_requests(frames)))  # type: ignore[misc]

@@ -171,7 +171,13 @@ class MemoryNode(Process):
     def send(self) -> None:
         ready, self._ready = self._ready, {}
         for receiver, replies in ready.items():
-            batch = Replies(PROTOCOL_VERSION, self.node, 1, self.participant.epoch, replies)
+            batch = Replies(
+                version=PROTOCOL_VERSION,
+                node=self.node,
+                incarnation=1,
+                epoch=self.participant.epoch,
+                replies=replies,
+            )
             self._network.carry(receiver.receive, batch, self.node)
 
     def _cost_us(self, request: Request) -> float:

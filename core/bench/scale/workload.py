@@ -55,7 +55,14 @@ def minitransaction_of(places: Iterable[tuple[int, int]]) -> Minitransaction[Any
 def directory_of(memory_nodes: int) -> Directory:
     """So many memory nodes, all in their first life."""
     entries = [
-        MemoryNodeEntry(MemoryNodeId(node), f"node{node}", CAPACITY, "RAM", f"node{node}", 1)
+        MemoryNodeEntry(
+            node=MemoryNodeId(node),
+            endpoint=f"node{node}",
+            capacity=CAPACITY,
+            mode="RAM",
+            identity=f"node{node}",
+            incarnation=1,
+        )
         for node in range(memory_nodes)
     ]
-    return Directory(1, 0, "scale", entries)
+    return Directory(version=1, epoch=0, cluster="scale", nodes=entries)

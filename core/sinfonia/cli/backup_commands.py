@@ -230,7 +230,13 @@ def _write_store(
     """Make the store of the restored cluster's manager.  Raises BackupError."""
     entries = [
         MemoryNodeEntry(
-            node.node, node.endpoint, int(node.capacity), node.mode, "", 0, wanted=len(node.replica)
+            node=node.node,
+            endpoint=node.endpoint,
+            capacity=int(node.capacity),
+            mode=node.mode,
+            identity="",
+            incarnation=0,
+            wanted=len(node.replica),
         )
         for node in config.memory_node
     ]

@@ -25,7 +25,9 @@ ASK_AGAIN = 0.5
 # Once one has answered, the others that were asked get so long: they may know better.
 OTHERS_PATIENCE = 0.1
 
-_QUESTION = encode_requests(Requests(PROTOCOL_VERSION, 0, 0, 0, [GetDirectory()]))
+_QUESTION = encode_requests(
+    Requests(version=PROTOCOL_VERSION, client=0, incarnation=0, floor=0, requests=[GetDirectory()])
+)
 
 
 class Inquiry:

@@ -175,7 +175,12 @@ class ManagerServer:
 
     def _reply(self, route: bytes, reply: Reply) -> None:
         epoch = self.manager.directory.epoch
-        self._admission.send(route, Replies(PROTOCOL_VERSION, MANAGER, 0, epoch, [reply]))
+        self._admission.send(
+            route,
+            Replies(
+                version=PROTOCOL_VERSION, node=MANAGER, incarnation=0, epoch=epoch, replies=[reply]
+            ),
+        )
 
     def _socket(self, place: Place) -> "zmq.Socket[bytes]":
         socket = self._members.get(place)

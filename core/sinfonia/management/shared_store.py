@@ -51,7 +51,7 @@ class SharedDirectory:
 
     def __init__(self, value: SharedValue, *, cluster: str) -> None:
         """``value`` may be unavailable for now; then nothing is known.  Raises StorageError."""
-        self.directory = Directory(0, 0, cluster, [])
+        self.directory = Directory(version=0, epoch=0, cluster=cluster, nodes=[])
         self._value = value
         self._revision = 0
         self._must_read = True  # nothing may be written before that

@@ -81,7 +81,7 @@ class EmbeddedStore:
         self._lock = lock
         found = read_directory(files)
         if found is None:
-            self.directory = Directory(0, 0, cluster, [])
+            self.directory = Directory(version=0, epoch=0, cluster=cluster, nodes=[])
             self._write()
             return
         self.directory = found

@@ -40,13 +40,13 @@ class CopySource:
         self.begun = True
         self._chunks = member_state.space.written_chunks()
         return ImageBegun(
-            self._incarnation,
-            journal.last,
-            journal.history,
-            msgspec.msgpack.encode(member_state.participant.state()),
-            len(self._chunks) * (CHUNK_BYTES // PAGE_BYTES),
-            member_state.space.capacity,
-            PAGE_BYTES,
+            incarnation=self._incarnation,
+            seq=journal.last,
+            history=journal.history,
+            state=msgspec.msgpack.encode(member_state.participant.state()),
+            pages=len(self._chunks) * (CHUNK_BYTES // PAGE_BYTES),
+            capacity=member_state.space.capacity,
+            page_bytes=PAGE_BYTES,
         )
 
     def pages(self, request: GetPages) -> Pages:
@@ -66,29 +66,51 @@ class CopySource:
         self.bytes_sent += PIECE_BYTES - room
         journal = self._member_state.journal
         upto = 0 if journal is None else journal.last
-        return Pages(self._incarnation, request.start, following, upto, runs)
+        return Pages(
+            incarnation=self._incarnation,
+            start=request.start,
+            following=following,
+            upto=upto,
+            runs=runs,
+        )
 
     def log(self, request: GetLog, committed: Seq) -> LogPart:
         """The next piece of the log."""
         journal = self._member_state.journal
         first = request.after + 1
         if journal is None:
-            return LogPart(self._incarnation, first, 0, b"", 0, 0, [], gone=True)
+            return LogPart(
+                incarnation=self._incarnation,
+                first=first,
+                count=0,
+                body=b"",
+                last=0,
+                committed=0,
+                history=[],
+                gone=True,
+            )
         history = journal.history
         batch = journal.read_after(request.after, PIECE_BYTES)
         if batch is None:
             return LogPart(
-                self._incarnation, first, 0, b"", journal.stable, committed, history, gone=True
+                incarnation=self._incarnation,
+                first=first,
+                count=0,
+                body=b"",
+                last=journal.stable,
+                committed=committed,
+                history=history,
+                gone=True,
             )
         self.bytes_sent += len(batch.body)
         return LogPart(
-            self._incarnation,
-            batch.first,
-            batch.count,
-            batch.body,
-            journal.stable,
-            committed,
-            history,
+            incarnation=self._incarnation,
+            first=batch.first,
+            count=batch.count,
+            body=batch.body,
+            last=journal.stable,
+            committed=committed,
+            history=history,
         )
 
 

@@ -290,32 +290,32 @@ def _requests(
         [(node, items)] = by_node.items()
         lock_wait = minitransaction.lock_wait
         request = ExecCommit(
-            tid.counter,
-            tid.epoch,
-            items.compares,
-            items.reads,
-            items.writes,
-            on_failure,
-            items.conditions,
-            items.updates,
-            tag,
-            max(1, round(lock_wait * 1e3)) if lock_wait else 0,
+            counter=tid.counter,
+            epoch=tid.epoch,
+            compares=items.compares,
+            reads=items.reads,
+            writes=items.writes,
+            reads_on_failure=on_failure,
+            conditions=items.conditions,
+            updates=items.updates,
+            tag=tag,
+            lock_wait_ms=max(1, round(lock_wait * 1e3)) if lock_wait else 0,
         )
         return {node: request}, not items.writes and not items.updates
     participants = sorted(by_node)
     read_only = minitransaction.read_only
     return {
         node: ExecPrepare(
-            tid,
-            participants,
-            items.compares,
-            items.reads,
-            items.writes,
-            on_failure,
-            read_only,
-            items.conditions,
-            items.updates,
-            tag,
+            tid=tid,
+            participants=participants,
+            compares=items.compares,
+            reads=items.reads,
+            writes=items.writes,
+            reads_on_failure=on_failure,
+            read_only=read_only,
+            conditions=items.conditions,
+            updates=items.updates,
+            tag=tag,
         )
         for node, items in by_node.items()
     }, read_only

@@ -106,11 +106,11 @@ class Coordinator:
         incarnation = self.known.incarnations[node]
         conversation = self.calls.conversations[node]
         return Requests(
-            PROTOCOL_VERSION,
-            self.client,
-            incarnation,
-            conversation.floor(self.calls.next_counter),
-            requests,
+            version=PROTOCOL_VERSION,
+            client=self.client,
+            incarnation=incarnation,
+            floor=conversation.floor(self.calls.next_counter),
+            requests=requests,
             clock=self.clock,
             node=node,
             generation=conversation.generation(incarnation),

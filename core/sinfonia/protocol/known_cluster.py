@@ -46,7 +46,13 @@ class KnownCluster:
     def directory(self) -> Directory:
         """All of it, for another client."""
         entries = list(self.entries.values())
-        return Directory(self.version, self.epoch, self.cluster, entries, list(self.managers))
+        return Directory(
+            version=self.version,
+            epoch=self.epoch,
+            cluster=self.cluster,
+            nodes=entries,
+            managers=list(self.managers),
+        )
 
     def members(self) -> Iterator[str]:
         """Where the members of all memory nodes are said to be."""

@@ -7,7 +7,7 @@ know yet.  A memory node executes nothing that was meant for another incarnation
 what it forgot in a crash cannot be executed a second time; see sessions.py.
 
 Structs are ``array_like``: the order of fields is the wire format.  New fields go at the end and
-have defaults.
+have defaults.  Structs with several fields of one type are made by keywords.
 """
 
 from enum import IntEnum
@@ -92,7 +92,7 @@ class Answer(IntEnum):
 # --- requests ----------------------------------------------------------------------------------
 
 
-class ExecCommit(msgspec.Struct, array_like=True, tag=1, frozen=True, gc=False):
+class ExecCommit(msgspec.Struct, array_like=True, tag=1, frozen=True, gc=False, kw_only=True):
     """Execute and commit at this one participant (section 4.8); the tid's client is the batch's.
 
     ``lock_wait_ms``: instead of a vote BAD_LOCK, queue so long for the locks.
@@ -110,7 +110,7 @@ class ExecCommit(msgspec.Struct, array_like=True, tag=1, frozen=True, gc=False):
     lock_wait_ms: int = 0
 
 
-class ExecPrepare(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False):
+class ExecPrepare(msgspec.Struct, array_like=True, tag=2, frozen=True, gc=False, kw_only=True):
     """EXEC&PREPARE of Figure 4, line 4.  ``read_only``: no participant has a write item."""
 
     tid: Tid
@@ -335,7 +335,7 @@ class Hints(msgspec.Struct, array_like=True, tag=10, frozen=True, gc=False):
     refused: list[Counter] = []
 
 
-class LoadWindow(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class LoadWindow(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """What one class of minitransactions did in the last ``seconds``.
 
     executed: committed here; aborted: voted otherwise, busy locks aside; retried: met busy locks.

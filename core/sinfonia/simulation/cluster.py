@@ -160,10 +160,17 @@ class Cluster:
         """A map as old as can be: it knows where the memory nodes are, and no incarnation."""
         capacity = self.profile.capacity
         entries = [
-            MemoryNodeEntry(group[0].node_id, group[0].name, capacity, group[0].mode, "", 0)
+            MemoryNodeEntry(
+                node=group[0].node_id,
+                endpoint=group[0].name,
+                capacity=capacity,
+                mode=group[0].mode,
+                identity="",
+                incarnation=0,
+            )
             for group in self.groups
         ]
-        return Directory(0, 0, "simulated", entries)
+        return Directory(version=0, epoch=0, cluster="simulated", nodes=entries)
 
     # --- memory nodes and managers -------------------------------------------------------------
 

@@ -65,7 +65,14 @@ class MemberGroup:
         self.directory = Directory(0, 0, "test", [])
         for name in names:
             self.start(name)
-        self.entry = MemoryNodeEntry(NODE, names[0], CAPACITY, mode, names[0], 0)
+        self.entry = MemoryNodeEntry(
+            node=NODE,
+            endpoint=names[0],
+            capacity=CAPACITY,
+            mode=mode,
+            identity=names[0],
+            incarnation=0,
+        )
         self.appoint(names[0], others=names[1:])
 
     # --- members -------------------------------------------------------------------------------
@@ -106,21 +113,21 @@ class MemberGroup:
         """A new primary, in a new life of the memory node."""
         in_sync = set(in_sync)
         replicas = [
-            Member(name, name, self._starts(name), name in in_sync)
+            Member(identity=name, endpoint=name, starts=self._starts(name), in_sync=name in in_sync)
             for name in (*in_sync, *(each for each in others if each not in in_sync))
         ]
         self.configure(
             MemoryNodeEntry(
-                NODE,
-                primary,
-                CAPACITY,
-                self.mode,
-                primary,
-                self.entry.incarnation + 1,
-                self._starts(primary),
-                self.entry.config_epoch + 1,
-                replicas,
-                len(replicas),
+                node=NODE,
+                endpoint=primary,
+                capacity=CAPACITY,
+                mode=self.mode,
+                identity=primary,
+                incarnation=self.entry.incarnation + 1,
+                starts=self._starts(primary),
+                config_epoch=self.entry.config_epoch + 1,
+                replicas=replicas,
+                wanted=len(replicas),
             )
         )
 
@@ -128,7 +135,12 @@ class MemberGroup:
         """A replica that was started again is known in its new life."""
         entry, node = self.entry, self.nodes[name]
         replicas = [
-            Member(name, name, node.starts, each.in_sync and not node.member_state.empty)
+            Member(
+                identity=name,
+                endpoint=name,
+                starts=node.starts,
+                in_sync=each.in_sync and not node.member_state.empty,
+            )
             if each.identity == name
             else each
             for each in entry.replicas
@@ -160,7 +172,12 @@ class MemberGroup:
         if not self.manager_grants or wish.config_epoch != entry.config_epoch:
             return
         replicas = [
-            Member(each.identity, each.endpoint, each.starts, each.identity in wish.in_sync)
+            Member(
+                identity=each.identity,
+                endpoint=each.endpoint,
+                starts=each.starts,
+                in_sync=each.identity in wish.in_sync,
+            )
             for each in entry.replicas
         ]
         self.configure(

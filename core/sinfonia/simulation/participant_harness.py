@@ -163,12 +163,12 @@ def one_phase(
 ) -> ExecCommit:
     """A minitransaction with one participant."""
     return ExecCommit(
-        counter,
-        epoch,
-        [CompareItem(*item) for item in compare],
-        [ReadItem(*item) for item in read],
-        [WriteItem(*item) for item in write],
-        reads_on_failure,
+        counter=counter,
+        epoch=epoch,
+        compares=[CompareItem(*item) for item in compare],
+        reads=[ReadItem(*item) for item in read],
+        writes=[WriteItem(*item) for item in write],
+        reads_on_failure=reads_on_failure,
     )
 
 
@@ -185,11 +185,11 @@ def prepare(
 ) -> ExecPrepare:
     """EXEC&PREPARE of the usual client."""
     return ExecPrepare(
-        tid(counter, client=client, epoch=epoch),
-        [MemoryNodeId(node) for node in nodes],
-        [CompareItem(*item) for item in compare],
-        [ReadItem(*item) for item in read],
-        [WriteItem(*item) for item in write],
-        False,
-        read_only,
+        tid=tid(counter, client=client, epoch=epoch),
+        participants=[MemoryNodeId(node) for node in nodes],
+        compares=[CompareItem(*item) for item in compare],
+        reads=[ReadItem(*item) for item in read],
+        writes=[WriteItem(*item) for item in write],
+        reads_on_failure=False,
+        read_only=read_only,
     )

@@ -58,7 +58,14 @@ class World:
         self.wrong_config: dict[str, MemoryNodeEntry] = {}
         self.overloaded: set[MemoryNodeId] = set()
         entries = [
-            MemoryNodeEntry(node, f"node{node}", CAPACITY, "LOG", f"id{node}", 1)
+            MemoryNodeEntry(
+                node=node,
+                endpoint=f"node{node}",
+                capacity=CAPACITY,
+                mode="LOG",
+                identity=f"id{node}",
+                incarnation=1,
+            )
             for node in self.harnesses
         ]
         self.directory = Directory(1, 0, "test", entries)

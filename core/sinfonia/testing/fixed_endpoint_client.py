@@ -33,7 +33,7 @@ class FixedEndpointClient:
     def ask(self) -> None:
         """Send a read, if there is a connection."""
         self._counter += 1
-        read = ExecCommit(self._counter, self._epoch, reads=[ReadItem(0, 8)])
+        read = ExecCommit(counter=self._counter, epoch=self._epoch, reads=[ReadItem(0, 8)])
         batch = Requests(PROTOCOL_VERSION, CLIENT, self._entry.incarnation, self._counter, [read])
         try_send(self._socket, encode_requests(batch))
 

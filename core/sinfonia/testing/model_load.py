@@ -48,12 +48,12 @@ class ModelLoad:
         classes = {
             tag: [
                 LoadWindow(
-                    length,
-                    counts.executed,
-                    counts.aborted,
-                    counts.retried,
-                    counts.bytes_read,
-                    counts.bytes_written,
+                    seconds=length,
+                    executed=counts.executed,
+                    aborted=counts.aborted,
+                    retried=counts.retried,
+                    bytes_read=counts.bytes_read,
+                    bytes_written=counts.bytes_written,
                 )
                 for length in LOAD_WINDOWS
             ]

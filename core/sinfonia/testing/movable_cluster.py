@@ -195,7 +195,16 @@ class MovableCluster:
         member = self._primaries[node] = _Member(self._context, ParticipantHarness(node))
         self._members.append(member)
         identity = f"id{node}" if registered else ""
-        self._replace(MemoryNodeEntry(node, member.endpoint, CAPACITY, "RAM", identity, 1))
+        self._replace(
+            MemoryNodeEntry(
+                node=node,
+                endpoint=member.endpoint,
+                capacity=CAPACITY,
+                mode="RAM",
+                identity=identity,
+                incarnation=1,
+            )
+        )
 
     def _register(self) -> None:
         for entry in self.directory.nodes:

@@ -169,9 +169,32 @@ def test_a_backup_of_an_older_version_is_restored_without_the_store(root: Path) 
 
 def test_a_restored_store_names_the_restored_members_and_goes_on_after_the_original() -> None:
     original = Directory(
-        30, 4, "c", [MemoryNodeEntry(NODE, "at-p", 64, "LOG-REPL", "p", 7, 5, 20, wanted=2)]
+        30,
+        4,
+        "c",
+        [
+            MemoryNodeEntry(
+                node=NODE,
+                endpoint="at-p",
+                capacity=64,
+                mode="LOG-REPL",
+                identity="p",
+                incarnation=7,
+                starts=5,
+                config_epoch=20,
+                wanted=2,
+            )
+        ],
     )
-    entry = MemoryNodeEntry(NODE, "at-new", 64, "LOG-REPL", "", 0, wanted=1)
+    entry = MemoryNodeEntry(
+        node=NODE,
+        endpoint="at-new",
+        capacity=64,
+        mode="LOG-REPL",
+        identity="",
+        incarnation=0,
+        wanted=1,
+    )
     for lived, incarnation in ((3, 7 + LIVES_SKIPPED), (5000, 5000)):
         member = RestoredMember("new", 1, lived, epoch=6)
         after = restored_directory(original, [entry], {NODE: member})
@@ -287,7 +310,9 @@ def test_an_old_client_is_told_what_the_restored_memory_shows(root: Path) -> Non
 
     def ask_again(record: OnePhase) -> int:
         """With other bytes, which are written only if it is executed."""
-        again = ExecCommit(record.counter, record.epoch, writes=[WriteItem(64, b"executed")])
+        again = ExecCommit(
+            counter=record.counter, epoch=record.epoch, writes=[WriteItem(64, b"executed")]
+        )
         batch = Requests(PROTOCOL_VERSION, record.client, 0, 0, [again])
         [effect] = [e for e in participant.on_requests(batch, 0.0) if isinstance(e, Send)]
         [voted] = effect.replies

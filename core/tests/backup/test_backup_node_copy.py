@@ -54,11 +54,25 @@ class Copied:
 
 def image(seq: int = 3, *, incarnation: int = 1) -> ImageBegun:
     state = msgspec.msgpack.encode(ParticipantState())
-    return ImageBegun(incarnation, seq, LIVES, state, 2, 1 << 20, PAGE_BYTES)
+    return ImageBegun(
+        incarnation=incarnation,
+        seq=seq,
+        history=LIVES,
+        state=state,
+        pages=2,
+        capacity=1 << 20,
+        page_bytes=PAGE_BYTES,
+    )
 
 
 def pages(start: int = 0, *, following: int = 0, upto: int = 3, incarnation: int = 1) -> Pages:
-    return Pages(incarnation, start, following, upto, [(start, b"x" * PAGE_BYTES)])
+    return Pages(
+        incarnation=incarnation,
+        start=start,
+        following=following,
+        upto=upto,
+        runs=[(start, b"x" * PAGE_BYTES)],
+    )
 
 
 def part(
@@ -75,14 +89,14 @@ def part(
         records += [OnePhase(7, 0, stamp, 0, [WriteItem(0, b"x")]), Stamp(stamp)]
     last = after + len(records)
     return LogPart(
-        incarnation,
-        after + 1,
-        len(records),
-        encode_body(records),
-        last,
-        last if committed is None else committed,
-        lives,
-        gone,
+        incarnation=incarnation,
+        first=after + 1,
+        count=len(records),
+        body=encode_body(records),
+        last=last,
+        committed=last if committed is None else committed,
+        history=lives,
+        gone=gone,
     )
 
 

@@ -54,7 +54,14 @@ class Lone:
             now=self.now,
         )
         entry = MemoryNodeEntry(
-            NODE, "here", CAPACITY, self.mode, "me", self.lives, self.node.starts, self.lives
+            node=NODE,
+            endpoint="here",
+            capacity=CAPACITY,
+            mode=self.mode,
+            identity="me",
+            incarnation=self.lives,
+            starts=self.node.starts,
+            config_epoch=self.lives,
         )
         directory = Directory(self.lives, 0, "test", [entry])
         self.node.on_manager(Registered(self.node.starts, 0, directory), self.now)
@@ -175,7 +182,16 @@ def test_a_log_that_is_kept_for_copiers_only_does_not_use_a_number_twice() -> No
 
 
 def test_a_memory_node_that_was_restored_begins_after_the_lives_in_its_log() -> None:
-    request = Register(NODE, "here", CAPACITY, "LOG", "me", 1, empty=False, lived=1007)
+    request = Register(
+        node=NODE,
+        endpoint="here",
+        capacity=CAPACITY,
+        mode="LOG",
+        identity="me",
+        starts=1,
+        empty=False,
+        lived=1007,
+    )
     entry = on_register(None, request, [])
     assert isinstance(entry, MemoryNodeEntry)
     assert entry.incarnation == 1008

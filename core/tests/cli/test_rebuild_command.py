@@ -25,9 +25,18 @@ NODE = MemoryNodeId(4)
 
 
 def entry(config_epoch: int) -> MemoryNodeEntry:
-    replica = Member("a", "tcp://a:1", 1, in_sync=True)
+    replica = Member(identity="a", endpoint="tcp://a:1", starts=1, in_sync=True)
     return MemoryNodeEntry(
-        NODE, "tcp://p:1", 4096, "LOG-REPL", "p", 7, 1, config_epoch, [replica], 1
+        node=NODE,
+        endpoint="tcp://p:1",
+        capacity=4096,
+        mode="LOG-REPL",
+        identity="p",
+        incarnation=7,
+        starts=1,
+        config_epoch=config_epoch,
+        replicas=[replica],
+        wanted=1,
     )
 
 

@@ -106,7 +106,9 @@ class FakeCluster(threading.Thread):
         entry = self.entry(node)
         others = [each for each in entry.replicas if each.endpoint != endpoint]
         assert len(others) < entry.wanted, "the manager would not let it in"
-        newcomer = Member(f"identity of {endpoint}", endpoint, 1, in_sync)
+        newcomer = Member(
+            identity=f"identity of {endpoint}", endpoint=endpoint, starts=1, in_sync=in_sync
+        )
         self.change(replace(entry, replicas=[*others, newcomer]))
 
     def run(self) -> None:
@@ -134,16 +136,21 @@ class FakeCluster(threading.Thread):
 
     def _entry(self, node: int, replicas: int, mode: str) -> MemoryNodeEntry:
         return MemoryNodeEntry(
-            MemoryNodeId(node),
-            self._free.pop(),
-            MIB,
-            mode,
-            f"primary {node}",
+            node=MemoryNodeId(node),
+            endpoint=self._free.pop(),
+            capacity=MIB,
+            mode=mode,
+            identity=f"primary {node}",
             incarnation=1,
             starts=1,
             config_epoch=1,
             replicas=[
-                Member(f"replica {node}.{k}", self._free.pop(), 1, in_sync=True)
+                Member(
+                    identity=f"replica {node}.{k}",
+                    endpoint=self._free.pop(),
+                    starts=1,
+                    in_sync=True,
+                )
                 for k in range(replicas)
             ],
             wanted=replicas,

@@ -256,7 +256,15 @@ class RunningManager:
 
 def test_managers_on_etcd_have_one_leader_and_its_successor_knows_all_it_knew(etcd: Etcd) -> None:
     endpoints = [f"tcp://127.0.0.1:{port}" for port in free_ports(2)]
-    register = Register(MemoryNodeId(0), "tcp://127.0.0.1:9", 1024, "LOG", "one", 1, True)
+    register = Register(
+        node=MemoryNodeId(0),
+        endpoint="tcp://127.0.0.1:9",
+        capacity=1024,
+        mode="LOG",
+        identity="one",
+        starts=1,
+        empty=True,
+    )
     with closing(RunningManager(etcd, endpoints[0], endpoints)) as first:
         wait_for(lambda: _leads(first), "the first leads")
         with closing(RunningManager(etcd, endpoints[1], endpoints)) as second:

@@ -39,7 +39,7 @@ def replies(votes: int) -> Replies:
 
 def commits(number: int, read: int = 0) -> list[Request]:
     reads = [ReadItem(0, read)] if read else []
-    return [ExecCommit(k, 0, reads=reads) for k in range(number)]
+    return [ExecCommit(counter=k, epoch=0, reads=reads) for k in range(number)]
 
 
 def test_one_connection_has_only_so_many_under_way_and_others_are_not_concerned() -> None:
@@ -48,7 +48,7 @@ def test_one_connection_has_only_so_many_under_way_and_others_are_not_concerned(
     assert len(most.requests) == IN_FLIGHT_MAX
     assert [voted.vote for voted in votes if isinstance(voted, Voted)] == [Vote.BAD_LOAD] * 3
     in_flight.check_invariants()
-    prepare = ExecPrepare(Tid(0, 1, 9), [MemoryNodeId(0)])
+    prepare = ExecPrepare(tid=Tid(0, 1, 9), participants=[MemoryNodeId(0)])
     settle = Commit(Tid(0, 1, 8), True)
     rest, votes = in_flight.admit(ROUTE, batch(prepare, settle), 0.0)
     # What settles what is in doubt makes room, and so is always taken.

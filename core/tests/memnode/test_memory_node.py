@@ -47,7 +47,16 @@ def settings(mode: str = "LOG") -> MemoryNodeSettings:
 
 def directory(starts: int) -> Directory:
     """This member is the primary in its life ``starts``."""
-    entry = MemoryNodeEntry(MemoryNodeId(0), "", 1, "LOG", "me", starts, starts, starts)
+    entry = MemoryNodeEntry(
+        node=MemoryNodeId(0),
+        endpoint="",
+        capacity=1,
+        mode="LOG",
+        identity="me",
+        incarnation=starts,
+        starts=starts,
+        config_epoch=starts,
+    )
     return Directory(starts, 0, "test", [entry])
 
 

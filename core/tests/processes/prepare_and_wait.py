@@ -26,7 +26,7 @@ def main() -> None:
     client = secrets.randbits(64)
     participants = [MemoryNodeId(0), MemoryNodeId(1)]
     tid = Tid(directory.epoch, client, 1)
-    prepare = ExecPrepare(tid, participants, writes=[WriteItem(0, b"new")])
+    prepare = ExecPrepare(tid=tid, participants=participants, writes=[WriteItem(0, b"new")])
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     for node in map(int, sys.argv[2:]):
         entry = next(entry for entry in directory.nodes if entry.node == node)

@@ -109,17 +109,19 @@ def batches_of(cluster: LocalCluster, client: int, *requests: Request) -> list[l
 
 def small_requests() -> list[Request]:
     return [
-        ExecCommit(k, 0, reads=[ReadItem(0, 8)], writes=[WriteItem(64, b"x" * 8)])
+        ExecCommit(counter=k, epoch=0, reads=[ReadItem(0, 8)], writes=[WriteItem(64, b"x" * 8)])
         for k in range(2000)
     ]
 
 
 def large_writes() -> list[Request]:
-    return [ExecCommit(k, 0, writes=[WriteItem(MIB, bytes(2 * MIB))]) for k in range(1)]
+    return [
+        ExecCommit(counter=k, epoch=0, writes=[WriteItem(MIB, bytes(2 * MIB))]) for k in range(1)
+    ]
 
 
 def large_reads() -> list[Request]:
-    return [ExecCommit(k, 0, reads=[ReadItem(MIB, 4 * MIB)]) for k in range(1)]
+    return [ExecCommit(counter=k, epoch=0, reads=[ReadItem(MIB, 4 * MIB)]) for k in range(1)]
 
 
 def questions() -> list[Request]:

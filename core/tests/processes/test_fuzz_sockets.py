@@ -88,16 +88,33 @@ def valid_requests(rng: random.Random, epoch: int) -> list[Request]:
     compares, reads = [CompareItem(64, bytes(4))], [ReadItem(64, 8)]
     writes = [WriteItem(rng.randrange(2048), rng.randbytes(8))]
     return [
-        ExecCommit(rng.randrange(1000), epoch, compares, reads, writes),
-        ExecPrepare(tids[0], both, compares, reads, writes),
-        ExecPrepare(tids[1], both, compares, reads, [], read_only=True),
+        ExecCommit(
+            counter=rng.randrange(1000), epoch=epoch, compares=compares, reads=reads, writes=writes
+        ),
+        ExecPrepare(tid=tids[0], participants=both, compares=compares, reads=reads, writes=writes),
+        ExecPrepare(
+            tid=tids[1],
+            participants=both,
+            compares=compares,
+            reads=reads,
+            writes=[],
+            read_only=True,
+        ),
         Commit(tids[0], rng.random() < 0.5),
         Resolve(tids[2], both),
         Forget(tids),
         Probe(epoch, 0.5, 10.0),
         GetDirectory(),
         GetStatus(),
-        Register(STRANGER, "tcp://127.0.0.1:9", 4096, "LOG", "stranger", 1, False),
+        Register(
+            node=STRANGER,
+            endpoint="tcp://127.0.0.1:9",
+            capacity=4096,
+            mode="LOG",
+            identity="stranger",
+            starts=1,
+            empty=False,
+        ),
         Recreate(STRANGER),
     ]
 
@@ -201,7 +218,15 @@ def test_what_is_not_even_zeromq_hurts_nobody(
 def test_registering_at_an_impossible_place_hurts_nobody(
     cluster: LocalCluster, endpoint: str
 ) -> None:
-    register = Register(STRANGER, endpoint, 4096, "LOG", "stranger", 1, False)
+    register = Register(
+        node=STRANGER,
+        endpoint=endpoint,
+        capacity=4096,
+        mode="LOG",
+        identity="stranger",
+        starts=1,
+        empty=False,
+    )
     batch = Requests(PROTOCOL_VERSION, 1, 0, 0, [register])
     with enemy(cluster.endpoint) as dealer:
         dealer.send_multipart(encode_requests(batch))

@@ -179,7 +179,7 @@ def test_a_revoked_key_ends_live_connections_too(cluster: LocalCluster, alice: K
             return answer(dealer, SILENCE) is None
 
         wait_for(is_silenced, "a revoked key is still answered")
-        write = ExecCommit(1, 0, writes=[WriteItem(1024, b"revoked")])
+        write = ExecCommit(counter=1, epoch=0, writes=[WriteItem(1024, b"revoked")])
         _, incarnation = incarnation_of(cluster, alice)
         batch = Requests(PROTOCOL_VERSION, 2001, incarnation, 0, [write])
         dealer.send_multipart(encode_requests(batch))
@@ -231,7 +231,7 @@ def test_a_client_may_not_settle_what_another_has_begun(cluster: LocalCluster, a
 def test_a_client_incarnation_is_its_keys_own(cluster: LocalCluster, alice: Keys) -> None:
     mallory = new_client(cluster, "mallory")
     endpoint, incarnation = incarnation_of(cluster, alice)
-    batch = Requests(PROTOCOL_VERSION, 815, incarnation, 0, [ExecCommit(1, 0)])
+    batch = Requests(PROTOCOL_VERSION, 815, incarnation, 0, [ExecCommit(counter=1, epoch=0)])
     with dealer_to(endpoint, alice) as first, dealer_to(endpoint, mallory) as second:
         first.send_multipart(encode_requests(batch))
         voted = answer(first, DEADLINE)

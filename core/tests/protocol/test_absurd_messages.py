@@ -121,7 +121,7 @@ class Absurd:
             case msgspec.inspect.UnionType():
                 return self._value(rng.choice(kind.types))
             case msgspec.inspect.StructType():
-                return kind.cls(*(self._value(field.type) for field in kind.fields))
+                return kind.cls(**{field.name: self._value(field.type) for field in kind.fields})
         raise AssertionError(f"no values of {kind}")
 
     def _integer(self, least: int | None, most: int | None) -> int:
@@ -170,17 +170,17 @@ class Host:
         starts = self.node.starts
         self.version += 1
         leads = self.state in (State.SERVING, State.SETTLING)
-        me = Member("me", ENDPOINTS[0], starts, in_sync=False)
+        me = Member(identity="me", endpoint=ENDPOINTS[0], starts=starts, in_sync=False)
         entry = MemoryNodeEntry(
-            NODE,
-            ENDPOINTS[0] if leads else ENDPOINTS[1],
-            CAPACITY,
-            self.mode,
-            "me" if leads else "other",
-            starts,
-            starts,
-            starts,
-            [] if leads else [me],
+            node=NODE,
+            endpoint=ENDPOINTS[0] if leads else ENDPOINTS[1],
+            capacity=CAPACITY,
+            mode=self.mode,
+            identity="me" if leads else "other",
+            incarnation=starts,
+            starts=starts,
+            config_epoch=starts,
+            replicas=[] if leads else [me],
         )
         if self.state is not State.STARTING:
             welcome = Registered(starts, 4, directory(entry, version=self.version))
@@ -365,7 +365,16 @@ class Listener:
         self.counter = 0
         self.absurd = Absurd(seed)
         entries = [
-            MemoryNodeEntry(MemoryNodeId(node), ENDPOINTS[0], CAPACITY, "LOG", "me", 1, 1, 1)
+            MemoryNodeEntry(
+                node=MemoryNodeId(node),
+                endpoint=ENDPOINTS[0],
+                capacity=CAPACITY,
+                mode="LOG",
+                identity="me",
+                incarnation=1,
+                starts=1,
+                config_epoch=1,
+            )
             for node in range(2)
         ]
         self.coordinator = Coordinator(client=7, rng=self.absurd.rng, directory=directory(*entries))

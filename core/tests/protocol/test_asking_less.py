@@ -112,7 +112,7 @@ def test_a_promise_to_abort_outlives_the_line_in_which_its_tid_waits() -> None:
         batch = Requests(1, 8, harness.participant.incarnation, 0, [request])
         harness.participant.on_requests(batch, harness.now, b"route")
 
-    deliver(ExecCommit(5, 0, updates=[AddItem(0, 8, 1)], lock_wait_ms=20))
+    deliver(ExecCommit(counter=5, epoch=0, updates=[AddItem(0, 8, 1)], lock_wait_ms=20))
     deliver(Resolve(tid(5, client=8), [MemoryNodeId(0)]))
     harness.now += 1.0
     harness.participant.on_tick(harness.now)

@@ -285,7 +285,9 @@ def test_a_memory_node_that_was_added_can_be_used() -> None:
         world.begin(("write", 2, 0, b"z"))
     harness = ParticipantHarness(2)
     world.harnesses[node] = world.members["node2"] = harness
-    added = MemoryNodeEntry(node, "node2", CAPACITY, "LOG", "id2", 1)
+    added = MemoryNodeEntry(
+        node=node, endpoint="node2", capacity=CAPACITY, mode="LOG", identity="id2", incarnation=1
+    )
     nodes = [*world.directory.nodes, added]
     world.tell(msgspec.structs.replace(world.directory, version=2, nodes=nodes))
     assert world.coordinator.known.changed == {N0, N1, node}

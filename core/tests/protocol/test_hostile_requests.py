@@ -44,7 +44,15 @@ from sinfonia.transport.log_throttle import KINDS_MAX, LOG_EVERY, LogThrottle
 from sinfonia.transport.permissions import Role
 from sinfonia.transport.zeromq import connect_dealer
 
-SENSIBLE = Register(MemoryNodeId(0), "tcp://a:1", 4096, "LOG", "me", 1, empty=True)
+SENSIBLE = Register(
+    node=MemoryNodeId(0),
+    endpoint="tcp://a:1",
+    capacity=4096,
+    mode="LOG",
+    identity="me",
+    starts=1,
+    empty=True,
+)
 
 WRITES = [WriteItem(0, b"x")]
 BOTH = [MemoryNodeId(0), MemoryNodeId(1)]
@@ -88,7 +96,10 @@ def vote_on(harness: ParticipantHarness, request: ExecCommit | ExecPrepare) -> V
 def test_what_recovery_could_not_settle_takes_no_locks(participants: list[int]) -> None:
     harness = ParticipantHarness()
     named = [MemoryNodeId(node) for node in participants]
-    assert vote_on(harness, ExecPrepare(tid(1), named, writes=WRITES)) is Vote.BAD_RANGE
+    assert (
+        vote_on(harness, ExecPrepare(tid=tid(1), participants=named, writes=WRITES))
+        is Vote.BAD_RANGE
+    )
     assert not harness.participant.in_doubt
     assert vote_on(harness, prepare(2, write=[(0, b"x")])) is Vote.OK
 
@@ -96,9 +107,9 @@ def test_what_recovery_could_not_settle_takes_no_locks(participants: list[int]) 
 def test_no_session_lasts_for_ever() -> None:
     harness = ParticipantHarness()
     epoch = EPOCHS_AHEAD_MAX
-    assert vote_on(harness, ExecCommit(1, epoch, writes=WRITES)) is Vote.OK
-    assert vote_on(harness, ExecCommit(2, epoch + 1, writes=WRITES)) is Vote.BAD_EPOCH
-    ahead = ExecPrepare(Tid(epoch + 1, CLIENT, 3), BOTH, writes=WRITES)
+    assert vote_on(harness, ExecCommit(counter=1, epoch=epoch, writes=WRITES)) is Vote.OK
+    assert vote_on(harness, ExecCommit(counter=2, epoch=epoch + 1, writes=WRITES)) is Vote.BAD_EPOCH
+    ahead = ExecPrepare(tid=Tid(epoch + 1, CLIENT, 3), participants=BOTH, writes=WRITES)
     assert vote_on(harness, ahead) is Vote.BAD_EPOCH
     assert not harness.replies(Resolve(Tid(epoch + 1, CLIENT, 4), BOTH))
     assert {session.epoch for session in harness.participant.sessions} == {epoch}

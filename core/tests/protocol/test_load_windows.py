@@ -133,7 +133,17 @@ def test_tags_beyond_the_limit_are_counted_together() -> None:
 
 
 def said(executed: int, seconds: float = 2.0) -> list[LoadWindow]:
-    return [LoadWindow(seconds, executed, 1, 2, 80, 160) for _ in LOAD_WINDOWS]
+    return [
+        LoadWindow(
+            seconds=seconds,
+            executed=executed,
+            aborted=1,
+            retried=2,
+            bytes_read=80,
+            bytes_written=160,
+        )
+        for _ in LOAD_WINDOWS
+    ]
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def late(effects: list[Effect]) -> list[tuple[bytes, Vote]]:
 
 
 def add(counter: int, *, wait: int = 20, address: int = 0) -> ExecCommit:
-    return ExecCommit(counter, 0, updates=[AddItem(address, 8, 1)], lock_wait_ms=wait)
+    return ExecCommit(counter=counter, epoch=0, updates=[AddItem(address, 8, 1)], lock_wait_ms=wait)
 
 
 def locked() -> ParticipantHarness:
@@ -73,15 +73,15 @@ def test_nobody_who_waits_overtakes_and_who_does_not_meet_them_is_not_delayed() 
     harness = locked()
     assert harness.vote(prepare(2, write=[(CELL_BYTES, b"x")])).vote is Vote.OK
     first = ExecCommit(
-        1,
-        0,
+        counter=1,
+        epoch=0,
         reads=[ReadItem(0, 8), ReadItem(CELL_BYTES, 1)],
         updates=[AddItem(0, 8, 1)],
         lock_wait_ms=20,
     )
     assert deliver(harness, first, client=8) == []
     assert deliver(harness, add(1), client=9) == []
-    far = ExecCommit(1, 0, writes=[WriteItem(4 * CELL_BYTES, b"y")], lock_wait_ms=20)
+    far = ExecCommit(counter=1, epoch=0, writes=[WriteItem(4 * CELL_BYTES, b"y")], lock_wait_ms=20)
     assert deliver(harness, far, client=10) != []
     # The word is free now, but the first in the line still lacks the other.
     assert late(deliver(harness, Commit(tid(1), True), client=7)) == []
@@ -125,7 +125,7 @@ def test_a_second_copy_of_a_waiting_request_is_not_executed_twice() -> None:
 def test_what_its_client_has_finished_with_is_not_executed_from_the_line() -> None:
     harness = locked()
     deliver(harness, add(5))
-    deliver(harness, ExecCommit(6, 0, reads=[ReadItem(512, 1)]), floor=6)
+    deliver(harness, ExecCommit(counter=6, epoch=0, reads=[ReadItem(512, 1)]), floor=6)
     effects = deliver(harness, Commit(tid(1), True), client=7)
     assert late(effects) == [(b"route 8", Vote.BAD_FLOOR)]
     assert harness.read(0, 1) == b"\0"
@@ -155,9 +155,11 @@ def test_the_lease_of_a_reader_ends_the_wait_too() -> None:
 
 
 def test_cells_are_those_of_all_items_and_many_count_as_all() -> None:
-    few = ExecCommit(1, 0, writes=[WriteItem(0, bytes(CELL_BYTES + 1))], reads=[ReadItem(640, 0)])
+    few = ExecCommit(
+        counter=1, epoch=0, writes=[WriteItem(0, bytes(CELL_BYTES + 1))], reads=[ReadItem(640, 0)]
+    )
     assert cells_of(few) == {0, 1, 10}
-    many = ExecCommit(1, 0, reads=[ReadItem(0, CELL_BYTES * CELLS_MAX + 1)])
+    many = ExecCommit(counter=1, epoch=0, reads=[ReadItem(0, CELL_BYTES * CELLS_MAX + 1)])
     assert cells_of(many) is EVERYWHERE
     assert meets(cells_of(many), cells_of(few))
     assert meets(cells_of(few), cells_of(many))

@@ -4,7 +4,7 @@ import pytest
 
 from sinfonia.errors import OutcomeUnknown, Overloaded
 from sinfonia.protocol import sessions as sessions_module
-from sinfonia.protocol.messages import PROTOCOL_VERSION, Commit, Requests, Vote, Voted
+from sinfonia.protocol.messages import PROTOCOL_VERSION, Commit, ExecCommit, Requests, Vote, Voted
 from sinfonia.protocol.records import Forgotten
 from sinfonia.simulation.participant_harness import ParticipantHarness, one_phase, prepare, tid
 from sinfonia.simulation.world import World
@@ -123,7 +123,7 @@ def test_who_waits_in_line_while_its_session_is_dropped_is_asked_again(few: int)
     harness = ParticipantHarness()
     assert harness.vote(prepare(1, write=[(64, b"b")], client=99), client=99).vote is Vote.OK
     waiting = one_phase(1, write=[(64, b"c")])
-    waiting = type(waiting)(1, 0, writes=waiting.writes, lock_wait_ms=50)
+    waiting = ExecCommit(counter=1, epoch=0, writes=waiting.writes, lock_wait_ms=50)
     assert harness.replies(waiting) == []
     assert harness.replies(floor=2) == []
     come_and_go(harness, 3 * few)

@@ -42,7 +42,14 @@ def test_votes_that_waited_while_the_client_was_stopped_are_too_old(
 ) -> None:
     """The locks of a snapshot may be gone by the time its client goes on."""
     entries = [
-        MemoryNodeEntry(MemoryNodeId(node), f"tcp://127.0.0.1:{9 + node}", 4096, "RAM", "x", 1)
+        MemoryNodeEntry(
+            node=MemoryNodeId(node),
+            endpoint=f"tcp://127.0.0.1:{9 + node}",
+            capacity=4096,
+            mode="RAM",
+            identity="x",
+            incarnation=1,
+        )
         for node in (0, 1)
     ]
     wire = Wire(Directory(1, 0, "test", entries), [])

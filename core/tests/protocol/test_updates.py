@@ -118,7 +118,7 @@ def test_memory_nodes_do_what_the_model_does(
 
 
 def ring_request(counter: int, data: bytes = b"x") -> ExecCommit:
-    return ExecCommit(counter, 0, updates=[AppendItem(RING, data)])
+    return ExecCommit(counter=counter, epoch=0, updates=[AppendItem(RING, data)])
 
 
 def harness_with_ring() -> ParticipantHarness:
@@ -130,7 +130,7 @@ def harness_with_ring() -> ParticipantHarness:
 def test_an_add_is_logged_as_a_plain_write_and_its_old_value_is_answered_again() -> None:
     harness = ParticipantHarness()
     harness.vote(one_phase(1, write=[(0, b"\7\0")]))
-    request = ExecCommit(2, 0, updates=[AddItem(0, 2, 5)])
+    request = ExecCommit(counter=2, epoch=0, updates=[AddItem(0, 2, 5)])
     voted = harness.vote(request)
     assert voted.reads == [b"\7\0"]
     record = harness.log[-1]
@@ -145,7 +145,9 @@ def test_an_add_is_logged_as_a_plain_write_and_its_old_value_is_answered_again()
 def test_an_append_in_two_phases_is_chosen_at_the_vote_and_leaves_no_hole_if_aborted() -> None:
     harness = harness_with_ring()
     append = ExecPrepare(
-        tid(2), [MemoryNodeId(0), MemoryNodeId(1)], updates=[AppendItem(RING, b"first")]
+        tid=tid(2),
+        participants=[MemoryNodeId(0), MemoryNodeId(1)],
+        updates=[AppendItem(RING, b"first")],
     )
     assert harness.vote(append).reads == [(0).to_bytes(8, "little")]
     record = harness.log[-1]
@@ -168,7 +170,9 @@ def test_a_slot_that_somebody_reads_is_not_appended_to() -> None:
     assert harness.vote(prepare(2, read=[(slot, 1)], write=[(0, b"x")])).vote is Vote.OK
     assert harness.vote(ring_request(3)).vote is Vote.BAD_LOCK
     append = ExecPrepare(
-        tid(4), [MemoryNodeId(0), MemoryNodeId(1)], updates=[AppendItem(RING, b"x")]
+        tid=tid(4),
+        participants=[MemoryNodeId(0), MemoryNodeId(1)],
+        updates=[AppendItem(RING, b"x")],
     )
     assert harness.vote(append).vote is Vote.BAD_LOCK
     harness.commit(tid(2))
@@ -182,8 +186,8 @@ def test_a_full_ring_is_named_and_nothing_happens() -> None:
         assert harness.vote(ring_request(counter)).vote is Vote.OK
     condition = ConditionItem(0, Relation.EQUAL, b"\0")
     request = ExecCommit(
-        4,
-        0,
+        counter=4,
+        epoch=0,
         conditions=[condition],
         writes=[WriteItem(0, b"!")],
         updates=[AppendItem(RING, b"x")],
@@ -197,18 +201,22 @@ def test_a_full_ring_is_named_and_nothing_happens() -> None:
 @pytest.mark.parametrize(
     "request_",
     [
-        ExecCommit(9, 0, updates=[AddItem(CAPACITY - 7, 8, 1)]),
-        ExecCommit(9, 0, updates=[AddItem(0, 3, 1)]),
-        ExecCommit(9, 0, updates=[AddItem(0, 0, 1)]),
-        ExecCommit(9, 0, updates=[AddItem(0, 8, 1)] * 65),
-        ExecCommit(9, 0, updates=[AppendItem(0, b"no ring here")]),
-        ExecCommit(9, 0, updates=[AppendItem(CAPACITY - 8, b"x")]),
-        ExecCommit(9, 0, updates=[AppendItem(RING, bytes(9))]),
-        ExecCommit(9, 0, conditions=[ConditionItem(0, Relation.LESS, b"")]),
-        ExecCommit(9, 0, conditions=[ConditionItem(0, Relation.LESS, bytes(3))]),
-        ExecCommit(9, 0, conditions=[ConditionItem(0, Relation.LESS, bytes(2), b"\1")]),
-        ExecCommit(9, 0, conditions=[ConditionItem(CAPACITY, Relation.LESS, b"\1")]),
-        ExecPrepare(tid(9), [MemoryNodeId(0)], updates=[AddItem(0, 8, 1)], read_only=True),
+        ExecCommit(counter=9, epoch=0, updates=[AddItem(CAPACITY - 7, 8, 1)]),
+        ExecCommit(counter=9, epoch=0, updates=[AddItem(0, 3, 1)]),
+        ExecCommit(counter=9, epoch=0, updates=[AddItem(0, 0, 1)]),
+        ExecCommit(counter=9, epoch=0, updates=[AddItem(0, 8, 1)] * 65),
+        ExecCommit(counter=9, epoch=0, updates=[AppendItem(0, b"no ring here")]),
+        ExecCommit(counter=9, epoch=0, updates=[AppendItem(CAPACITY - 8, b"x")]),
+        ExecCommit(counter=9, epoch=0, updates=[AppendItem(RING, bytes(9))]),
+        ExecCommit(counter=9, epoch=0, conditions=[ConditionItem(0, Relation.LESS, b"")]),
+        ExecCommit(counter=9, epoch=0, conditions=[ConditionItem(0, Relation.LESS, bytes(3))]),
+        ExecCommit(
+            counter=9, epoch=0, conditions=[ConditionItem(0, Relation.LESS, bytes(2), b"\1")]
+        ),
+        ExecCommit(counter=9, epoch=0, conditions=[ConditionItem(CAPACITY, Relation.LESS, b"\1")]),
+        ExecPrepare(
+            tid=tid(9), participants=[MemoryNodeId(0)], updates=[AddItem(0, 8, 1)], read_only=True
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(request_: ExecCommit | ExecPrepare) -> None:
@@ -260,7 +268,9 @@ def test_an_update_is_a_write_for_the_read_only_lease() -> None:
 
 def test_the_outcome_of_a_prepared_add_is_what_was_logged_whatever_came_between() -> None:
     harness = ParticipantHarness()
-    add = ExecPrepare(tid(1), [MemoryNodeId(0), MemoryNodeId(1)], updates=[AddItem(0, 8, 1)])
+    add = ExecPrepare(
+        tid=tid(1), participants=[MemoryNodeId(0), MemoryNodeId(1)], updates=[AddItem(0, 8, 1)]
+    )
     assert harness.vote(add).vote is Vote.OK
     reborn = harness.restarted()
     assert reborn.vote(add).reads == [bytes(8)]

@@ -9,14 +9,29 @@ from sinfonia.simulation.fault_atlas import FaultAtlas
 
 def entry(*replicas: Member, starts: int = 3) -> MemoryNodeEntry:
     return MemoryNodeEntry(
-        MemoryNodeId(0), "at-p", 1024, "LOG-REPL", "p", 1, starts, 9, list(replicas), len(replicas)
+        node=MemoryNodeId(0),
+        endpoint="at-p",
+        capacity=1024,
+        mode="LOG-REPL",
+        identity="p",
+        incarnation=1,
+        starts=starts,
+        config_epoch=9,
+        replicas=list(replicas),
+        wanted=len(replicas),
     )
 
 
 def member(
     identity: str, *, starts: int = 1, in_sync: bool = True, unproven: bool = False
 ) -> Member:
-    return Member(identity, f"at-{identity}", starts, in_sync, unproven)
+    return Member(
+        identity=identity,
+        endpoint=f"at-{identity}",
+        starts=starts,
+        in_sync=in_sync,
+        unproven=unproven,
+    )
 
 
 def test_a_member_may_be_struck_as_long_as_another_in_sync_one_is_intact() -> None:

@@ -1,6 +1,7 @@
 """Batches survive the wire; what is not a batch is refused in one way."""
 
 import contextlib
+from typing import get_args
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import ProtocolError
 from sinfonia.minitransaction import CompareItem, ReadItem, WriteItem
 from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.membership.messages import Member, MemoryNodeEntry
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     Commit,
@@ -19,6 +21,8 @@ from sinfonia.protocol.messages import (
     Forget,
     Probe,
     Replies,
+    Reply,
+    Request,
     Requests,
     Resolve,
     Vote,
@@ -44,9 +48,24 @@ compares = st.lists(st.builds(CompareItem, offsets, st.binary(max_size=9)), max_
 reads = st.lists(st.builds(ReadItem, offsets, st.integers(0, 2**20)), max_size=3)
 writes = st.lists(st.builds(WriteItem, offsets, payloads), max_size=3)
 requests = st.one_of(
-    st.builds(ExecCommit, counters, counters, compares, reads, writes, st.booleans()),
     st.builds(
-        ExecPrepare, tids, participants, compares, reads, writes, st.booleans(), st.booleans()
+        ExecCommit,
+        counter=counters,
+        epoch=counters,
+        compares=compares,
+        reads=reads,
+        writes=writes,
+        reads_on_failure=st.booleans(),
+    ),
+    st.builds(
+        ExecPrepare,
+        tid=tids,
+        participants=participants,
+        compares=compares,
+        reads=reads,
+        writes=writes,
+        reads_on_failure=st.booleans(),
+        read_only=st.booleans(),
     ),
     st.builds(Commit, tids, st.booleans()),
     st.builds(Resolve, tids, participants),
@@ -93,7 +112,13 @@ def test_replies_survive_the_wire(batch: Replies) -> None:
 
 def test_large_payloads_travel_in_frames_of_their_own() -> None:
     data = bytes(DETACH_BYTES_MIN)
-    request = ExecCommit(1, 0, [], [], [WriteItem(0, b"small"), WriteItem(8, data)])
+    request = ExecCommit(
+        counter=1,
+        epoch=0,
+        compares=[],
+        reads=[],
+        writes=[WriteItem(0, b"small"), WriteItem(8, data)],
+    )
     frames = encode_requests(Requests(PROTOCOL_VERSION, 1, 1, 1, [request]), large=True)
     assert len(frames) == 2
     assert frames[1] is data, "it was copied"
@@ -105,9 +130,18 @@ def test_large_payloads_travel_in_frames_of_their_own() -> None:
 
 def test_encoding_leaves_the_request_as_it_was() -> None:
     """It may have to be sent again."""
-    request = ExecCommit(1, 0, [], [], [WriteItem(8, bytes(DETACH_BYTES_MIN))])
+    request = ExecCommit(
+        counter=1, epoch=0, compares=[], reads=[], writes=[WriteItem(8, bytes(DETACH_BYTES_MIN))]
+    )
     encode_requests(Requests(PROTOCOL_VERSION, 1, 1, 1, [request]), large=True)
     assert len(request.writes[0].data) == DETACH_BYTES_MIN
+
+
+@pytest.mark.parametrize("kind", [*get_args(Request), *get_args(Reply), Member, MemoryNodeEntry])
+def test_fields_travel_in_the_order_in_which_they_are_written(kind: type[msgspec.Struct]) -> None:
+    """Also of a struct that is made by keywords: msgspec would move such fields to the end."""
+    assert kind.__struct_config__.array_like
+    assert kind.__struct_fields__ == tuple(kind.__annotations__)
 
 
 @given(st.binary(max_size=200))

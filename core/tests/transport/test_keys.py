@@ -342,9 +342,18 @@ def test_without_its_directory_nobody_is_on_the_list(directory: Path) -> None:
 
 # --- roles -------------------------------------------------------------------------------------
 
-FOR_CLIENTS = [ExecCommit(1, 0), GetDirectory(), GetStatus(), Unwatch([1]), Commit(MINE, True)]
+FOR_CLIENTS = [
+    ExecCommit(counter=1, epoch=0),
+    GetDirectory(),
+    GetStatus(),
+    Unwatch([1]),
+    Commit(MINE, True),
+]
 FOR_OPERATORS = [Recreate(MemoryNodeId(0)), HandOver(MemoryNodeId(0), ""), GetImage(), GetLog(0)]
-FOR_NODES = [Probe(0, 0.0, 0.0), Appended("", 0, 0, 0, 0.0)]
+FOR_NODES = [
+    Probe(0, 0.0, 0.0),
+    Appended(identity="", starts=0, config_epoch=0, last=0, sent_at=0.0),
+]
 
 
 @pytest.mark.parametrize("request_", [*FOR_CLIENTS, *FOR_OPERATORS, *FOR_NODES], ids=repr)
@@ -359,7 +368,9 @@ def test_a_role_may_send_what_it_is_for(request_: Request) -> None:
 
 
 def test_one_request_that_is_not_allowed_spoils_the_batch() -> None:
-    found = forbidden(Role.CLIENT, batch(GetStatus(), ExecCommit(1, 0), Recreate(MemoryNodeId(0))))
+    found = forbidden(
+        Role.CLIENT, batch(GetStatus(), ExecCommit(counter=1, epoch=0), Recreate(MemoryNodeId(0)))
+    )
     assert found == "Recreate"
 
 

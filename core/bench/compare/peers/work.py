@@ -85,11 +85,11 @@ def message_bytes() -> tuple[int, int]:
     """Bytes of the request and of the reply of one such minitransaction."""
     far = CAPACITY - WORD
     execute = ExecCommit(
-        2**20,
-        1,
-        [CompareItem(far, EXPECTED)] * ITEMS,
-        [ReadItem(far, WORD)] * ITEMS,
-        [WriteItem(far, WRITTEN)] * ITEMS,
+        counter=2**20,
+        epoch=1,
+        compares=[CompareItem(far, EXPECTED)] * ITEMS,
+        reads=[ReadItem(far, WORD)] * ITEMS,
+        writes=[WriteItem(far, WRITTEN)] * ITEMS,
     )
     request = Requests(PROTOCOL_VERSION, 2**63, 2**32, 2**20, [execute], node=0)
     reply = Replies(PROTOCOL_VERSION, 0, 2**32, 1, [Voted(2**20, Vote.OK, [FOUND] * ITEMS)])

@@ -127,7 +127,11 @@ def message_sizes() -> tuple[int, int]:
     far = CAPACITY - SLOT_BYTES
     word = bytes(ITEM_BYTES)
     execute = ExecCommit(
-        2**20, 0, [CompareItem(far, word)], [ReadItem(far, ITEM_BYTES)], [WriteItem(far, word)]
+        counter=2**20,
+        epoch=0,
+        compares=[CompareItem(far, word)],
+        reads=[ReadItem(far, ITEM_BYTES)],
+        writes=[WriteItem(far, word)],
     )
     request = Requests(PROTOCOL_VERSION, 2**63, 2**32, 2**20, [execute])
     reply = Replies(PROTOCOL_VERSION, 0, 2**32, 0, [Voted(2**20, Vote.OK, [word])])

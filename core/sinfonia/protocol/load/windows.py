@@ -102,10 +102,10 @@ class LoadWindows:
 def _window(base: _Note, tag: str, counts: Counts, now: float) -> LoadWindow:
     before = base.classes.get(tag, NOTHING)
     return LoadWindow(
-        max(0.0, now - base.at),
-        counts.executed - before.executed,
-        counts.aborted - before.aborted,
-        counts.retried - before.retried,
-        counts.bytes_read - before.bytes_read,
-        counts.bytes_written - before.bytes_written,
+        seconds=max(0.0, now - base.at),
+        executed=counts.executed - before.executed,
+        aborted=counts.aborted - before.aborted,
+        retried=counts.retried - before.retried,
+        bytes_read=counts.bytes_read - before.bytes_read,
+        bytes_written=counts.bytes_written - before.bytes_written,
     )

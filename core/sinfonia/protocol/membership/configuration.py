@@ -147,11 +147,11 @@ def _first(request: Register) -> Change:
     if request.replicas > REPLICAS_MAX:
         return Refusal(_too_many(request.replicas))
     return MemoryNodeEntry(
-        request.node,
-        request.endpoint,
-        request.capacity,
-        request.mode,
-        request.identity,
+        node=request.node,
+        endpoint=request.endpoint,
+        capacity=request.capacity,
+        mode=request.mode,
+        identity=request.identity,
         incarnation=request.lived + 1,
         starts=request.starts,
         config_epoch=1,
@@ -316,7 +316,11 @@ def promoted(
     assert heir.in_sync, "the heir holds everything"
     if former is None:
         former = Member(
-            entry.identity, entry.endpoint, entry.starts, in_sync=False, life=entry.life
+            identity=entry.identity,
+            endpoint=entry.endpoint,
+            starts=entry.starts,
+            in_sync=False,
+            life=entry.life,
         )
     others = [member for member in entry.replicas if member is not heir]
     return replace(
@@ -462,7 +466,11 @@ def on_recreate(entry: MemoryNodeEntry, *, primary_is_up: bool) -> Change:
 
 def _newcomer(request: Register) -> Member:
     return Member(
-        request.identity, request.endpoint, request.starts, in_sync=False, life=request.life
+        identity=request.identity,
+        endpoint=request.endpoint,
+        starts=request.starts,
+        in_sync=False,
+        life=request.life,
     )
 
 

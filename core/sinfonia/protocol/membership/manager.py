@@ -332,9 +332,9 @@ class Manager:
             ReplyTo(
                 route,
                 Registered(
-                    request.starts,
-                    self.directory.epoch,
-                    self.directory,
+                    starts=request.starts,
+                    epoch=self.directory.epoch,
+                    directory=self.directory,
                     resigned=request.resigns,
                     life=request.life,
                 ),
@@ -387,9 +387,9 @@ class Manager:
             ReplyTo(
                 route,
                 Registered(
-                    request.starts,
-                    self.directory.epoch,
-                    self.directory,
+                    starts=request.starts,
+                    epoch=self.directory.epoch,
+                    directory=self.directory,
                     refusal=change.reason if refused else "",
                     waiting="" if refused else change.reason,
                     rolled_back=change.rolled_back if isinstance(change, Refusal) else 0,
@@ -521,11 +521,11 @@ class Manager:
         known = self._detector.directory_version(life) >= self.directory.version
         all_of_it = self.whole_system.awaits_report(life.node)
         probe = Probe(
-            self.directory.epoch,
-            0.0 if all_of_it else self.settings.in_doubt_age,
-            0.0 if all_of_it else self.settings.decided_age,
-            None if known else self.directory,
-            now,
+            epoch=self.directory.epoch,
+            in_doubt_age=0.0 if all_of_it else self.settings.in_doubt_age,
+            decided_age=0.0 if all_of_it else self.settings.decided_age,
+            directory=None if known else self.directory,
+            sent_at=now,
         )
         return SendToMember(life.node, endpoint, probe)
 
@@ -536,11 +536,11 @@ class Manager:
         entry = self.entry(node)
         incarnation = 0 if entry is None else entry.incarnation
         return Requests(
-            PROTOCOL_VERSION,
-            self.client,
-            incarnation,
-            0,
-            requests,
+            version=PROTOCOL_VERSION,
+            client=self.client,
+            incarnation=incarnation,
+            floor=0,
+            requests=requests,
             clock=self._clock,
             node=node,
         )

@@ -16,7 +16,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol.identifiers import Counter, Uint64
 
 
-class Member(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class Member(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """A replica.  ``in_sync``: it holds everything that was ever acknowledged, and may become
     primary.  ``identity`` is empty while it is only expected at ``endpoint``.
 
@@ -33,7 +33,7 @@ class Member(msgspec.Struct, array_like=True, frozen=True, gc=False):
     life: Counter = 0
 
 
-class MemoryNodeEntry(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class MemoryNodeEntry(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
     """One memory node in the directory, and its configuration.
 
     ``endpoint``, ``identity`` and ``starts`` are the primary's; no identity: none has registered,
@@ -81,7 +81,7 @@ class Directory(msgspec.Struct, array_like=True, tag=7, frozen=True, gc=False):
 # --- requests to a manager -----------------------------------------------------------------------
 
 
-class Register(msgspec.Struct, array_like=True, tag=20, frozen=True, gc=False):
+class Register(msgspec.Struct, array_like=True, tag=20, frozen=True, gc=False, kw_only=True):
     """A member reports its start (the paper's reboot notification, section 4.6).
 
     ``empty``: it holds nothing from a former life.  ``replicas``: how many the memory node should
@@ -121,7 +121,7 @@ class Recreate(msgspec.Struct, array_like=True, tag=22, frozen=True, gc=False):
     node: MemoryNodeId
 
 
-class Reconfigure(msgspec.Struct, array_like=True, tag=24, frozen=True, gc=False):
+class Reconfigure(msgspec.Struct, array_like=True, tag=24, frozen=True, gc=False, kw_only=True):
     """The primary, in its life ``incarnation``, asks for another set of in-sync replicas.
 
     It counts only if ``config_epoch`` is still the current one (compare-and-swap).  ``proven``:

@@ -147,11 +147,11 @@ def plan_rebuild(
     versions = [0 if known is None else known.version, *(report.version for report in reports)]
     epochs = [0 if known is None else known.epoch, *(report.epoch for report in reports)]
     directory = Directory(
-        max(versions) + MARGIN,
-        max(epochs) + EPOCHS_SKIPPED,
-        cluster,
-        [plan.entry for plan in plans if plan.entry is not None],
-        [] if known is None else known.managers,
+        version=max(versions) + MARGIN,
+        epoch=max(epochs) + EPOCHS_SKIPPED,
+        cluster=cluster,
+        nodes=[plan.entry for plan in plans if plan.entry is not None],
+        managers=[] if known is None else known.managers,
     )
     return Plan(directory, plans)
 
@@ -319,7 +319,9 @@ def _raised(
 
 def _members(entry: MemoryNodeEntry) -> list[Member]:
     """All that ``entry`` names, the primary first, which counts as in sync."""
-    primary = Member(entry.identity, entry.endpoint, entry.starts, in_sync=True)
+    primary = Member(
+        identity=entry.identity, endpoint=entry.endpoint, starts=entry.starts, in_sync=True
+    )
     return [member for member in (primary, *entry.replicas) if member.identity]
 
 

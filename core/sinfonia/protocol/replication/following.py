@@ -211,7 +211,11 @@ class Follower:
         effects += self._commit(append.committed)
         self.granted_until = now + self._times.granted_lease
         answer = Appended(
-            self._identity, self._starts, append.config_epoch, self.last, append.sent_at
+            identity=self._identity,
+            starts=self._starts,
+            config_epoch=append.config_epoch,
+            last=self.last,
+            sent_at=append.sent_at,
         )
         return [*effects, TellOnceStable(answer)]
 
@@ -391,13 +395,13 @@ class Follower:
         # A replica that asks may be counted in sync before the answer comes.
         self._expendable = False
         join = Join(
-            self.entry.node,
-            self._identity,
-            self._starts,
-            self.entry.config_epoch,
-            self.last,
-            self.applied,
-            self.history,
+            node=self.entry.node,
+            identity=self._identity,
+            starts=self._starts,
+            config_epoch=self.entry.config_epoch,
+            last=self.last,
+            applied=self.applied,
+            history=self.history,
             committed=max(self.committed, self._committed_before),
         )
         # What it says to have must be stable.

@@ -25,7 +25,7 @@ class Life(msgspec.Struct, array_like=True, frozen=True, gc=False):
 # --- a replica, or a backup, to the primary ------------------------------------------------------
 
 
-class Join(msgspec.Struct, array_like=True, tag=40, frozen=True, gc=False):
+class Join(msgspec.Struct, array_like=True, tag=40, frozen=True, gc=False, kw_only=True):
     """A replica has the log up to ``last``, written in these lives, and asks to be sent the rest.
 
     ``applied``: memory shows records up to this one, so that none of them can be taken back.
@@ -42,7 +42,7 @@ class Join(msgspec.Struct, array_like=True, tag=40, frozen=True, gc=False):
     committed: Seq = 0
 
 
-class Appended(msgspec.Struct, array_like=True, tag=41, frozen=True, gc=False):
+class Appended(msgspec.Struct, array_like=True, tag=41, frozen=True, gc=False, kw_only=True):
     """Everything up to ``last`` is stable here; ``sent_at`` is that of the Append answered."""
 
     identity: str
@@ -79,7 +79,7 @@ class GetLog(msgspec.Struct, array_like=True, tag=44, frozen=True, gc=False):
 # --- the primary to a replica, or to a backup ----------------------------------------------------
 
 
-class Joined(msgspec.Struct, array_like=True, tag=40, frozen=True, gc=False):
+class Joined(msgspec.Struct, array_like=True, tag=40, frozen=True, gc=False, kw_only=True):
     """The answer to Join: the logs agree up to ``common``; what you have beyond is not so.
 
     ``pull``: fetch what follows with GetLog, and join again when you have it; else it is sent.
@@ -94,7 +94,7 @@ class Joined(msgspec.Struct, array_like=True, tag=40, frozen=True, gc=False):
     image: bool = False
 
 
-class Append(msgspec.Struct, array_like=True, tag=41, frozen=True, gc=False):
+class Append(msgspec.Struct, array_like=True, tag=41, frozen=True, gc=False, kw_only=True):
     """Records ``first`` and following, or none (a heartbeat).
 
     ``committed``: all in-sync members have the log up to here, so nothing of it is ever taken back.
@@ -110,7 +110,7 @@ class Append(msgspec.Struct, array_like=True, tag=41, frozen=True, gc=False):
     sent_at: float
 
 
-class ImageBegun(msgspec.Struct, array_like=True, tag=42, frozen=True, gc=False):
+class ImageBegun(msgspec.Struct, array_like=True, tag=42, frozen=True, gc=False, kw_only=True):
     """The lists as of the record ``seq`` (an encoded ParticipantState); pages come with GetPages.
 
     ``pages`` estimates how many there are.
@@ -125,7 +125,7 @@ class ImageBegun(msgspec.Struct, array_like=True, tag=42, frozen=True, gc=False)
     page_bytes: int
 
 
-class Pages(msgspec.Struct, array_like=True, tag=43, frozen=True, gc=False):
+class Pages(msgspec.Struct, array_like=True, tag=43, frozen=True, gc=False, kw_only=True):
     """Runs of memory as (address, bytes), all that was ever written in [start, following).
 
     ``following`` 0: there is nothing beyond.  ``upto``: records up to this one may show in them.
@@ -138,7 +138,7 @@ class Pages(msgspec.Struct, array_like=True, tag=43, frozen=True, gc=False):
     runs: list[tuple[int, bytes]]
 
 
-class LogPart(msgspec.Struct, array_like=True, tag=44, frozen=True, gc=False):
+class LogPart(msgspec.Struct, array_like=True, tag=44, frozen=True, gc=False, kw_only=True):
     """``count`` records from ``first`` on, which lie in the lives of ``history``.
 
     ``gone``: the log does not reach back so far, copy the image.  ``last`` is the last stable

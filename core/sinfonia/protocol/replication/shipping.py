@@ -343,7 +343,14 @@ class Shipping:
         self, peer: Peer, common: Seq, *, pull: bool = False, image: bool = False
     ) -> Joined:
         entry = self.entry
-        return Joined(entry.config_epoch, entry.incarnation, peer.starts, common, pull, image)
+        return Joined(
+            config_epoch=entry.config_epoch,
+            incarnation=entry.incarnation,
+            starts=peer.starts,
+            common=common,
+            pull=pull,
+            image=image,
+        )
 
     def _heartbeat(self, peer: Peer, now: float) -> ToReplica:
         peer.sent_at = now
@@ -352,7 +359,13 @@ class Shipping:
     def _append(self, first: Seq, count: int, body: bytes, now: float) -> Append:
         entry = self.entry
         return Append(
-            entry.config_epoch, entry.incarnation, first, count, body, self.committed, now
+            config_epoch=entry.config_epoch,
+            incarnation=entry.incarnation,
+            first=first,
+            count=count,
+            body=body,
+            committed=self.committed,
+            sent_at=now,
         )
 
     def _consider(self, peer: Peer, config_epoch: int, now: float) -> None:

@@ -42,14 +42,14 @@ def register(
 ) -> Register:
     """``log``: the incarnation that wrote its last record, and the number of that."""
     return Register(
-        NODE,
-        endpoint or f"at-{identity}",
-        capacity,
-        mode,
-        identity,
-        starts,
-        empty or damaged,
-        replicas,
+        node=NODE,
+        endpoint=endpoint or f"at-{identity}",
+        capacity=capacity,
+        mode=mode,
+        identity=identity,
+        starts=starts,
+        empty=empty or damaged,
+        replicas=replicas,
         lived=log[0],
         last=log[1],
         known_epoch=known_epoch,
@@ -62,13 +62,30 @@ def register(
 def member(
     identity: str, *, in_sync: bool = True, starts: int = 1, unproven: bool = False
 ) -> Member:
-    return Member(identity, f"at-{identity}", starts, in_sync, unproven)
+    return Member(
+        identity=identity,
+        endpoint=f"at-{identity}",
+        starts=starts,
+        in_sync=in_sync,
+        unproven=unproven,
+    )
 
 
 def entry(*replicas: Member, wanted: int | None = None, mode: str = MODE) -> MemoryNodeEntry:
     """Primary ``p`` in its fifth start, and these replicas."""
     wants = len(replicas) if wanted is None else wanted
-    return MemoryNodeEntry(NODE, "at-p", 1024, mode, "p", 7, 5, 20, list(replicas), wants)
+    return MemoryNodeEntry(
+        node=NODE,
+        endpoint="at-p",
+        capacity=1024,
+        mode=mode,
+        identity="p",
+        incarnation=7,
+        starts=5,
+        config_epoch=20,
+        replicas=list(replicas),
+        wanted=wants,
+    )
 
 
 def accepted(change: Change | Awaiting) -> MemoryNodeEntry:
@@ -133,7 +150,7 @@ def test_a_primary_that_lost_its_data_gives_way_to_an_in_sync_replica() -> None:
     after = accepted(on_register(before, register("p", starts=6, empty=True), ["c", "b"]))
     assert (after.identity, after.incarnation, after.config_epoch) == ("b", 8, 21)
     assert after.in_sync == ["a"]
-    assert Member("p", "at-p", 6, False) in after.replicas
+    assert Member(identity="p", endpoint="at-p", starts=6, in_sync=False) in after.replicas
 
 
 def test_the_memory_node_waits_for_a_replica_that_is_away_but_has_the_data() -> None:
@@ -151,7 +168,9 @@ def test_a_primary_that_lost_its_data_is_refused_if_nobody_else_has_it() -> None
 def test_a_replica_that_restarts_stays_in_sync_if_it_kept_its_data() -> None:
     before = entry(member("a"))
     kept = accepted(on_register(before, register("a", starts=2, endpoint="new"), []))
-    assert kept.replicas == [Member("a", "new", 2, True, unproven=True)]
+    assert kept.replicas == [
+        Member(identity="a", endpoint="new", starts=2, in_sync=True, unproven=True)
+    ]
     assert (kept.incarnation, kept.config_epoch) == (7, 21)
     lost = accepted(on_register(before, register("a", starts=2, empty=True), []))
     assert lost.in_sync == []
@@ -165,7 +184,10 @@ def test_a_replica_may_ask_again() -> None:
 def test_a_new_data_directory_in_the_place_of_a_replica_replaces_it() -> None:
     before = entry(member("a"), member("b"))
     after = accepted(on_register(before, register("new", endpoint="at-a", empty=True), []))
-    assert after.replicas == [Member("new", "at-a", 1, False), member("b")]
+    assert after.replicas == [
+        Member(identity="new", endpoint="at-a", starts=1, in_sync=False),
+        member("b"),
+    ]
 
 
 def test_a_new_data_directory_in_the_place_of_the_primary_needs_somebody_to_take_over() -> None:
@@ -173,7 +195,7 @@ def test_a_new_data_directory_in_the_place_of_the_primary_needs_somebody_to_take
     stranger = register("new", endpoint="at-p", empty=True)
     after = accepted(on_register(before, stranger, ["a"]))
     assert after.identity == "a"
-    assert after.replicas == [Member("new", "at-p", 1, False)]
+    assert after.replicas == [Member(identity="new", endpoint="at-p", starts=1, in_sync=False)]
     assert list(awaited(on_register(before, stranger, [])).members) == ["a"]
     assert accepted(on_register(before, stranger, [], {"a": SHORT})).identity == "a"
     alone = entry(member("a", in_sync=False))
@@ -217,7 +239,8 @@ def test_the_loss_of_what_is_there_cannot_be_accepted() -> None:
 
 def reconfigured(before: MemoryNodeEntry, *in_sync: str, incarnation: int, epoch: int) -> Change:
     return configuration.on_reconfigure(
-        before, Reconfigure(NODE, incarnation, epoch, list(in_sync))
+        before,
+        Reconfigure(node=NODE, incarnation=incarnation, config_epoch=epoch, in_sync=list(in_sync)),
     )
 
 
@@ -234,7 +257,7 @@ def test_a_hand_over_needs_a_replica_that_is_in_sync_and_alive() -> None:
     before = entry(member("a"), member("b", in_sync=False))
     after = accepted(configuration.on_hand_over(before, HandOver(NODE, "at-a"), ["a"]))
     assert (after.identity, after.incarnation) == ("a", 8)
-    assert Member("p", "at-p", 5, False) in after.replicas
+    assert Member(identity="p", endpoint="at-p", starts=5, in_sync=False) in after.replicas
     assert configuration.on_hand_over(after, HandOver(NODE, "at-a"), []) is after, "repeated"
     for endpoint, alive, why in (
         ("at-b", ["b"], "not in sync"),
@@ -296,7 +319,7 @@ def test_a_restarted_primary_that_holds_less_follows_the_replica_that_holds_most
         told = {"a": other, "b": longest}
         after = accepted(on_register(before, register("p", starts=6), [], told))
         assert (after.identity, after.incarnation) == ("b", 8)
-        assert Member("p", "at-p", 6, False) in after.replicas
+        assert Member(identity="p", endpoint="at-p", starts=6, in_sync=False) in after.replicas
         assert after.in_sync == ["a"]
 
 
@@ -320,10 +343,12 @@ def test_an_unproven_replica_leads_only_by_a_comparison_of_logs() -> None:
 
 def test_the_primary_s_word_proves_a_replica_in_its_present_life() -> None:
     before = entry(member("a", unproven=True), member("b", in_sync=False))
-    waited_for = Reconfigure(NODE, 7, 20, ["a", "b"])
+    waited_for = Reconfigure(node=NODE, incarnation=7, config_epoch=20, in_sync=["a", "b"])
     after = accepted(configuration.on_reconfigure(before, waited_for))
     assert [each.unproven for each in after.replicas] == [True, False], "b was out of sync"
-    proven = Reconfigure(NODE, 7, 20, ["a", "b"], ["a"])
+    proven = Reconfigure(
+        node=NODE, incarnation=7, config_epoch=20, in_sync=["a", "b"], proven=["a"]
+    )
     after = accepted(configuration.on_reconfigure(before, proven))
     assert [each.unproven for each in after.replicas] == [False, False]
 

@@ -44,7 +44,13 @@ def registration(
     *, node: int = 0, mode: str = "LOG", identity: str = "mine", starts: int = 1
 ) -> Register:
     return Register(
-        MemoryNodeId(node), f"tcp://h{node}:1", 1024, mode, identity, starts, mode == "RAM"
+        node=MemoryNodeId(node),
+        endpoint=f"tcp://h{node}:1",
+        capacity=1024,
+        mode=mode,
+        identity=identity,
+        starts=starts,
+        empty=mode == "RAM",
     )
 
 

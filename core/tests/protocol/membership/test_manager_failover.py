@@ -128,7 +128,14 @@ class Town:
     def join(self, endpoint: str, *, starts: int = 1, replicas: int = 2) -> PlayedMember:
         member = PlayedMember(endpoint, f"id-{endpoint}", starts)
         request = Register(
-            NODE, endpoint, 1024, "LOG-REPL", member.identity, starts, False, replicas
+            node=NODE,
+            endpoint=endpoint,
+            capacity=1024,
+            mode="LOG-REPL",
+            identity=member.identity,
+            starts=starts,
+            empty=False,
+            replicas=replicas,
         )
         answer = self.ask(request)
         assert isinstance(answer, Registered)
@@ -140,7 +147,14 @@ class Town:
         """The primary has found these to be in sync."""
         entry = self.entry
         identities = [f"id-{endpoint}" for endpoint in endpoints]
-        granted = self.ask(Reconfigure(NODE, entry.incarnation, entry.config_epoch, identities))
+        granted = self.ask(
+            Reconfigure(
+                node=NODE,
+                incarnation=entry.incarnation,
+                config_epoch=entry.config_epoch,
+                in_sync=identities,
+            )
+        )
         assert isinstance(granted, Reconfigured)
         assert self.entry.in_sync == identities
 
@@ -152,7 +166,14 @@ class Town:
             identities = [member.identity for member in entry.replicas]
             if entry.in_sync == identities:
                 return
-            self.ask(Reconfigure(NODE, entry.incarnation, entry.config_epoch, identities))
+            self.ask(
+                Reconfigure(
+                    node=NODE,
+                    incarnation=entry.incarnation,
+                    config_epoch=entry.config_epoch,
+                    in_sync=identities,
+                )
+            )
         raise AssertionError("never in sync")
 
     def live(self, seconds: float) -> None:
@@ -195,7 +216,18 @@ def test_a_primary_that_is_back_is_not_replaced_by_a_member_that_has_died_with_i
     town = replicated_town()
     for member in town.members.values():
         member.up = False
-    returned = Register(NODE, "a", 1024, "LOG-REPL", "id-a", 2, False, 2, lived=1, last=9)
+    returned = Register(
+        node=NODE,
+        endpoint="a",
+        capacity=1024,
+        mode="LOG-REPL",
+        identity="id-a",
+        starts=2,
+        empty=False,
+        replicas=2,
+        lived=1,
+        last=9,
+    )
     waiting = town.ask(returned)
     assert isinstance(waiting, Registered)
     assert "at b, c" in waiting.waiting
@@ -232,7 +264,11 @@ def test_a_primary_that_speaks_but_does_not_hear_keeps_its_replicas_and_is_repla
     town.members["a"].up = False
     town.live(SETTINGS.fail_after * 0.75)
     entry = town.entry
-    town.ask(Reconfigure(NODE, entry.incarnation, entry.config_epoch, []))
+    town.ask(
+        Reconfigure(
+            node=NODE, incarnation=entry.incarnation, config_epoch=entry.config_epoch, in_sync=[]
+        )
+    )
     assert town.entry.in_sync == entry.in_sync, "not granted: it does not answer probes"
     town.live(SETTINGS.fail_after)
     assert town.entry.endpoint in ("b", "c")
@@ -293,7 +329,18 @@ def test_a_member_that_was_removed_is_told_so_and_asks_in_vain() -> None:
     town.live(0.5)
     last_heard = town.members["b"].heard[-1].entry(NODE)
     assert last_heard == town.entry
-    again = town.ask(Register(NODE, "b", 1024, "LOG-REPL", "id-b", 2, False, 2))
+    again = town.ask(
+        Register(
+            node=NODE,
+            endpoint="b",
+            capacity=1024,
+            mode="LOG-REPL",
+            identity="id-b",
+            starts=2,
+            empty=False,
+            replicas=2,
+        )
+    )
     assert isinstance(again, Registered)
     assert "replicas that are wanted" in again.refusal
 
@@ -373,7 +420,18 @@ def test_a_life_that_is_known_to_have_ended_stays_dead_whatever_comes_of_it() ->
 def back_again(town: Town, *, last: int, name: str = "a") -> Registered:
     """The primary ``name`` registers in its second life, whose log ends with record ``last``."""
     answer = town.ask(
-        Register(NODE, name, 1024, "LOG-REPL", f"id-{name}", 2, False, lived=0, last=last, life=9)
+        Register(
+            node=NODE,
+            endpoint=name,
+            capacity=1024,
+            mode="LOG-REPL",
+            identity=f"id-{name}",
+            starts=2,
+            empty=False,
+            lived=0,
+            last=last,
+            life=9,
+        )
     )
     assert isinstance(answer, Registered)
     assert not answer.refusal
@@ -448,7 +506,16 @@ def test_a_restarted_replica_takes_over_only_when_the_primary_has_proven_it() ->
     town = replicated_town()
     town.ask(RemoveReplica(NODE, "c", force=True))
     town.members["c"].up = False
-    again = Register(NODE, "b", 1024, "LOG-REPL", "id-b", 2, False, life=9)
+    again = Register(
+        node=NODE,
+        endpoint="b",
+        capacity=1024,
+        mode="LOG-REPL",
+        identity="id-b",
+        starts=2,
+        empty=False,
+        life=9,
+    )
     town.ask(again)
     town.members["b"].starts = 2
     assert [each.unproven for each in town.entry.replicas] == [True]
@@ -458,7 +525,15 @@ def test_a_restarted_replica_takes_over_only_when_the_primary_has_proven_it() ->
     town.members["a"].up = True
     town.live(0.5)
     entry = town.entry
-    town.ask(Reconfigure(NODE, entry.incarnation, entry.config_epoch, ["id-b"], ["id-b"]))
+    town.ask(
+        Reconfigure(
+            node=NODE,
+            incarnation=entry.incarnation,
+            config_epoch=entry.config_epoch,
+            in_sync=["id-b"],
+            proven=["id-b"],
+        )
+    )
     town.members["a"].up = False
     town.live(SETTINGS.fail_after * 3)
     assert town.entry.endpoint == "b"

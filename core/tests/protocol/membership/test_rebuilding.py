@@ -19,11 +19,20 @@ NODE = MemoryNodeId(3)
 
 def entry(
     config_epoch: int = 20,
-    replicas: Sequence[Member] = (Member("a", "at-a", 2, in_sync=True),),
+    replicas: Sequence[Member] = (Member(identity="a", endpoint="at-a", starts=2, in_sync=True),),
     identity: str = "p",
 ) -> MemoryNodeEntry:
     return MemoryNodeEntry(
-        NODE, f"at-{identity}", 1024, "LOG-REPL", identity, 7, 5, config_epoch, list(replicas), 1
+        node=NODE,
+        endpoint=f"at-{identity}",
+        capacity=1024,
+        mode="LOG-REPL",
+        identity=identity,
+        incarnation=7,
+        starts=5,
+        config_epoch=config_epoch,
+        replicas=list(replicas),
+        wanted=1,
     )
 
 
@@ -68,7 +77,7 @@ def restored(plan: NodePlan) -> MemoryNodeEntry:
 
 
 def test_the_newest_configuration_is_restored_later_than_anything_that_was_said() -> None:
-    dropped = entry(21, [Member("a", "at-a", 2, in_sync=False)])
+    dropped = entry(21, [Member(identity="a", endpoint="at-a", starts=2, in_sync=False)])
     plan = plan_rebuild([report("a", entry(20)), report("p", dropped)])
     [node] = plan.nodes
     assert (node.found, node.objections, node.losses) == (21, [], [])
@@ -81,7 +90,7 @@ def test_the_newest_configuration_is_restored_later_than_anything_that_was_said(
 
 
 def test_every_member_that_the_newest_configuration_names_must_have_reported() -> None:
-    out_of_sync = entry(20, [Member("a", "at-a", 2, in_sync=False)])
+    out_of_sync = entry(20, [Member(identity="a", endpoint="at-a", starts=2, in_sync=False)])
     for missing, role in (("p", "primary"), ("a", "replica, not in sync")):
         present = "a" if missing == "p" else "p"
         [objection] = plan_of(report(present, out_of_sync)).objections
@@ -92,7 +101,13 @@ def test_every_member_that_the_newest_configuration_names_must_have_reported() -
 
 
 def test_a_member_that_the_newest_configuration_does_not_name_may_be_missing() -> None:
-    with_b = entry(20, [Member("a", "at-a", 2, True), Member("b", "at-b", 1, False)])
+    with_b = entry(
+        20,
+        [
+            Member(identity="a", endpoint="at-a", starts=2, in_sync=True),
+            Member(identity="b", endpoint="at-b", starts=1, in_sync=False),
+        ],
+    )
     without_b = entry(21)
     plan = plan_of(report("p", without_b), report("a", with_b))
     assert not plan.objections
@@ -121,7 +136,7 @@ def test_damaged_data_is_reported_as_lost_only_if_no_whole_copy_is_left() -> Non
     [loss] = plan_of(damaged, report("a", entry(), damage="another")).losses
     assert "none of the members that held all of it reports undamaged data" in loss
     # What an out-of-sync replica holds is not all of it.
-    dropped = entry(21, [Member("a", "at-a", 2, in_sync=False)])
+    dropped = entry(21, [Member(identity="a", endpoint="at-a", starts=2, in_sync=False)])
     assert plan_of(report("p", dropped, damage="a bad block"), report("a", dropped)).losses
 
 

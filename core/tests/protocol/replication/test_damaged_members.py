@@ -131,7 +131,7 @@ def test_a_member_follows_no_configuration_that_is_older_than_one_it_has_had_a_p
     group.crash("b")
     node = group.start("b")
     assert node.registration().known_epoch == seen
-    me = Member("b", "b", node.starts, in_sync=False)
+    me = Member(identity="b", endpoint="b", starts=node.starts, in_sync=False)
     stale = msgspec.structs.replace(group.entry, config_epoch=seen - 1, replicas=[me])
     group.directory = msgspec.structs.replace(
         group.directory, version=group.directory.version + 1, nodes=[stale]
@@ -154,15 +154,33 @@ def test_a_member_of_one_cluster_serves_no_other() -> None:
 
 def a_shipping(*, unproven: bool = True, loss_accepted: int = 0) -> Shipping:
     """The primary of incarnation 3; its log ends with record 10, the replica has life 2."""
-    b = Member("b", "b", 2, in_sync=True, unproven=unproven)
+    b = Member(identity="b", endpoint="b", starts=2, in_sync=True, unproven=unproven)
     entry = MemoryNodeEntry(
-        NODE, "a", 1024, "LOG-REPL", "a", 3, 1, 5, [b], loss_accepted=loss_accepted
+        node=NODE,
+        endpoint="a",
+        capacity=1024,
+        mode="LOG-REPL",
+        identity="a",
+        incarnation=3,
+        starts=1,
+        config_epoch=5,
+        replicas=[b],
+        loss_accepted=loss_accepted,
     )
     return Shipping(entry, times=TIMES, history=[Life(2, 1), Life(3, 11)], last=10, now=0.0)
 
 
 def join(*, last: int, starts: int = 2, committed: int = 0, lives: list[Life]) -> Join:
-    return Join(NODE, "b", starts, 5, last, committed, lives, committed)
+    return Join(
+        node=NODE,
+        identity="b",
+        starts=starts,
+        config_epoch=5,
+        last=last,
+        applied=committed,
+        history=lives,
+        committed=committed,
+    )
 
 
 def test_a_replica_that_restarted_is_proven_when_it_holds_all_that_there_was_as_it_joined() -> None:
@@ -170,7 +188,9 @@ def test_a_replica_that_restarted_is_proven_when_it_holds_all_that_there_was_as_
     primary.ship(Batch(11, 2, encode_body([Stamp(1), Stamp(2)])), 0.0)
     primary.on_join(b"b", join(last=10, lives=[Life(2, 1)]), 0.1)
     assert primary.wish(0.2) is None, "it lacks what was logged before it joined"
-    primary.on_appended(b"b", Appended("b", 2, 5, 12, 0.1), 0.2)
+    primary.on_appended(
+        b"b", Appended(identity="b", starts=2, config_epoch=5, last=12, sent_at=0.1), 0.2
+    )
     wish = primary.wish(0.3)
     assert wish is not None
     assert (wish.in_sync, wish.proven) == (["b"], ["b"])
@@ -222,7 +242,15 @@ def test_what_follows_a_copy_belongs_to_the_life_that_wrote_it() -> None:
     """Found by simulation (seed 1108 with replicas): the copy was of a life that had logged nothing
     yet, and what followed was ascribed to the life before."""
     entry = MemoryNodeEntry(
-        NODE, "a", 1024, "LOG-REPL", "a", 3, 1, 1, [Member("b", "b", 1, in_sync=False)]
+        node=NODE,
+        endpoint="a",
+        capacity=1024,
+        mode="LOG-REPL",
+        identity="a",
+        incarnation=3,
+        starts=1,
+        config_epoch=1,
+        replicas=[Member(identity="b", endpoint="b", starts=1, in_sync=False)],
     )
     follower = Follower(
         entry,
@@ -234,6 +262,14 @@ def test_what_follows_a_copy_belongs_to_the_life_that_wrote_it() -> None:
         worthless=True,
         now=0.0,
     )
-    image = ImageBegun(3, 10, [Life(2, 1), Life(3, 11)], b"", 1, 1024, 4096)
+    image = ImageBegun(
+        incarnation=3,
+        seq=10,
+        history=[Life(2, 1), Life(3, 11)],
+        state=b"",
+        pages=1,
+        capacity=1024,
+        page_bytes=4096,
+    )
     follower.on_reply(image, 0.1)
     assert follower.history == [Life(2, 1)]

@@ -377,7 +377,15 @@ def test_new_lives_are_those_that_wrote_what_comes_and_are_not_known() -> None:
 def a_follower(*, config_epoch: int = 1) -> Follower:
     """It is in sync with the primary "a", and has ten records, all of them shown."""
     entry = MemoryNodeEntry(
-        NODE, "a", 1024, "LOG-REPL", "a", 2, 1, config_epoch, [Member("b", "b", 1, in_sync=True)]
+        node=NODE,
+        endpoint="a",
+        capacity=1024,
+        mode="LOG-REPL",
+        identity="a",
+        incarnation=2,
+        starts=1,
+        config_epoch=config_epoch,
+        replicas=[Member(identity="b", endpoint="b", starts=1, in_sync=True)],
     )
     return Follower(
         entry,
@@ -391,39 +399,63 @@ def a_follower(*, config_epoch: int = 1) -> Follower:
 
 
 def an_image(seq: int) -> ImageBegun:
-    return ImageBegun(2, seq, [Life(2, 1)], b"", 1, 1024, 4096)
+    return ImageBegun(
+        incarnation=2,
+        seq=seq,
+        history=[Life(2, 1)],
+        state=b"",
+        pages=1,
+        capacity=1024,
+        page_bytes=4096,
+    )
 
 
 def copy_everything(follower: Follower) -> None:
     """Its memory turned out to show what the primary has not."""
-    assert Resign() in follower.on_reply(Joined(1, 2, 1, 5, image=True), 0.1)
+    assert Resign() in follower.on_reply(
+        Joined(config_epoch=1, incarnation=2, starts=1, common=5, image=True), 0.1
+    )
     resigned = msgspec.structs.replace(
-        follower.entry, config_epoch=2, replicas=[Member("b", "b", 1, in_sync=False)]
+        follower.entry,
+        config_epoch=2,
+        replicas=[Member(identity="b", endpoint="b", starts=1, in_sync=False)],
     )
     follower.follow(resigned)
     assert TellNow(GetImage("b")) in follower.on_resigned(0.2)
     follower.on_reply(an_image(20), 0.3)
-    assert SaveCopy() in follower.on_reply(LogPart(2, 21, 0, b"", 20, 20, []), 0.3) + (
-        follower.on_reply(Pages(2, 0, 0, 20, []), 0.4)
-    )
+    assert SaveCopy() in follower.on_reply(
+        LogPart(incarnation=2, first=21, count=0, body=b"", last=20, committed=20, history=[]), 0.3
+    ) + (follower.on_reply(Pages(incarnation=2, start=0, following=0, upto=20, runs=[]), 0.4))
     assert any(isinstance(effect, TellOnceStable) for effect in follower.on_copy_saved(0.5))
 
 
 def test_a_late_answer_to_join_makes_nobody_give_up_a_copy_that_may_count_already() -> None:
     follower = a_follower()
     copy_everything(follower)
-    assert follower.on_reply(Joined(1, 2, 1, 5, image=True), 0.6) == []
-    assert follower.on_reply(Joined(2, 2, 1, 5, image=True), 0.7) == [Resign()]
+    assert (
+        follower.on_reply(
+            Joined(config_epoch=1, incarnation=2, starts=1, common=5, image=True), 0.6
+        )
+        == []
+    )
+    assert follower.on_reply(
+        Joined(config_epoch=2, incarnation=2, starts=1, common=5, image=True), 0.7
+    ) == [Resign()]
 
 
 def test_what_is_committed_is_applied_before_a_copy_is_saved() -> None:
     follower = a_follower()
-    follower.on_reply(Joined(1, 2, 1, 5, image=True), 0.1)
+    follower.on_reply(Joined(config_epoch=1, incarnation=2, starts=1, common=5, image=True), 0.1)
     follower.on_resigned(0.2)
     follower.on_reply(an_image(20), 0.3)
     body = encode_body([Stamp(1), Stamp(2)])
-    follower.on_reply(LogPart(2, 21, 2, body, 22, 22, [Life(2, 1)]), 0.4)
-    effects = follower.on_reply(Pages(2, 0, 0, 21, []), 0.5)
+    follower.on_reply(
+        LogPart(
+            incarnation=2, first=21, count=2, body=body, last=22, committed=22, history=[Life(2, 1)]
+        ),
+        0.4,
+    )
+    effects = follower.on_reply(Pages(incarnation=2, start=0, following=0, upto=21, runs=[]), 0.5)
     assert effects.index(ApplyUpTo(22)) < effects.index(SaveCopy())
     follower.check_invariants()
 
@@ -431,39 +463,69 @@ def test_what_is_committed_is_applied_before_a_copy_is_saved() -> None:
 def test_no_record_is_applied_while_pages_are_to_come() -> None:
     """A page may be older than the record, and would undo it."""
     follower = a_follower()
-    follower.on_reply(Joined(1, 2, 1, 5, image=True), 0.1)
+    follower.on_reply(Joined(config_epoch=1, incarnation=2, starts=1, common=5, image=True), 0.1)
     follower.on_resigned(0.2)
     follower.on_reply(an_image(20), 0.3)
     body = encode_body([Stamp(1), Stamp(2)])
-    effects = follower.on_reply(LogPart(2, 21, 2, body, 22, 22, [Life(2, 1)]), 0.4)
-    effects += follower.on_reply(Pages(2, 0, 4096, 21, []), 0.5)
+    effects = follower.on_reply(
+        LogPart(
+            incarnation=2, first=21, count=2, body=body, last=22, committed=22, history=[Life(2, 1)]
+        ),
+        0.4,
+    )
+    effects += follower.on_reply(
+        Pages(incarnation=2, start=0, following=4096, upto=21, runs=[]), 0.5
+    )
     assert not any(isinstance(effect, ApplyUpTo) for effect in effects)
 
 
 def test_a_copy_is_saved_only_when_all_that_its_pages_may_show_is_certain() -> None:
     follower = a_follower()
-    follower.on_reply(Joined(1, 2, 1, 5, image=True), 0.1)
+    follower.on_reply(Joined(config_epoch=1, incarnation=2, starts=1, common=5, image=True), 0.1)
     follower.on_resigned(0.2)
     follower.on_reply(an_image(20), 0.3)
-    effects = follower.on_reply(Pages(2, 0, 0, 22, []), 0.4)
+    effects = follower.on_reply(Pages(incarnation=2, start=0, following=0, upto=22, runs=[]), 0.4)
     body = encode_body([Stamp(1), Stamp(2)])
-    effects += follower.on_reply(LogPart(2, 21, 2, body, 22, 21, [Life(2, 1)]), 0.5)
+    effects += follower.on_reply(
+        LogPart(
+            incarnation=2, first=21, count=2, body=body, last=22, committed=21, history=[Life(2, 1)]
+        ),
+        0.5,
+    )
     assert SaveCopy() not in effects, "record 22 may yet be taken back"
     assert follower.applied == 22, "and no primary without it may be followed with this memory"
-    assert SaveCopy() in follower.on_reply(LogPart(2, 23, 0, b"", 22, 22, []), 0.6)
+    assert SaveCopy() in follower.on_reply(
+        LogPart(incarnation=2, first=23, count=0, body=b"", last=22, committed=22, history=[]), 0.6
+    )
 
 
 def test_a_second_copy_of_a_piece_of_the_log_is_no_reason_to_ask_for_the_next() -> None:
     follower = a_follower()
-    follower.on_reply(Joined(1, 2, 1, 10, pull=True), 0.1)
-    part = LogPart(2, 11, 1, encode_body([Stamp(1)]), 20, 10, [Life(2, 11)])
+    follower.on_reply(Joined(config_epoch=1, incarnation=2, starts=1, common=10, pull=True), 0.1)
+    part = LogPart(
+        incarnation=2,
+        first=11,
+        count=1,
+        body=encode_body([Stamp(1)]),
+        last=20,
+        committed=10,
+        history=[Life(2, 11)],
+    )
     assert TellNow(GetLog(11, identity="b")) in follower.on_reply(part, 0.2)
     assert not any(isinstance(effect, TellNow) for effect in follower.on_reply(part, 0.2))
 
 
 def a_shipping(*, in_sync: bool) -> Shipping:
     entry = MemoryNodeEntry(
-        NODE, "a", 1024, "LOG-REPL", "a", 2, 1, 1, [Member("b", "b", 1, in_sync=in_sync)]
+        node=NODE,
+        endpoint="a",
+        capacity=1024,
+        mode="LOG-REPL",
+        identity="a",
+        incarnation=2,
+        starts=1,
+        config_epoch=1,
+        replicas=[Member(identity="b", endpoint="b", starts=1, in_sync=in_sync)],
     )
     return Shipping(entry, times=TIMES, history=[Life(2, 1)], last=10, now=0.0)
 
@@ -471,13 +533,29 @@ def a_shipping(*, in_sync: bool) -> Shipping:
 def test_what_a_replica_acknowledged_before_it_resigned_does_not_count_it_in_sync() -> None:
     primary = a_shipping(in_sync=False)
     primary.ship(Batch(11, 2, encode_body([Stamp(1), Stamp(2)])), 0.0)
-    primary.on_join(b"b", Join(NODE, "b", 1, 1, 10, 10, [Life(2, 1)]), 0.1)
+    primary.on_join(
+        b"b",
+        Join(
+            node=NODE,
+            identity="b",
+            starts=1,
+            config_epoch=1,
+            last=10,
+            applied=10,
+            history=[Life(2, 1)],
+        ),
+        0.1,
+    )
     assert primary.wish(0.1) is None
     resigned = msgspec.structs.replace(primary.entry, config_epoch=2)
     primary.on_configuration(resigned, 0.2)
-    primary.on_appended(b"b", Appended("b", 1, 1, 12, 0.1), 0.3)
+    primary.on_appended(
+        b"b", Appended(identity="b", starts=1, config_epoch=1, last=12, sent_at=0.1), 0.3
+    )
     assert primary.wish(0.5) is None
-    primary.on_appended(b"b", Appended("b", 1, 2, 12, 0.4), 0.6)
+    primary.on_appended(
+        b"b", Appended(identity="b", starts=1, config_epoch=2, last=12, sent_at=0.4), 0.6
+    )
     assert primary.wish(0.7) is not None
 
 
@@ -485,23 +563,41 @@ def test_a_log_of_lives_that_the_primary_has_forgotten_is_not_cut_but_copied_ove
     """Found by simulation (seed 30797): it was cut to nothing, below what a checkpoint that a crash
     interrupted had put into the image, so that the member never started again."""
     shipping = a_shipping(in_sync=False)  # its log knows of life 2 only
-    old = Join(NODE, "b", 1, 1, last=5, applied=0, history=[Life(1, 1)])
+    old = Join(
+        node=NODE, identity="b", starts=1, config_epoch=1, last=5, applied=0, history=[Life(1, 1)]
+    )
     [(_, answer)] = shipping.on_join(b"b", old, 0.1)
     assert isinstance(answer, Joined)
     assert answer.image
-    new = Join(NODE, "b", 1, 1, last=0, applied=0, history=[])
+    new = Join(node=NODE, identity="b", starts=1, config_epoch=1, last=0, applied=0, history=[])
     answers = [each for _, each in shipping.on_join(b"b", new, 0.2) if isinstance(each, Joined)]
     assert [each.image for each in answers] == [False], "who has nothing can be sent everything"
 
 
 def test_an_acknowledgement_of_an_earlier_life_says_nothing_in_this_one() -> None:
     primary = a_shipping(in_sync=True)
-    primary.on_join(b"b", Join(NODE, "b", 1, 1, 10, 10, [Life(2, 1)]), 0.1)
+    primary.on_join(
+        b"b",
+        Join(
+            node=NODE,
+            identity="b",
+            starts=1,
+            config_epoch=1,
+            last=10,
+            applied=10,
+            history=[Life(2, 1)],
+        ),
+        0.1,
+    )
     primary.ship(Batch(11, 1, encode_body([Stamp(1)])), 0.2)
     primary.on_stable(11)
-    primary.on_appended(b"b", Appended("b", 1, 0, 11, 0.2), 0.3)
+    primary.on_appended(
+        b"b", Appended(identity="b", starts=1, config_epoch=0, last=11, sent_at=0.2), 0.3
+    )
     assert not primary.may_leave(11, 0.2, 0.3)
-    primary.on_appended(b"b", Appended("b", 1, 1, 11, 0.2), 0.4)
+    primary.on_appended(
+        b"b", Appended(identity="b", starts=1, config_epoch=1, last=11, sent_at=0.2), 0.4
+    )
     assert primary.may_leave(11, 0.2, 0.4)
 
 
@@ -520,7 +616,19 @@ def test_a_wish_that_is_due_has_a_time_that_a_poll_can_be_given() -> None:
     primary = a_shipping(in_sync=True)
     lost = msgspec.structs.replace(primary.entry, config_epoch=2)
     primary.on_configuration(lost, 3.0)
-    primary.on_join(b"b", Join(NODE, "b", 1, 1, last=5, applied=0, history=[Life(1, 1)]), 3.0)
+    primary.on_join(
+        b"b",
+        Join(
+            node=NODE,
+            identity="b",
+            starts=1,
+            config_epoch=1,
+            last=5,
+            applied=0,
+            history=[Life(1, 1)],
+        ),
+        3.0,
+    )
     assert any(peer.phase is PeerPhase.LOST for peer in primary.peers.values())
     assert primary.next_wakeup() == 3.0
     assert primary.wish(3.0) is not None
