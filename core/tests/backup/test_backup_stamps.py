@@ -9,8 +9,8 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.settings import MemoryNodeSettings
 from sinfonia.minitransaction import WriteItem
-from sinfonia.protocol.membership.configuration import on_register
 from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry, Register, Registered
+from sinfonia.protocol.membership.registering import on_register
 from sinfonia.protocol.messages import PROTOCOL_VERSION, Replies, Reply, Request, Requests
 from sinfonia.protocol.records import OnePhase, Record, Stamp
 from sinfonia.protocol.replication.messages import (

@@ -25,14 +25,7 @@ from sinfonia.operating.operations import (
     remove_replica,
 )
 from sinfonia.operating.operators import NotYet, Operator
-from sinfonia.protocol.membership.configuration import (
-    Change,
-    Refusal,
-    on_hand_over,
-    on_recreate,
-    on_remove_replica,
-    on_want_replicas,
-)
+from sinfonia.protocol.membership.configuration import Change, Refusal
 from sinfonia.protocol.membership.messages import (
     Changed,
     Directory,
@@ -44,6 +37,12 @@ from sinfonia.protocol.membership.messages import (
     Recreated,
     RemoveReplica,
     WantReplicas,
+)
+from sinfonia.protocol.membership.operator_requests import (
+    on_hand_over,
+    on_recreate,
+    on_remove_replica,
+    on_want_replicas,
 )
 from sinfonia.protocol.messages import (
     MANAGER,

@@ -17,8 +17,9 @@ from sinfonia.minitransaction import WriteItem
 from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lists import PROBE_PARTICIPANTS_MAX, first_of
-from sinfonia.protocol.membership.configuration import COUNT_MAX, Refusal, on_register
+from sinfonia.protocol.membership.configuration import COUNT_MAX, Refusal
 from sinfonia.protocol.membership.messages import MemoryNodeEntry, Register
+from sinfonia.protocol.membership.registering import on_register
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     ExecCommit,

@@ -27,7 +27,7 @@ from msgspec.structs import replace
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol.effects import ReplyTo, SendTo, SendToMember, StoreDirectory
-from sinfonia.protocol.membership import configuration
+from sinfonia.protocol.membership import configuration, operator_requests, registering
 from sinfonia.protocol.membership.configuration import Change, Refusal
 from sinfonia.protocol.membership.election import Awaiting, Position, Positions
 from sinfonia.protocol.membership.failure_detector import FailureDetector, MemberLife, primary_life
@@ -248,10 +248,10 @@ class Manager:
     ) -> Change:
         if isinstance(request, Recreate):
             is_up = self._detector.is_alive(primary_life(entry), now)
-            return configuration.on_recreate(entry, primary_is_up=is_up)
+            return operator_requests.on_recreate(entry, primary_is_up=is_up)
         if isinstance(request, WantReplicas):
-            return configuration.on_want_replicas(entry, request)
-        return configuration.on_remove_replica(entry, request)
+            return operator_requests.on_want_replicas(entry, request)
+        return operator_requests.on_remove_replica(entry, request)
 
     # --- an operator moves the part of primary -------------------------------------------------
 
@@ -284,7 +284,7 @@ class Manager:
         return [*self._change([change], now), ReplyTo(pending.route, Changed())]
 
     def _hand_over(self, entry: MemoryNodeEntry, request: HandOver, now: float) -> Change:
-        return configuration.on_hand_over(
+        return operator_requests.on_hand_over(
             entry,
             request,
             self._detector.alive(entry, now),
@@ -318,7 +318,7 @@ class Manager:
             seen = max(request.known_epoch, self._seen[entry.node])
             request = replace(request, known_epoch=seen)
         positions = {} if entry is None else self._positions(entry, request, now)
-        change = configuration.on_register(entry, request, alive, positions)
+        change = registering.on_register(entry, request, alive, positions)
         if isinstance(change, Refusal | Awaiting):
             return self._put_off(route, entry, request, change, now)
         self._returned.pop(request.node, None)

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.scrubber import Scrubber
-from sinfonia.protocol.membership import configuration
+from sinfonia.protocol.membership import configuration, registering
 from sinfonia.protocol.membership.configuration import Change
 from sinfonia.protocol.membership.election import Awaiting, Positions
 from sinfonia.protocol.membership.messages import Member, MemoryNodeEntry, Register
@@ -23,15 +23,15 @@ from sinfonia.storage.redo_log import RedoLog
 @mutation(profile="replicas-ends-lost-unmarked")
 def restarted_primary_leads_uncompared() -> Iterator[None]:
     """A primary that restarted leads only if no in-sync member holds more."""
-    primary_again = configuration._primary_again
+    primary_again = registering._primary_again
 
     def broken(
         entry: MemoryNodeEntry, request: Register, alive: Sequence[str], positions: Positions
     ) -> Change | Awaiting:
-        with nullcontext() if request.empty else patch.object(configuration, "longest", _nobody):
+        with nullcontext() if request.empty else patch.object(registering, "longest", _nobody):
             return primary_again(entry, request, alive, positions)
 
-    with patch.object(configuration, "_primary_again", broken):
+    with patch.object(registering, "_primary_again", broken):
         yield
 
 
@@ -73,7 +73,7 @@ def older_copy_taken_for_the_same_life() -> Iterator[None]:
         return named.identity == self.identity and named.starts == self.starts
 
     with (
-        patch.object(configuration, "_is_same_life", same),
+        patch.object(registering, "_is_same_life", same),
         patch.object(MemoryNode, "_is_me", me),
     ):
         yield

@@ -11,7 +11,7 @@ from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.replica import Replica
 from sinfonia.protocol.effects import StoreDirectory
 from sinfonia.protocol.identifiers import Seq
-from sinfonia.protocol.membership import configuration
+from sinfonia.protocol.membership import configuration, registering
 from sinfonia.protocol.membership.configuration import Change
 from sinfonia.protocol.membership.election import Awaiting, Positions
 from sinfonia.protocol.membership.messages import Member, MemoryNodeEntry, Reconfigure, Register
@@ -300,12 +300,12 @@ def told_before_it_is_stored() -> Iterator[None]:
 @mutation(profile="replicas-in-memory")
 def emptied_replica_stays_in_sync() -> Iterator[None]:
     """A member that has restarted with nothing in its hands is in sync no more, nor primary."""
-    on_register = configuration.on_register
+    on_register = registering.on_register
 
     def broken(
         entry: MemoryNodeEntry | None, request: Register, alive: Sequence[str], told: Positions
     ) -> Change | Awaiting:
         return on_register(entry, msgspec.structs.replace(request, empty=False), alive, told)
 
-    with patch.object(configuration, "on_register", broken):
+    with patch.object(registering, "on_register", broken):
         yield

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol.membership import configuration
-from sinfonia.protocol.membership.configuration import REPLICAS_MAX, Change, Refusal, on_register
+from sinfonia.protocol.membership.configuration import REPLICAS_MAX, Change, Refusal
 from sinfonia.protocol.membership.election import Awaiting, Position, Positions
 from sinfonia.protocol.membership.messages import (
     HandOver,
@@ -20,6 +20,13 @@ from sinfonia.protocol.membership.messages import (
     RemoveReplica,
     WantReplicas,
 )
+from sinfonia.protocol.membership.operator_requests import (
+    on_hand_over,
+    on_recreate,
+    on_remove_replica,
+    on_want_replicas,
+)
+from sinfonia.protocol.membership.registering import on_register
 
 NODE = MemoryNodeId(3)
 MODE = "LOG-REPL"
@@ -216,22 +223,20 @@ def test_all_members_have_the_same_mode_and_capacity() -> None:
 
 
 def test_after_the_loss_was_accepted_whoever_comes_first_begins_anew() -> None:
-    given_up = accepted(
-        configuration.on_recreate(entry(member("a", in_sync=False)), primary_is_up=False)
-    )
+    given_up = accepted(on_recreate(entry(member("a", in_sync=False)), primary_is_up=False))
     assert given_up.identity == ""
     after = accepted(on_register(given_up, register("a", starts=1), []))
     assert (after.identity, after.incarnation, after.replicas) == ("a", 8, [])
 
 
 def test_the_loss_of_what_a_replica_holds_cannot_be_accepted() -> None:
-    reason = refused(configuration.on_recreate(entry(member("a")), primary_is_up=False))
+    reason = refused(on_recreate(entry(member("a")), primary_is_up=False))
     assert "at-a holds the data" in reason
 
 
 def test_the_loss_of_what_is_there_cannot_be_accepted() -> None:
     alone = entry(member("a", in_sync=False))
-    assert "stop it" in refused(configuration.on_recreate(alone, primary_is_up=True))
+    assert "stop it" in refused(on_recreate(alone, primary_is_up=True))
 
 
 # --- what primary and operator ask for -----------------------------------------------------------
@@ -255,33 +260,33 @@ def test_the_primary_changes_who_is_in_sync_if_it_knows_the_present_configuratio
 
 def test_a_hand_over_needs_a_replica_that_is_in_sync_and_alive() -> None:
     before = entry(member("a"), member("b", in_sync=False))
-    after = accepted(configuration.on_hand_over(before, HandOver(NODE, "at-a"), ["a"]))
+    after = accepted(on_hand_over(before, HandOver(NODE, "at-a"), ["a"]))
     assert (after.identity, after.incarnation) == ("a", 8)
     assert Member(identity="p", endpoint="at-p", starts=5, in_sync=False) in after.replicas
-    assert configuration.on_hand_over(after, HandOver(NODE, "at-a"), []) is after, "repeated"
+    assert on_hand_over(after, HandOver(NODE, "at-a"), []) is after, "repeated"
     for endpoint, alive, why in (
         ("at-b", ["b"], "not in sync"),
         ("at-a", [], "does not answer"),
         ("nowhere", ["a"], "its replicas: at-a, at-b"),
     ):
-        change = configuration.on_hand_over(before, HandOver(NODE, endpoint), alive)
+        change = on_hand_over(before, HandOver(NODE, endpoint), alive)
         assert why in refused(change)
 
 
 def test_wanting_replicas_makes_room_and_never_takes_one_away() -> None:
     before = entry(member("a"))
-    after = accepted(configuration.on_want_replicas(before, WantReplicas(NODE, 2)))
+    after = accepted(on_want_replicas(before, WantReplicas(NODE, 2)))
     assert (after.wanted, after.config_epoch) == (2, 21)
-    assert configuration.on_want_replicas(after, WantReplicas(NODE, 2)) is after
+    assert on_want_replicas(after, WantReplicas(NODE, 2)) is after
     for wanted, why in ((0, "sinfonia replica remove"), (REPLICAS_MAX + 1, "more than")):
-        change = configuration.on_want_replicas(before, WantReplicas(NODE, wanted))
+        change = on_want_replicas(before, WantReplicas(NODE, wanted))
         assert why in refused(change)
     alone = entry(mode="LOG")
-    assert "keeps no" in refused(configuration.on_want_replicas(alone, WantReplicas(NODE, 1)))
+    assert "keeps no" in refused(on_want_replicas(alone, WantReplicas(NODE, 1)))
 
 
 def removed(before: MemoryNodeEntry, endpoint: str, *, force: bool = False) -> Change:
-    return configuration.on_remove_replica(before, RemoveReplica(NODE, endpoint, force))
+    return on_remove_replica(before, RemoveReplica(NODE, endpoint, force))
 
 
 def test_a_replica_is_removed_and_fewer_are_wanted() -> None:
@@ -335,7 +340,7 @@ def test_a_primary_that_ended_in_order_need_not_be_compared() -> None:
 def test_an_unproven_replica_leads_only_by_a_comparison_of_logs() -> None:
     before = entry(member("a", unproven=True))
     assert configuration.best_proven(before, ["a"]) is None
-    hand_over = configuration.on_hand_over(before, HandOver(NODE, "at-a"), ["a"])
+    hand_over = on_hand_over(before, HandOver(NODE, "at-a"), ["a"])
     assert "not in sync" in refused(hand_over)
     after = accepted(on_register(before, register("p", starts=6), ["a"], {"a": LONG}))
     assert after.identity == "a"
@@ -410,9 +415,9 @@ def test_an_operator_may_accept_what_a_replica_lacks_if_the_primary_is_away() ->
     before = entry(member("a", in_sync=False), member("b", unproven=True))
     for endpoint in ("at-a", "at-b"):
         force = HandOver(NODE, endpoint, force=True)
-        up = configuration.on_hand_over(before, force, ["a", "b"], primary_is_up=True)
+        up = on_hand_over(before, force, ["a", "b"], primary_is_up=True)
         assert "nothing needs to be given up" in refused(up)
-        after = accepted(configuration.on_hand_over(before, force, ["a", "b"], primary_is_up=False))
+        after = accepted(on_hand_over(before, force, ["a", "b"], primary_is_up=False))
         assert (after.endpoint, after.incarnation, after.loss_accepted) == (endpoint, 8, 8)
         assert after.in_sync == [], "no other copy counts"
 
@@ -450,12 +455,12 @@ def step(
     if isinstance(request, Register):
         return on_register(before, request, alive, told)
     if isinstance(request, HandOver):
-        return configuration.on_hand_over(before, request, alive)
+        return on_hand_over(before, request, alive)
     if isinstance(request, RemoveReplica):
-        return configuration.on_remove_replica(before, request)
+        return on_remove_replica(before, request)
     if isinstance(request, WantReplicas):
-        return configuration.on_want_replicas(before, request)
-    return configuration.on_recreate(before, primary_is_up=before.identity in alive)
+        return on_want_replicas(before, request)
+    return on_recreate(before, primary_is_up=before.identity in alive)
 
 
 @given(st.lists(st.tuples(requests, alive_lists, told), max_size=12))
