@@ -42,8 +42,8 @@ def unrest(
 def _begun(manager: Manager) -> str:
     """What a manager has still to bring to an end."""
     # One that only stands by leaves what it began to the one that leads.
-    if manager.recoveries and not manager.standing_by:
-        return f"recovers {', '.join(map(str, manager.recoveries))}"
+    if manager.undecided.recoveries and not manager.standing_by:
+        return f"recovers {', '.join(map(str, manager.undecided.recoveries))}"
     if manager.handing_over:
         return f"hands over {', '.join(map(str, manager.handing_over))}"
     return ""

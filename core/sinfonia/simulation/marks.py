@@ -201,10 +201,10 @@ class ManagerMarks:
     def look(self, manager: Manager) -> None:
         """Between two steps."""
         events = self._seen.events
-        for tid in manager.recoveries:
+        for tid in manager.undecided.recoveries:
             lives = self._seen.recovered.setdefault(tid, {self._life})
             if self._life not in lives:
                 lives.add(self._life)
                 events["a recovery of a recovery"] += 1
-        bulk, self._bulk = self._bulk, manager.whole_system.recoveries
+        bulk, self._bulk = self._bulk, manager.undecided.whole_system.recoveries
         events["a whole system recovered in bulk"] += self._bulk > bulk

@@ -18,10 +18,8 @@ safety is in this.  That of several managers only one *leads*, and changes the d
 spares them quarrels; the others stand by, and settle what is in doubt only if none leads.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -29,8 +27,10 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol.effects import ReplyTo, SendTo, SendToMember, StoreDirectory
 from sinfonia.protocol.membership import configuration, operator_requests, registering
 from sinfonia.protocol.membership.configuration import Change, Refusal
-from sinfonia.protocol.membership.election import Awaiting, Position, Positions
-from sinfonia.protocol.membership.failure_detector import FailureDetector, MemberLife, primary_life
+from sinfonia.protocol.membership.election import Awaiting, Position
+from sinfonia.protocol.membership.failure_detector import MemberLife, primary_life
+from sinfonia.protocol.membership.hand_over import HandOvers, PendingHandOver
+from sinfonia.protocol.membership.members import Members
 from sinfonia.protocol.membership.messages import (
     Changed,
     Directory,
@@ -46,7 +46,7 @@ from sinfonia.protocol.membership.messages import (
     RemoveReplica,
     WantReplicas,
 )
-from sinfonia.protocol.membership.whole_system import WholeSystemRecovery
+from sinfonia.protocol.membership.undecided import Undecided
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     CommitAck,
@@ -56,9 +56,7 @@ from sinfonia.protocol.messages import (
     Request,
     Requests,
     Resolved,
-    Unsettled,
 )
-from sinfonia.protocol.recovery import Recoveries
 
 # A change is pushed to all members at once, but so seldom (seconds) that many changes, as when a
 # cluster starts, share a push.
@@ -100,15 +98,6 @@ class ManagerSettings:
         return self.in_doubt_timeout / 2
 
 
-class _HandingOver(NamedTuple):
-    """An operator's wish that waits for the ``heir`` to show that it is there."""
-
-    route: bytes
-    request: HandOver
-    heir: MemberLife
-    asked_at: float
-
-
 class Manager:
     """The management node.  It does no I/O; see effects.py.  Times are monotonic seconds.
 
@@ -130,23 +119,16 @@ class Manager:
         self.directory = directory
         self.leading = leading
         self.leader = ""
-        self.recoveries = Recoveries()
-        self.whole_system = WholeSystemRecovery()
-        self.serving: dict[MemoryNodeId, bool] = {}
+        self.undecided = Undecided()
         self.fail_overs = 0
         self.reboots = 0
         self.probes = 0
         self._managers = list(managers)
         self._clock = 0
-        self._unsettled: dict[MemoryNodeId, list[Unsettled]] = {}
-        self._detector = FailureDetector(fail_after=settings.fail_after, now=now)
-        self._detector.watch(directory, now)
+        self._members = Members(directory, fail_after=settings.fail_after, now=now)
+        self._detector = self._members.detector
         self._fail_overs_decided = 0
-        self._hand_overs: dict[MemoryNodeId, _HandingOver] = {}
-        # The newest config epochs that members have seen: of what is older here nothing is decided.
-        self._seen: dict[MemoryNodeId, int] = {}
-        # Members that came back, and since when: what replicas told before says nothing.
-        self._returned: dict[MemoryNodeId, tuple[MemberLife, float]] = {}
+        self._hand_overs = HandOvers()
         self._push_from: Directory | None = None  # the directory before the last push
         self._next_push = now
         self._next_probe = now
@@ -179,7 +161,7 @@ class Manager:
     @property
     def handing_over(self) -> list[MemoryNodeId]:
         """The memory nodes that wait to hear from the member that shall lead."""
-        return list(self._hand_overs)
+        return self._hand_overs.nodes
 
     @property
     def standing_by(self) -> bool:
@@ -208,8 +190,7 @@ class Manager:
         for entry in directory.nodes:
             before = self.directory.entry(entry.node)
             if before is None or before.incarnation != entry.incarnation:
-                self.serving[entry.node] = False
-                self._unsettled.pop(entry.node, None)
+                self.undecided.on_new_life(entry.node)
         self.directory = directory
         self._detector.watch(directory, now)
 
@@ -227,8 +208,8 @@ class Manager:
             return self._on_reconfigure(route, request, now)
         entry = self.entry(request.node)
         change: Change
-        if entry is not None and self._is_behind(entry):
-            change = Refusal(configuration.older_store(entry, self._seen[entry.node]))
+        if entry is not None and self._members.is_behind(entry):
+            change = Refusal(configuration.older_store(entry, self._members.seen(entry.node)))
         elif isinstance(request, HandOver) and entry is not None:
             return self._begin_hand_over(route, entry, request, now)
         elif entry is None or isinstance(request, HandOver):
@@ -266,17 +247,16 @@ class Manager:
         if change == entry:
             return [ReplyTo(route, Changed())]
         heir = primary_life(change)
-        self._hand_overs[entry.node] = _HandingOver(route, request, heir, now)
+        self._hand_overs.begin(entry.node, PendingHandOver(route, request, heir, now))
         return [self._probe(heir, request.endpoint, now)]
 
     def _hand_over_to(
         self, entry: MemoryNodeEntry, life: MemberLife, asked_at: float, now: float
     ) -> list[ManagerEffect]:
         """``life`` has answered; perhaps it was asked because it shall lead."""
-        pending = self._hand_overs.get(entry.node)
-        if pending is None or pending.heir != life or asked_at < pending.asked_at:
+        pending = self._hand_overs.on_answer(entry.node, life, asked_at)
+        if pending is None:
             return []
-        del self._hand_overs[entry.node]
         change = self._hand_over(entry, pending.request, now)
         if isinstance(change, Refusal):
             return [ReplyTo(pending.route, Changed(change.reason))]
@@ -293,14 +273,9 @@ class Manager:
 
     def _give_up_hand_overs(self, now: float) -> list[ManagerEffect]:
         """Heirs that did not answer in time, and all of them if another manager leads."""
-        over = [
-            (node, pending)
-            for node, pending in self._hand_overs.items()
-            if not self.leading or now - pending.asked_at >= self.settings.fail_after
-        ]
+        after = self.settings.fail_after if self.leading else 0.0
         effects: list[ManagerEffect] = []
-        for node, pending in over:
-            del self._hand_overs[node]
+        for node, pending in self._hand_overs.give_up(now, after=after):
             silent = Changed(
                 f"the replica of memory node {node} at {pending.request.endpoint} does not answer; "
                 "start it first"
@@ -314,14 +289,14 @@ class Manager:
         """A member has started."""
         entry = self.entry(request.node)
         alive = [] if entry is None else self._detector.alive(entry, now)
-        if entry is not None and self._is_behind(entry):
-            seen = max(request.known_epoch, self._seen[entry.node])
+        if entry is not None and self._members.is_behind(entry):
+            seen = max(request.known_epoch, self._members.seen(entry.node))
             request = replace(request, known_epoch=seen)
-        positions = {} if entry is None else self._positions(entry, request, now)
+        positions = {} if entry is None else self._members.positions(entry, request, now)
         change = registering.on_register(entry, request, alive, positions)
         if isinstance(change, Refusal | Awaiting):
             return self._put_off(route, entry, request, change, now)
-        self._returned.pop(request.node, None)
+        self._members.on_registered(request.node)
         if entry is not None and entry != change:
             self.reboots += request.starts > 1
             self._note_new_life(entry, change, now)
@@ -344,25 +319,6 @@ class Manager:
             # What it left undecided is settled before it serves, so ask for it at once.
             effects.append(self._probe(primary_life(change), change.endpoint, now))
         return effects
-
-    def _positions(self, entry: MemoryNodeEntry, request: Register, now: float) -> Positions:
-        """What in-sync replicas have told since the primary is known to be back, or replaced."""
-        life = MemberLife(entry.node, request.identity, request.starts)
-        back = request.identity == entry.identity and life.starts > entry.starts
-        known = configuration.replica(entry, identity=request.identity) is not None
-        if not back and (known or request.endpoint != entry.endpoint):
-            return {}
-        returned = self._returned.get(entry.node)
-        if returned is None or returned[0] != life:
-            returned = self._returned[entry.node] = (life, now)
-        found = {
-            member.identity: self._detector.position(
-                MemberLife(entry.node, member.identity, member.starts), since=returned[1]
-            )
-            for member in entry.replicas
-            if member.in_sync
-        }
-        return {identity: position for identity, position in found.items() if position is not None}
 
     def _put_off(
         self,
@@ -422,7 +378,7 @@ class Manager:
         """A primary begins: what is in doubt there comes with it."""
         if isinstance(after, MemoryNodeEntry) and after.incarnation != before.incarnation:
             known = [entry.node for entry in self.directory.nodes]
-            self.whole_system.on_reboot(after.node, known, now)
+            self.undecided.whole_system.on_reboot(after.node, known, now)
 
     # --- time ----------------------------------------------------------------------------------
 
@@ -441,8 +397,10 @@ class Manager:
             self._next_probe = now + self.settings.probe_interval
             if not self.standing_by:
                 effects += self._probe_all(now)
-                effects += self._give_up_waiting(now)
-                effects += self.recoveries.ask_again(now, after=self.settings.probe_interval)
+                effects += self.undecided.give_up_waiting(now, self._is_up(now))
+                effects += self.undecided.recoveries.ask_again(
+                    now, after=self.settings.probe_interval
+                )
         if looking and self.leading:
             effects += self._decide(now)
         return effects
@@ -466,38 +424,19 @@ class Manager:
         self._fail_overs_decided += len(heirs)
         return [*effects, *self._change(heirs, now)]
 
-    def _is_behind(self, entry: MemoryNodeEntry) -> bool:
-        """Whether a member has seen a later configuration: the store is an older copy."""
-        return self._seen.get(entry.node, 0) > entry.config_epoch
-
     def _fail_over(self, entry: MemoryNodeEntry, now: float) -> MemoryNodeEntry | None:
         """The configuration without the primary, if that is dead and a replica can take over."""
         detector = self._detector
         if not entry.in_sync or not detector.is_silent(primary_life(entry), now):
             return None
-        if self._is_behind(entry):
+        if self._members.is_behind(entry):
             return None
-        heir = configuration.best_proven(entry, self._alive_since_return(entry, now))
+        heir = configuration.best_proven(entry, self._members.alive_since_return(entry, now))
         if heir is None:
             return None
         after = configuration.promoted(entry, heir)
         self._note_new_life(entry, after, now)
         return after
-
-    def _alive_since_return(self, entry: MemoryNodeEntry, now: float) -> list[str]:
-        """The replicas that may be counted on to take over.
-
-        A primary that is back holds its data, and waits to be compared.  A replica that has said
-        nothing since may have died with it, and then come back with less.
-        """
-        alive = self._detector.alive(entry, now)
-        if entry.node not in self._returned:
-            return alive
-        since = self._returned[entry.node][1]
-        starts = {each.identity: each.starts for each in entry.replicas}
-        lives = {each: MemberLife(entry.node, each, starts[each]) for each in alive}
-        told = self._detector.position
-        return [each for each in alive if told(lives[each], since=since) is not None]
 
     def _push(self, before: Directory, now: float) -> list[ManagerEffect]:
         """Tell all members, and former members, what is stored by now."""
@@ -519,7 +458,7 @@ class Manager:
 
     def _probe(self, life: MemberLife, endpoint: str, now: float) -> SendToMember:
         known = self._detector.directory_version(life) >= self.directory.version
-        all_of_it = self.whole_system.awaits_report(life.node)
+        all_of_it = self.undecided.whole_system.awaits_report(life.node)
         probe = Probe(
             epoch=self.directory.epoch,
             in_doubt_age=0.0 if all_of_it else self.settings.in_doubt_age,
@@ -557,7 +496,7 @@ class Manager:
             if isinstance(reply, ProbeReply):
                 effects += self._on_probe_reply(entry, reply, now, of_primary=of_primary)
             elif of_primary and isinstance(reply, Resolved | CommitAck):
-                effects += self.recoveries.on_reply(node, reply)
+                effects += self.undecided.on_reply(node, reply)
         return effects
 
     def _on_probe_reply(
@@ -566,8 +505,7 @@ class Manager:
         # A member of an older version does not give its identity; it knows no replicas either.
         of_primary = of_primary and reply.identity in (entry.identity, "")
         life = MemberLife(entry.node, reply.identity, reply.starts)
-        if reply.identity in _identities(entry) and reply.known_epoch <= configuration.COUNT_MAX:
-            self._seen[entry.node] = max(self._seen.get(entry.node, 0), reply.known_epoch)
+        self._members.on_known_epoch(entry, reply.identity, reply.known_epoch)
         asked_at = reply.sent_at or now  # a member of an older version does not say
         if asked_at <= now:
             self._detector.on_answer(
@@ -578,32 +516,22 @@ class Manager:
             )
         if not of_primary:
             return self._hand_over_to(entry, life, asked_at, now) if self.leading else []
-        self.serving[entry.node] = reply.serving
-        self._unsettled[entry.node] = reply.unsettled
-        sends: list[ManagerEffect] = []
-        if self.whole_system.awaits_report(entry.node):
-            for each in self.whole_system.on_report(entry.node, reply.unsettled):
-                sends += self.recoveries.on_all_voted(each, now)
-            return [*sends, *self._give_up_waiting(now)]
-        for each in reply.unsettled:
-            if not self.whole_system.waits(each.tid):
-                sends += self.recoveries.begin(each, now)
-        return sends
+        return [*self.undecided.on_report(entry.node, reply, now, self._is_up(now))]
 
-    def _give_up_waiting(self, now: float) -> list[SendTo]:
-        """Ask about what cannot be settled in bulk."""
+    def _is_up(self, now: float) -> Callable[[MemoryNodeId], bool]:
+        """Whether a memory node answers now, or is unknown: see WholeSystemRecovery.give_up."""
 
         def is_up(node: MemoryNodeId) -> bool:
             entry = self.entry(node)
             return entry is None or self._detector.is_alive(primary_life(entry), now)
 
-        given_up = self.whole_system.give_up(is_up, now)
-        return [send for each in given_up for send in self.recoveries.begin(each, now)]
+        return is_up
 
     # --- status --------------------------------------------------------------------------------
 
     def figures(self, now: float) -> dict[str, int | float | str]:
         """For the status; ``pinned_by_nodeN``: how many tids wait for silent memory node N."""
+        undecided = self.undecided
         figures: dict[str, int | float | str] = {
             "leading": int(self.leading),
             "leader": self.leader,
@@ -611,45 +539,29 @@ class Manager:
             "epoch": self.directory.epoch,
             "directory_version": self.directory.version,
             "memory_nodes": len(self.directory.nodes),
-            "recoveries": len(self.recoveries),
-            "recovered": self.recoveries.finished,
+            "recoveries": len(undecided.recoveries),
+            "recovered": undecided.recoveries.finished,
             "fail_overs": self.fail_overs,
             "reboots": self.reboots,
-            "whole_system_recoveries": self.whole_system.recoveries,
-            "settled_in_bulk": self.whole_system.settled,
+            "whole_system_recoveries": undecided.whole_system.recoveries,
+            "settled_in_bulk": undecided.whole_system.settled,
             "probes": self.probes,
-            "behind_members": sum(map(self._is_behind, self.directory.nodes)),
+            "behind_members": sum(map(self._members.is_behind, self.directory.nodes)),
         }
         if not self.standing_by:
             members = [life for life, _ in _members(self.directory)]
             figures["members"] = len(members)
             figures["members_alive"] = sum(self._detector.is_alive(life, now) for life in members)
-            figures["unsettled"] = len(
-                {each.tid for unsettled in self._unsettled.values() for each in unsettled}
-            )
-            figures["memory_nodes_serving"] = sum(self.serving.values())
-        pinned = self._pinned(now)
-        for entry in self.directory.nodes:
-            figures[f"pinned_by_node{entry.node}"] = pinned[entry.node]
-        return figures
-
-    def _pinned(self, now: float) -> Counter[MemoryNodeId]:
-        silent = {
+            figures["unsettled"] = len(undecided)
+            figures["memory_nodes_serving"] = sum(undecided.serving.values())
+        pinned = undecided.pinned_by(
             entry.node
             for entry in self.directory.nodes
             if self._detector.is_silent(primary_life(entry), now)
-        }
-        waiting = {
-            (node, each.tid)
-            for unsettled in self._unsettled.values()
-            for each in unsettled
-            for node in silent.intersection(each.participants)
-        }
-        return Counter(node for node, _ in waiting)
-
-
-def _identities(entry: MemoryNodeEntry) -> set[str]:
-    return {entry.identity, *(member.identity for member in entry.replicas)} - {""}
+        )
+        for entry in self.directory.nodes:
+            figures[f"pinned_by_node{entry.node}"] = pinned[entry.node]
+        return figures
 
 
 def _members(directory: Directory) -> list[tuple[MemberLife, str]]:

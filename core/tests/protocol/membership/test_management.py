@@ -176,8 +176,8 @@ def test_what_is_in_doubt_is_settled_and_then_forgotten_by_all() -> None:
     assert len(office.hear(N1, Resolved(tid(1), Answer.OK))) == 2
     assert office.hear(N0, CommitAck(tid(1))) == []
     assert office.hear(N1, CommitAck(tid(1))) == [SendTo(n, Forget([tid(1)])) for n in (N0, N1)]
-    assert not office.manager.recoveries
-    assert office.manager.recoveries.finished == 1
+    assert not office.manager.undecided.recoveries
+    assert office.manager.undecided.recoveries.finished == 1
 
 
 def test_a_recovery_asks_again_until_the_dead_participant_is_back() -> None:
@@ -307,14 +307,16 @@ def test_a_vote_that_is_missing_is_asked_for() -> None:
     assert office.hear(N0, found(N0, 1, nodes=[N0, N1])) == [], "memory node 1 may report it, too"
     sends = office.hear(N1, found(N1, nodes=[N0, N1]))
     assert sends == [SendTo(n, Resolve(tid(1), [N0, N1])) for n in (N0, N1)]
-    assert office.manager.whole_system.settled == 0
+    assert office.manager.undecided.whole_system.settled == 0
 
 
 def test_a_participant_that_never_went_down_is_asked_at_once() -> None:
     office = restarted_cluster(back=1)
     office.hear(N1, ProbeReply(N1, [], True, 2, identity="1", starts=1))
     assert len(questions(office.hear(N0, found(N0, 1, nodes=[N0, N1])))) == 2
-    assert office.manager.whole_system.recoveries == 0, "one memory node is not the system"
+    assert office.manager.undecided.whole_system.recoveries == 0, (
+        "one memory node is not the system"
+    )
 
 
 def test_a_participant_that_does_not_come_back_is_not_waited_for_long() -> None:
