@@ -1,13 +1,13 @@
-"""A block is used from the moment its owner is linked to it, and not a moment before.
+"""A block is used from the minitransaction that links it, and not before.
 
-A session takes inodes and blocks from a memory node in bulk: one minitransaction turns the bytes
-of free ones in the map from FREE to *reserved by this session*.  The minitransaction that links a
-block from an inode, or an inode from a directory, also turns its byte from reserved to USED.  So a
-map's byte tells used from reserved at every moment without looking elsewhere, and what a killed
-mount held is found by the mark it left; nothing has to be searched for from the root.
+A session takes inodes and blocks from a memory node in bulk: one minitransaction turns the bytes of
+free ones in the map from FREE to *reserved by this session*.  The minitransaction that links a
+block from an inode, or an inode from a directory, also turns its byte from reserved to USED.  So
+the map alone tells used from reserved at every moment, and what a killed mount held is found by its
+marks, without a search from the root.
 
-Only sessions that want the same free bytes at the same time disturb each other, and they start
-searching at places chosen at random.
+Only sessions that reserve the same free bytes at the same time disturb each other; each starts to
+search at a place chosen at random.
 """
 
 import random
@@ -25,11 +25,11 @@ from sinfoniafs.session import Session
 
 # How much of a map is read at a time in search of free bytes: 1 GiB worth of blocks.
 SCAN_SIZE: Final = 64 * 1024
-# A session takes few at first, so that a small volume is not swallowed by its mounts, and twice as
-# many each time until one reservation lasts for 16 MiB of blocks or 1024 new files.
+# A session reserves few numbers at first, so that the mounts of a small volume do not hold most of
+# it in reserve, and twice as many each time, up to 16 MiB of blocks or 1024 new files.
 RESERVE_FIRST: Final = 64
 RESERVE_MAX: Final = 1024
-# ... but never more than this part of a memory node at once, unless it needs them now.
+# ... but never more than this part of a memory node at once, unless one operation needs more.
 RESERVE_PART: Final = 32
 # Compare and write one item for each run, well below the limit of a minitransaction.
 RUNS_MAX: Final = 1024
@@ -96,8 +96,7 @@ class Allocator:
     async def take(self, kind: Kind, near: MemoryNodeId, count: int) -> list[int]:
         """``count`` numbers out of the reserve, of memory node ``near`` as far as it has room.
 
-        They belong to the caller, who links, gives back or abandons them.  Raises NoSpace, taking
-        nothing.
+        The caller links, gives back or abandons each of them.  Raises NoSpace, taking nothing.
         """
         pool = self._pools[kind, near]
         if pool.available >= count:
@@ -116,7 +115,7 @@ class Allocator:
             self._pools[kind, memory_node_of(first)].add(first, count)
 
     def abandon(self, kind: Kind, numbers: Iterable[int]) -> None:
-        """What was taken was linked or not, nobody knows: keep it out of use until ``leave``."""
+        """Keep numbers out of use until ``leave``: it is not known whether they were linked."""
         self._unknown[kind].extend(numbers)
 
     def in_reserve(self, kind: Kind) -> int:
@@ -175,7 +174,7 @@ class Allocator:
     async def _mark(
         self, kind: Kind, memory_node: MemoryNodeId, chosen: list[tuple[int, int]]
     ) -> bool:
-        """Reserve free numbers; False if somebody was faster."""
+        """Reserve free numbers; False if another session took one of them first."""
         try:
             return await self._change(
                 kind, memory_node, chosen, old=FREE, new=self._session.reserved

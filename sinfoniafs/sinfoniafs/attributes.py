@@ -59,7 +59,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """On whose behalf an inode is made."""
+    """The user and the group for which an inode is made."""
 
     uid: int
     gid: int

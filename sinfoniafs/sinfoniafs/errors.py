@@ -76,19 +76,19 @@ class StaleHandle(FileSystemError):
 
 
 class InvalidArgument(FileSystemError):
-    """The operation makes no sense on this object or with this argument."""
+    """The operation is not defined for this object or this argument."""
 
     errno = errno.EINVAL
 
 
 class PermissionDenied(FileSystemError):
-    """The operation is never allowed, whoever asks."""
+    """No user may do this operation."""
 
     errno = errno.EPERM
 
 
 class Busy(FileSystemError):
-    """Rivals kept winning until the operation's deadline; trying again is safe."""
+    """Other mounts changed the same files until the operation's deadline; trying again is safe."""
 
     errno = errno.EBUSY
 
@@ -96,7 +96,7 @@ class Busy(FileSystemError):
 class SessionLost(FileSystemError):
     """This session was taken for dead and what it held was given back; nothing was changed.
 
-    A volume goes on with a new session, so that its callers do not see this.
+    The volume goes on with a new session, so its callers do not see this error.
     """
 
     errno = errno.EIO

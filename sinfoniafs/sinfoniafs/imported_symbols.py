@@ -1,8 +1,9 @@
 """Where an extension module keeps the address of a function that it imports.
 
-The dynamic linker writes it into a slot of the module's global offset table; whoever writes
-another address there is called instead.  This is the only way to come between pyfuse3 and libfuse
-without a compiler: pyfuse3 shows neither its session nor the handles of its requests.
+The dynamic linker writes the address into a slot of the module's global offset table.  If another
+address is written there, the function at that address is called instead.  This is the only way to
+come between pyfuse3 and libfuse without a compiler: pyfuse3 shows neither its session nor the
+handles of its requests.
 """
 
 import ctypes

@@ -1,12 +1,13 @@
-"""A program that is being killed is let go; one that is interrupted, once it has waited too long.
+"""A request is given up when its program is killed, or is interrupted and has waited too long.
 
-The kernel tells that a signal came for the caller of a request, but not which.  What can be seen is
-whether the program is to end.  A program that has a handler for the signal (a timer, the end of a
-child) does not expect a file system to return EINTR.  So it gets that only from a request that has
-already taken longer than a file system that answers would take; and never while something is being
-changed, for EINTR says that nothing was.
+The kernel tells that a signal came for the caller of a request, but not which signal.  The mount
+can only see whether the program is about to end.  A program that has a handler for the signal (a
+timer, the end of a child) does not expect EINTR from a file system.  So a program gets EINTR only
+from a request that has already taken longer than a file system that answers would take, and never
+from a request that is changing something, because EINTR says that nothing was changed.
 
-The kernel tells of the first signal only.  So callers are looked at until their requests are over.
+The kernel tells of the first signal only.  So the mount looks at the caller of an interrupted
+request again and again until the request is over.
 """
 
 from collections.abc import Iterator
@@ -21,8 +22,8 @@ from sinfoniafs.privileges import is_being_killed
 
 # How long a request is left alone after a signal that does not kill.
 ANSWER_EXPECTED_S: Final = 1.0
-# How often interrupted callers are looked at, and how long one that is killed waits for a request
-# that may be about to end well.
+# How often the mount looks at interrupted callers, and for how long a killed caller waits for a
+# request that may be about to end well.
 LOOK_EVERY_S: Final = 0.1
 
 
@@ -36,7 +37,7 @@ class Interrupts:
 
     @contextmanager
     def heeded(self, patience: Patience) -> Iterator[Caller | None]:
-        """To be entered first of all in a request's handler; gives who made the request."""
+        """To be entered first of all in a request's handler; gives the caller of the request."""
         handle = self._libfuse.take_handle() if self._libfuse else 0
         if self._libfuse is None or not handle:
             yield None
@@ -54,7 +55,7 @@ class Interrupts:
                 self._given_up.pop(patience, None)
 
     async def watch(self) -> None:
-        """Let callers go, until cancelled."""
+        """Give up the requests whose callers end or have waited too long, until cancelled."""
         while True:
             await self._news.wait()
             self._news = anyio.Event()

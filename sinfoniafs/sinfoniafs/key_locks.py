@@ -1,8 +1,8 @@
 """Tasks of one mount lock keys, so that they do not make each other's comparisons fail.
 
-Nothing depends on it: these locks are unknown to other mounts, and minitransactions are safe
-without them.
-It saves the round trips that two writers of one directory, in one process, would cost each other.
+Safety does not depend on these locks: other mounts do not know them, and minitransactions are safe
+without them.  They save the round trips that two writers of one directory, in one process, would
+cost each other.
 """
 
 from collections import deque
@@ -39,7 +39,7 @@ class KeyLocks:
         return key in self._waiting
 
     async def acquire(self, key: Hashable) -> None:
-        """Wait for the lock of ``key``; first come, first served.
+        """Wait for the lock of ``key``; locks are granted in the order of the calls.
 
         Raises TimedOut when the time of the request is up.
         """
@@ -47,17 +47,17 @@ class KeyLocks:
         if queue is None:
             self._waiting[key] = deque()
             return
-        turn = anyio.Event()
-        queue.append(turn)
+        granted = anyio.Event()
+        queue.append(granted)
         try:
             with anyio.fail_after(time_left()):
-                await turn.wait()
+                await granted.wait()
         except BaseException as reason:
-            # Cancelled: leave the queue, or pass on the lock that came at the same moment.
-            if turn.is_set():
+            # Cancelled: leave the queue, or pass the lock on if it was granted at the same moment.
+            if granted.is_set():
                 self.release(key)
             else:
-                queue.remove(turn)
+                queue.remove(granted)
             if isinstance(reason, TimeoutError):
                 raise TimedOut("requests before this one took all of its time") from reason
             raise

@@ -1,12 +1,13 @@
-"""What pyfuse3 does not show of a request, libfuse is asked for: who made it, who gave it up.
+"""Libfuse tells what pyfuse3 does not show of a request: its caller, and that it was interrupted.
 
-pyfuse3 passes no request's handle on, and drops the kernel's INTERRUPT.  ``reach_libfuse`` comes
-between the two when the session is made: each handler that waits for the cluster is then entered
-through ours, which notes the handle and calls pyfuse3's own.  As that only makes a coroutine, which
-runs at once, the handle noted last belongs to the request whose handler begins.
+pyfuse3 does not pass on the handle of a request, and it drops the kernel's INTERRUPT.
+``reach_libfuse`` comes between the two when the session is made.  Libfuse then enters each handler
+that waits for the cluster through a function of this module, which notes the handle and calls
+pyfuse3's own handler.  That handler only makes a coroutine, which runs at once; so the handle noted
+last belongs to the request whose handler begins.
 
-The handle is good until the handler has returned, for then pyfuse3 replies.  Everything happens in
-the one thread that runs the event loop.
+The handle is good until the handler has returned, because pyfuse3 replies then.  Everything happens
+in the one thread that runs the event loop.
 """
 
 import ctypes
@@ -60,7 +61,7 @@ class _Connection(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who made a request; ``pid`` is a thread's, and 0 where no process is known."""
+    """The thread that made a request; ``pid`` is 0 where no process is known."""
 
     uid: int
     gid: int
@@ -83,12 +84,12 @@ class Libfuse:
         self._kept: list[Any] = []
 
     def take_handle(self) -> int:
-        """The handle of the request whose handler begins just now; 0 if there is none."""
+        """The handle of the request whose handler begins just now; 0 without one."""
         handle, self._handle = self._handle, 0
         return handle
 
     def caller(self, handle: int) -> Caller:
-        """Who made the request."""
+        """The thread that made the request."""
         found = self._library.fuse_req_ctx(handle).contents
         return Caller(found.uid, found.gid, found.pid)
 

@@ -1,4 +1,4 @@
-"""mkfs destroys nothing that it was not told to, and nothing can be opened before it is complete.
+"""mkfs destroys data only if it is told to, and a volume can be opened only once it is complete.
 
 Old superblocks are erased first, then maps and session tables are cleared, then the root directory
 is made and all superblocks appear in one minitransaction.
@@ -34,7 +34,7 @@ from sinfoniafs.format.superblock import (
     Superblock,
 )
 
-# Cleared a part at a time; what is zero already is not written, so that it stays sparse.
+# Cleared a part at a time; parts that are zero already are not written, so that they stay sparse.
 PART_SIZE: Final = 1024 * 1024
 ROOT_INDEX: Final = 1
 
@@ -52,7 +52,7 @@ async def make_volume(
     """Make an empty volume over all memory nodes, of their whole size unless told otherwise.
 
     Raises FormatError if the cluster is too small, or holds something and ``overwrite`` is not
-    set.  Nobody may have the old volume mounted.
+    set.  The caller sees to it that no mount has the old volume.
     """
     if not 0 < len(name.encode()) <= NAME_MAX:
         raise FormatError(f"the name of a volume has 1 to {NAME_MAX} bytes")

@@ -1,13 +1,13 @@
 """A mount is announced when it serves, and ends by giving everything back.
 
-``serve`` opens the volume, mounts it and answers the kernel until somebody unmounts it or asks
-the process to end (SIGTERM, SIGINT, SIGHUP); then it unmounts, and only then closes the volume:
-no request may meet a closed volume, and the space that the session had reserved goes back.
-SIGUSR1 makes it write its client statistics to the log.
+``serve`` opens the volume, mounts it and answers the kernel until the volume is unmounted or the
+process is told to end (SIGTERM, SIGINT, SIGHUP).  Then ``serve`` unmounts, and only then closes the
+volume: no request may meet a closed volume, and the space that the session had reserved goes back.
+At SIGUSR1 the process writes its client statistics to the log.
 
-``in_background`` puts that into a process of its own.  The parent leaves only when the kernel has
-made contact with the child, so that a script may use the mount on its next line; if it never
-comes to that, the parent says why, as if it had failed itself.
+``in_background`` serves in a child process.  The parent returns only when the kernel has made
+contact with the child, so that a script may use the mount on its next line.  If the child ends
+before that, the parent fails with the child's error message.
 """
 
 import contextlib
@@ -38,18 +38,18 @@ from sinfoniafs.volume.volume import Volume
 
 log = logging.getLogger(__name__)
 
-# After a signal, requests under way may finish for this long; those that wait for a memory node
-# that is down are cut off then, and their callers get an error.
+# After a signal, requests under way have this long to finish.  Requests that still wait, for a
+# memory node that is down, are given up then, and their callers get an error.
 REQUESTS_GRACE_SECONDS = 5.0
-# Giving back space and the session takes a few minitransactions; what an unreachable cluster
-# does not take back, fsck does.
+# Giving back space and the session takes a few minitransactions.  If the cluster is unreachable,
+# fsck reclaims them later.
 CLOSE_SECONDS_MAX = 10.0
 
 # The kernel reads ahead 128 KiB at a time unless told otherwise.  With a round trip to a memory
 # node for each, 1 MiB (the most that FUSE asks for at once) is 2.5 times as fast.
 READ_AHEAD_KIB = 1024
 
-# What is done in the background is tried again after so long when it failed.
+# Background work that failed is tried again after this pause.
 PAUSE_AFTER_FAILURE_SECONDS = 1.0
 
 # The kernel's limit to the pages of a request (since Linux 6.13), 256 unless raised.  1 MiB that
@@ -95,7 +95,7 @@ async def serve(
         try:
             await _serve_volume(cluster, volume, request, signals, on_serving)
         finally:
-            # Shielded: also a mount that is told to end in a hurry gives back what it holds.
+            # Shielded: a mount that is cancelled gives back what it holds, too.
             with trio.move_on_after(CLOSE_SECONDS_MAX, shield=True) as closing:
                 await close_volume(volume)
             if closing.cancelled_caught:
@@ -135,8 +135,7 @@ async def _serve_volume(
 async def _for_good(work: Callable[[], Awaitable[None]]) -> None:
     """Do ``work`` until cancelled, again and again if it fails.
 
-    A bug in what goes on in the background must not end the mount: programs would go on in the
-    directory below it.
+    A bug in background work must not end the mount: programs would go on in the directory below.
     """
     while True:
         try:
@@ -215,7 +214,7 @@ def _mounted(operations: VolumeOperations, request: MountRequest) -> Iterator[No
         yield
     except BaseException:
         # Programs must not find the directory below: they get ENOTCONN instead, as if this process
-        # had been killed, until somebody unmounts it.
+        # had been killed, until the mount is removed.
         log.exception("the mount at %s answers no more: unmount it", request.mountpoint)
         pyfuse3.close(unmount=False)
         raise
@@ -224,7 +223,7 @@ def _mounted(operations: VolumeOperations, request: MountRequest) -> Iterator[No
 
 @contextlib.contextmanager
 def _captured_stderr() -> Iterator[Callable[[], str]]:
-    """Catch what libfuse writes to file descriptor 2: it has no other way to say what is wrong."""
+    """Catch what libfuse writes to file descriptor 2: libfuse reports errors in no other way."""
     saved = os.dup(2)
     caught = os.memfd_create("stderr")
     os.dup2(caught, 2)
@@ -239,8 +238,8 @@ def _captured_stderr() -> Iterator[Callable[[], str]]:
 def in_background(run: Callable[[Callable[[], None]], None], *, log_file: Path) -> None:
     """Call ``run(on_serving)`` in a process of its own and return when it serves.
 
-    ``run`` must call ``on_serving`` once.  Raises MountError with the child's own words if it
-    ends before that.
+    ``run`` must call ``on_serving`` once.  If the child ends before that, raises MountError with
+    the child's own words.
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     reading, writing = os.pipe()
@@ -281,7 +280,7 @@ def _run_detached(run: Callable[[Callable[[], None]], None], report: int, log_fi
             try:
                 parent.write(verdict)
                 parent.close()
-            except BrokenPipeError:  # it was killed: nobody knows of this mount
+            except BrokenPipeError:  # the parent was killed: its caller takes this for not mounted
                 os.kill(os.getpid(), signal.SIGTERM)
 
         try:

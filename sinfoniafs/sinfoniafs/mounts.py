@@ -1,8 +1,8 @@
-"""The kernel's mount table says what is mounted; our records only say which process serves it.
+"""The kernel's mount table says what is mounted; a record only says which process serves a mount.
 
 A record is a small file in the run directory, written when a mount serves and removed when it
-ends.  A killed mount leaves its record behind, so that a record counts only while its process
-lives, and a process is known by its pid *and* its start time: pids come back.
+ends.  A killed mount leaves its record behind, so a record counts only while its process lives.  A
+process is known by its pid *and* its start time, because pids are used again.
 """
 
 import contextlib
@@ -144,7 +144,7 @@ def _is_dead(mountpoint: Path) -> bool:
     return False
 
 
-# Who serves a mount.
+# Which process serves a mount.
 
 
 def run_directory() -> Path:
@@ -158,8 +158,8 @@ def run_directory() -> Path:
 def recorded(mountpoint: Path, source: str, volume: str) -> Iterator[None]:
     """Record that this process serves ``mountpoint``, for as long as the context lasts.
 
-    Enter it before mounting: a process that looks at its own mount, while nobody answers yet,
-    waits for itself for good.  For the same reason ``mountpoint`` must be resolved already.
+    Enter the context before mounting: a process that looks at its own mount before it answers the
+    kernel waits for itself for good.  For the same reason ``mountpoint`` must be resolved already.
     """
     process = ProcessIdentity.of(os.getpid())
     assert process is not None
@@ -215,7 +215,9 @@ def unmount(mountpoint: Path, *, lazy: bool = False, force: bool = False) -> Non
         _record_file(mountpoint).unlink(missing_ok=True)  # of a process that was killed
         return
     if force:
-        record.process.signal(signal.SIGTERM)  # do not wait for requests that nobody waits for
+        record.process.signal(
+            signal.SIGTERM
+        )  # their callers got an error: do not wait for these requests
     if force or not lazy:
         _wait_for_exit(record)
 
@@ -255,7 +257,7 @@ def _users_of(mountpoint: Path) -> list[str]:
 def _uses(process: Path, mountpoint: Path) -> bool:
     try:
         links = [process / "cwd", process / "root", *(process / "fd").iterdir()]
-    except OSError:  # it has ended, or is not ours to look into
+    except OSError:  # the process has ended, or belongs to another user
         return False
     for link in links:
         with contextlib.suppress(OSError):

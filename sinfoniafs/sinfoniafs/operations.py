@@ -1,24 +1,24 @@
 """The kernel caches nothing that another mount could change.
 
-This is the adapter between FUSE and the volume: it translates the kernel's requests into
-operations of ``Volume`` and their answers back, and decides nothing about files.  Names become
-inodes, inodes become attributes, errors become errno; what a file *is* stands in ``volume/``.
+This is the adapter between FUSE and the volume: it translates the kernel's requests into calls of
+the operations in ``volume/`` and their results back, and decides nothing about files.  Names become
+inodes, inodes become attributes, errors become errno.
 
-What is written through one mount must be seen through every other at once, so
+What is written through one mount must be seen through every other mount at once, so
 
 * attributes and directory entries are valid for 0 seconds: the kernel asks again each time;
 * ``keep_cache`` is off: an ``open`` finds an empty page cache;
-* a ``read`` of a file that was open already asks for the attributes first, and the kernel drops
-  the cached pages if the size or the modification time is another than it knew
+* before a ``read`` of a file that was open already the kernel asks for the attributes, and drops
+  the cached pages if the size or the modification time has changed
   (``FUSE_AUTO_INVAL_DATA``, which libfuse asks for).  So the page cache can serve ``mmap``, shared
-  ones too, which it could not for files opened with ``direct_io``;
-* files opened with ``O_APPEND`` bypass the page cache (``direct_io``): the place of an append is
-  found by the volume, in the minitransaction that writes, and the kernel's idea of it is ignored;
+  mappings too, which is not possible for files opened with ``direct_io``;
+* files opened with ``O_APPEND`` bypass the page cache (``direct_io``): the volume finds the place
+  of an append in the minitransaction that writes, and ignores the kernel's idea of it;
 * so do files opened with ``O_WRONLY``, which cannot be mapped: through the page cache, the kernel
-  cuts a write in two after its first page if it knows only part of that page.
+  cuts a write in two after its first page if it has only part of that page.
 
 ``flush`` and ``access`` are missing on purpose.  A write has reached the memory nodes before
-``write`` returns, so that a close has nothing to add; and the kernel checks permissions itself
+``write`` returns, so a close has nothing left to write, and the kernel checks permissions itself
 (mount option ``default_permissions``).  The kernel stops asking after the first ENOSYS.
 """
 
@@ -66,8 +66,8 @@ from sinfoniafs.volume.volume import Volume
 
 log = logging.getLogger(__name__)
 
-# What programs take as the size of a good read or write (st_blksize).  It is what cp uses at the
-# least, and it amortizes the round trip; Python's open() allocates a buffer of this size.
+# What programs take as the size of a good read or write (st_blksize).  cp uses at least this size,
+# and it amortizes the round trip; Python's open() allocates a buffer of this size.
 PREFERRED_IO_BYTES = 128 * 1024
 
 # Entries asked of the volume at a time.  The kernel's buffer (a page, or what the program gave to
@@ -75,7 +75,7 @@ PREFERRED_IO_BYTES = 128 * 1024
 DIRECTORY_ENTRIES_PER_READ = 64
 
 # How old an answer to statfs may be, in seconds.  Counting reads the maps of all memory nodes, and
-# programs that watch free space ask all the time; it is old anyway by the time they look at it.
+# programs that watch free space ask all the time.
 STATFS_AGE_MAX = 1.0
 
 # The kernel looks a name up twice for one call if it knew the name and the first lookup fails; the
@@ -95,8 +95,8 @@ AnsweringHandler = Callable[Concatenate["VolumeOperations", P], Coroutine[Any, A
 def errno_of(error: SinfoniaError) -> int:
     """The errno for a minitransaction that failed: its deadline passed, or the cluster is ill.
 
-    Never EAGAIN, though it would say best that nothing happened: of a regular file, programs
-    take it for the end (Python's FileIO returns what it has) and would lose data silently.
+    Never EAGAIN: programs take EAGAIN from a regular file for its end (Python's FileIO returns what
+    it has), and would lose data silently.
     """
     if isinstance(error, Contended | TimedOut | OutcomeUnknown | Unreachable):
         return errno.ETIMEDOUT
@@ -121,7 +121,7 @@ def answering(handler: Handler[P, T]) -> AnsweringHandler[P, T]:
         except Exception as error:  # the boundary of the process: one request fails, not the mount
             log.exception("operation=%s failed unexpectedly", handler.__name__)
             raise FUSEError(errno.EIO) from error
-        raise FUSEError(errno.EINTR)  # it was given up: see ``under_way``
+        raise FUSEError(errno.EINTR)  # the request was given up: see ``under_way``
 
     return answer
 
@@ -167,7 +167,7 @@ class VolumeOperations(pyfuse3.Operations):
         self.on_contact = on_contact
         self.open_files: dict[int, OpenFile] = {}
         self.open_directories: dict[int, InodeNumber] = {}
-        # How often each inode was given to the kernel, which gives it back with ``forget``.
+        # How often each inode was given to the kernel, until the kernel says ``forget``.
         self.lookups: Counter[InodeNumber] = Counter()
         self._handles_given = 0
 
@@ -175,7 +175,7 @@ class VolumeOperations(pyfuse3.Operations):
         self.on_contact()
 
     def check_invariants(self) -> None:
-        """Every handle was given by us, and to one thing."""
+        """Every handle was given by this object, and stands for one thing."""
         assert not self.open_files.keys() & self.open_directories.keys()
         assert all(0 < handle <= self._handles_given for handle in self.open_files)
         assert all(0 < handle <= self._handles_given for handle in self.open_directories)
@@ -185,7 +185,7 @@ class VolumeOperations(pyfuse3.Operations):
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
-        """A request; its body is left early if it is given up."""
+        """The body of a request's handler; left early if the request is given up."""
         with limited(self.timeout) as patience, self.interrupts.heeded(patience) as caller:
             self._under_way.add(patience)
             token = self._caller.set(caller)
@@ -196,7 +196,7 @@ class VolumeOperations(pyfuse3.Operations):
                 self._under_way.remove(patience)
 
     def abandon_all(self) -> None:
-        """Answer all requests now, whatever comes of them."""
+        """Answer all requests now; what becomes of their changes stays unknown."""
         for patience in self._under_way:
             patience.abandon()
 
@@ -216,11 +216,11 @@ class VolumeOperations(pyfuse3.Operations):
         return self._given(attributes)
 
     def _check_not_given_up(self, place: Place) -> None:
-        """Refuse at once what has just timed out: the kernel asks again, for the same caller."""
+        """Refuse at once a lookup that has just timed out: the kernel repeats it for one call."""
         given_up, when = self._given_up_last
         if place == given_up and self.clock() - when < SAME_CALL_SECONDS:
             self._given_up_last = None, 0.0
-            raise TimedOut("it was waited for already")
+            raise TimedOut("the same lookup has just timed out")
 
     @answering
     async def mknod(
@@ -367,8 +367,8 @@ class VolumeOperations(pyfuse3.Operations):
         except EntryExists as error:
             if flags & os.O_EXCL:
                 raise
-            # The kernel has just found the name missing, so another mount was faster.  ESTALE
-            # makes it look again and open what is there, with all its checks of permission.
+            # The kernel has just found the name missing, so another mount has made it since.  At
+            # ESTALE the kernel looks again and opens what is there, and checks permissions.
             raise FUSEError(errno.ESTALE) from error
         return self._file_info(attributes.inode, flags, ctx), self._given(attributes)
 
@@ -380,7 +380,7 @@ class VolumeOperations(pyfuse3.Operations):
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         file = self._open_file(fh)
         caller = self._caller.get()
-        # Without a way to ask who writes, the one who opened the file stands for him.
+        # Where libfuse does not tell which thread writes, the thread that opened the file counts.
         privileged = partial(may_keep_set_id, caller.pid if caller else file.pid)
         if file.append:
             await contents.append(self.volume, file.inode, buf, privileged=privileged)
@@ -408,8 +408,8 @@ class VolumeOperations(pyfuse3.Operations):
 
     @answering
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        # Attributes are those of this very request and none are kept for the next: the kernel
-        # takes them for the truth, and an old size would cut pages from under a mapped file.
+        # Attributes are read for each request and not kept for the next one: the kernel believes
+        # them, and with an old size it would cut pages from under a mapped file.
         directory = self.open_directories[fh]
         if await self._reply_dots(directory, start_id, token):
             await self._reply_entries(directory, start_id, token)
@@ -420,7 +420,7 @@ class VolumeOperations(pyfuse3.Operations):
         """Whether there is room for more."""
         for name, cookie in ((b".", COOKIE_SELF), (b"..", COOKIE_PARENT)):
             if start_id < cookie:
-                # Not counted in ``lookups``: the kernel does not give these two back.
+                # Not counted in ``lookups``: the kernel does not forget these two.
                 entry = self._entry(await namespace.lookup(self.volume, directory, name))
                 if not pyfuse3.readdir_reply(token, name, entry, cookie):
                     return False
@@ -503,7 +503,7 @@ class VolumeOperations(pyfuse3.Operations):
     def _open_file(self, fh: int) -> OpenFile:
         """What the handle stands for.  Raises StaleHandle if that inode is gone.
 
-        The number may lead a new life since, if it was freed while this mount had lost its session.
+        Its number may have been used again, if it was freed while this mount had lost its session.
         """
         file = self.open_files[fh]
         if file.life != self.volume.life_of(file.inode):

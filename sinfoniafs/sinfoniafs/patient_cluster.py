@@ -1,8 +1,9 @@
-"""What was changed is known before it is reported, as far as it can be known in time.
+"""The outcome of a change is known before the change is reported, if it can be known in time.
 
-A cluster as the volume sees it: every minitransaction has what is left of its request's time, and
-an outcome that is unknown when the time is up is asked for.  Where the answer is that it happened,
-it is as if the reply had come; where it did not happen, it never will, and the error says so.
+A cluster as the volume sees it: every minitransaction has what is left of its request's time.  If
+the outcome is unknown when the time is up, the client asks the participants for it.  If they say
+that the minitransaction committed, its result is returned as if the reply had come.  If they say
+that it did not, it never will, and the error says so.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,15 +18,15 @@ from sinfoniafs import patience
 
 T = TypeVar("T")
 
-# How long to ask for an outcome: one round trip where the memory nodes answer again, and a few
-# retries.  It comes on top of the request's time.
+# How long to ask for an outcome, on top of the request's time: one round trip if the memory nodes
+# answer again, and a few retries.
 SETTLE_S: Final = 2.0
 
 
 class PatientCluster:
-    """A connection to a cluster, for requests that have a deadline; ``timeout`` for what has none.
+    """A connection to a cluster, for requests that have a deadline.
 
-    The timeouts of single calls can only be shorter.
+    Calls outside a request have ``timeout``.  The timeout of a single call can only be shorter.
     """
 
     def __init__(self, cluster: ClusterApi, timeout: float) -> None:
@@ -48,7 +49,7 @@ class PatientCluster:
     async def execute(
         self, minitransaction: Minitransaction[Any], *, timeout: float | None = None
     ) -> Result:
-        """Execute it in the time left; an outcome that is unknown then is asked for."""
+        """Execute it in the time left; if the outcome is unknown then, ask for it."""
         left = self._time_left(timeout)
         if minitransaction.read_only:
             return await self._cluster.execute(minitransaction, timeout=left)
@@ -67,7 +68,7 @@ class PatientCluster:
         timeout: float | None = None,
         in_flight: int = 1024,
     ) -> list[Result]:
-        """Execute independent ones, each in the time left; their outcomes are not asked for."""
+        """Execute independent ones, each in the time left; unknown outcomes stay unknown."""
         return await self._cluster.execute_many(
             minitransactions, timeout=self._time_left(timeout), in_flight=in_flight
         )
@@ -95,7 +96,7 @@ class PatientCluster:
         return left if timeout is None else min(left, timeout)
 
     async def _read_again(self, minitransaction: Minitransaction[Any]) -> list[bytes]:
-        """What was to be read along, read after it was committed."""
+        """The read items of a committed minitransaction whose reply was lost, read anew."""
         if not minitransaction.read_places:
             return []
         reading = self.minitransaction()

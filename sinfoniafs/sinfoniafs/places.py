@@ -1,10 +1,10 @@
 """A directory that another mount has moved can be renamed here without being looked up first.
 
-The kernel has one entry for each directory.  Where a lookup finds the directory at another place,
-the kernel moves its entry there; but in a rename from one directory to another it must not, and the
-rename fails with ESTALE.  It tries once more, from the beginning of both paths.  In between, this
-process looks the directory up itself, through its own mount; the first lookups of the second try
-wait for that.
+The kernel has one entry for each directory.  If a lookup finds the directory at another place, the
+kernel moves its entry there.  In a rename from one directory to another the kernel cannot do that,
+and the rename fails with ESTALE; the kernel then tries once more, from the beginning of both paths.
+In between, this process looks the directory up itself, through its own mount.  The first lookups of
+the second try wait for that lookup.
 """
 
 import os
@@ -19,9 +19,10 @@ import anyio.to_thread
 
 from sinfoniafs.attributes import Attributes, InodeNumber, Place
 
-# How long a lookup waits for ours, which has at most the locks of a rename to wait for.
+# How long a lookup of the kernel waits for the lookup of this process, which waits at most for the
+# kernel's locks of a rename.
 WAIT_S: Final = 2.0
-# Directories to look up; when there are more, the oldest are left to fail.
+# Directories to look up; beyond that, renames of further ones are left to fail.
 PENDING_MAX: Final = 64
 DEPTH_MAX: Final = 256
 
@@ -71,7 +72,8 @@ class Places:
     async def settled(self, place: Place, pid: int) -> None:
         """Wait until what this thread has found at a new place is known to be there.
 
-        Not if it looks for that itself again, for then it may hold the locks that we wait for.
+        A thread that looks the same place up again does not wait: it may hold the kernel's locks
+        for which the lookup of this process waits.
         """
         if pid in self._pending:
             pending, over = self._pending[pid]
@@ -95,7 +97,7 @@ class Places:
                     over.set()
 
     def _look(self, path: bytes) -> None:
-        """In a thread of its own, whose requests must not wait for it."""
+        """Runs in a thread of its own; requests of that thread do not wait for its lookups."""
         self._own_threads.add(threading.get_native_id())
         with suppress(OSError):
             os.lstat(path)

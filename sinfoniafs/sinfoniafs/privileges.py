@@ -1,8 +1,8 @@
-"""Who may change a file and leave its set-user-ID bits alone: a process with CAP_FSETID.
+"""Only a process with CAP_FSETID may change a file and leave its set-user-ID bits alone.
 
-The kernel clears these bits itself before a cached write and with a truncation, but leaves it to us
-for ``open(O_TRUNC)`` and for writes that bypass the page cache.  What cannot be found out about a
-process counts against it.
+The kernel clears these bits itself before a cached write and with a truncation.  For
+``open(O_TRUNC)`` and for writes that bypass the page cache it leaves that to the file system.  A
+process whose capabilities cannot be read counts as having none.
 """
 
 import stat
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 CAP_FSETID: Final = 4
-# Of signals, the bit that a process has pending in each of its threads once it is to end.
+# The bit of SIGKILL, which is pending in each thread of a process that is to end.
 _KILLED: Final = 1 << 8
 
 # Whether the program that changes a file may leave its set-user-ID bits; asked if there are any.
@@ -36,7 +36,7 @@ def may_keep_set_id(pid: int) -> bool:
 
 
 def without_set_id(permissions: int) -> int:
-    """What is left of the mode of a file that another than a privileged process changes.
+    """What is left of the mode of a file that an unprivileged process changes.
 
     Set-group-ID of a file that its group may not execute means mandatory locking, and stays.
     """

@@ -1,15 +1,17 @@
 """A session is one mount's life on the volume, and a fence against the dead.
 
-Every memory node has a session table.  A slot's first eight bytes are the session's identity,
-equal on all memory nodes; the home node's slot also tells who it is and counts heartbeats.  What
-a session holds (inodes and blocks in reserve, inodes open) is marked with its slot number where
-the thing itself is, so that it can be found and given back when the session dies.
+Every memory node has a session table.  A slot's first eight bytes are the session's identity, equal
+on all memory nodes; the slot on the home node also has the host and process of the mount, and
+counts heartbeats.  Everything that a session holds (inodes and blocks in reserve, open inodes) is
+marked with its slot number where the thing itself is, so that another mount can find it and give it
+back when the session dies.
 
-A session is taken for dead when its heartbeat stands still, never by a clock on another host.
-That may be wrong of a mount that was only paused; so reclaiming begins by setting the *fenced* bit
-in the identity on every memory node, and every minitransaction that uses a reservation, or relies
-on a mark of the session or removes it, compares the identity.  A mount that wakes up after that is
-told so, harms nothing, and goes on with a new session.
+A session is taken for dead when its heartbeat stands still, never by a clock on another host.  A
+mount that was only paused is taken for dead by mistake.  So reclaiming begins by setting the
+*fenced* bit in the identity on every memory node, and every minitransaction that uses a
+reservation, or relies on a mark of the session or removes it, compares the identity.  The first
+such minitransaction of the paused mount fails; it has changed nothing, and the mount goes on with a
+new session.
 """
 
 import random
@@ -29,12 +31,12 @@ IDENTITY: Final = struct.Struct("<Q")
 _RECORD: Final = struct.Struct("<QQqII64s128s")
 _HEARTBEAT_OFFSET: Final = 8
 _NO_SESSION: Final = IDENTITY.pack(0)
-# How often to try another slot when rivals register at the same time.
+# How often to try another slot when other mounts register at the same time.
 _REGISTER_ATTEMPTS: Final = 64
 
 
-# Heartbeats that fit into the silence after which a session is taken for dead: with room for a
-# pause that a loaded host may make.
+# How many heartbeats fit into the silence after which a session is taken for dead: a loaded host
+# may miss several of them.
 _HEARTBEATS: Final = 15
 
 
@@ -42,7 +44,8 @@ _HEARTBEATS: Final = 15
 class SessionTimes:
     """After how many seconds of silence a session is taken for dead, and how often it must beat.
 
-    All mounts of a volume should agree: who is less patient than others beat takes them for dead.
+    All mounts of a volume should agree: a mount with a shorter silence than the heartbeat interval
+    of another mount takes that mount for dead.
     """
 
     silence: float = 30.0
@@ -170,7 +173,7 @@ class Session:
         return minitransaction.compare(memory_node, session_address(self.slot), self._identity)
 
     async def beat(self) -> None:
-        """Show that this session lives.  Raises SessionLost if others have given it up."""
+        """Count the heartbeat up.  Raises SessionLost if another mount has fenced this session."""
         self._heartbeat += 1
         address = session_address(self.slot)
         beat = self._cluster.minitransaction()
@@ -182,7 +185,7 @@ class Session:
             raise SessionLost("this mount was taken for dead")
 
     async def leave(self) -> None:
-        """Free the slot; the session must hold nothing any more."""
+        """Free the slot of this session, which holds nothing any more."""
         await free_slot(self._cluster, self._superblock, self.record)
 
 
@@ -201,7 +204,7 @@ async def fence_session(
 ) -> SessionRecord | None:
     """Shut out a session whose heartbeat stood still at ``record``.
 
-    Returns the fenced record, or None if the session has moved since.
+    Returns the fenced record, or None if the heartbeat has moved since.
     """
     if record.fenced:
         return record
@@ -221,7 +224,7 @@ async def fence_session(
 
 
 async def free_slot(cluster: ClusterApi, superblock: Superblock, record: SessionRecord) -> None:
-    """Free the slot of a session that holds nothing any more, unless somebody else did."""
+    """Free the slot of a session that holds nothing any more, unless another mount has done so."""
     attempt = cluster.minitransaction()
     attempt.compare(superblock.home, session_address(record.slot), IDENTITY.pack(record.identity))
     for memory_node in superblock.nodes:

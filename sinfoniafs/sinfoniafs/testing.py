@@ -20,7 +20,7 @@ from sinfoniafs.volume.mounting import close_volume, open_volume
 from sinfoniafs.volume.volume import Volume
 
 MIB: Final = 1024 * 1024
-SOMEBODY: Final = Owner(uid=1000, gid=100)
+OWNER: Final = Owner(uid=1000, gid=100)
 DEADLINE_S: Final = 60.0
 
 
@@ -52,7 +52,7 @@ class Site:
         return self.volume.root
 
     async def mount(self, seed: int = 99) -> Volume:
-        """One more mount; whoever makes it closes it."""
+        """One more mount; which the caller closes."""
         return await open_volume(self.cluster, clock=self.clock, rng=random.Random(seed))
 
     async def count(self, operation: Awaitable[object]) -> int:
@@ -62,15 +62,13 @@ class Site:
         return self.cluster.statistics.executed - before
 
     async def file(self, name: bytes = b"file", data: bytes = b"") -> InodeNumber:
-        made = await namespace.create(self.volume, self.root, name, mode=0o644, owner=SOMEBODY)
+        made = await namespace.create(self.volume, self.root, name, mode=0o644, owner=OWNER)
         if data:
             await contents.write(self.volume, made.inode, 0, data)
         return made.inode
 
     async def directory(self, name: bytes = b"directory") -> InodeNumber:
-        return (
-            await namespace.mkdir(self.volume, self.root, name, mode=0o755, owner=SOMEBODY)
-        ).inode
+        return (await namespace.mkdir(self.volume, self.root, name, mode=0o755, owner=OWNER)).inode
 
     async def names(self, directory: InodeNumber | None = None) -> set[bytes]:
         return {entry.name for entry in await list_directory(self.volume, directory or self.root)}
@@ -137,7 +135,7 @@ class MountKilled(Exception):
 
 
 class Bomb:
-    """Kills whoever executes minitransactions, after a number of them."""
+    """Kills the mount that executes minitransactions, after a number of them."""
 
     def __init__(self, site: Site, survived: int) -> None:
         self._cluster = site.cluster

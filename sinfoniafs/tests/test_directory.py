@@ -1,4 +1,4 @@
-"""The nodes of a directory's tree, each for itself."""
+"""The leaves and interior nodes of a directory's tree, one at a time."""
 
 import contextlib
 

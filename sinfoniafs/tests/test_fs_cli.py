@@ -1,4 +1,4 @@
-"""Whatever a user gets wrong costs one line that says what to do, and changes nothing."""
+"""A user's mistake changes nothing, and gets one line that says what to do."""
 
 import functools
 import json
@@ -208,7 +208,7 @@ def test_a_machine_without_fuse_is_told_how_to_get_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
-def test_a_user_who_may_not_open_the_device_is_told(tmp_path: Path) -> None:
+def test_a_user_without_access_to_the_device_is_told(tmp_path: Path) -> None:
     (tmp_path / "fuse").touch(mode=0)
     with pytest.raises(MountError, match="as root"):
         check_fuse_device(tmp_path / "fuse")

@@ -30,7 +30,7 @@ from sinfoniafs.fsck import check as fsck
 from sinfoniafs.fsck.check import Progress, check_volume
 from sinfoniafs.fsck.inodes import Inodes, check_inodes
 from sinfoniafs.fsck.maps import Maps
-from sinfoniafs.testing import MIB, SOMEBODY, Site, close_site, open_site
+from sinfoniafs.testing import MIB, OWNER, Site, close_site, open_site
 from sinfoniafs.volume import namespace
 
 
@@ -148,7 +148,7 @@ DAMAGES: dict[str, tuple[Callable[[Damage], None], str]] = {
     ),
     "a free block marked used": (
         lambda damage: damage.mark_block(damage.free_block(), USED),
-        "marked used by nobody",
+        "is marked used, but nothing uses it",
     ),
     "a block used twice": (steal_block, "used already"),
     "a pointer out of range": (
@@ -188,7 +188,7 @@ DAMAGES: dict[str, tuple[Callable[[Damage], None], str]] = {
         "its parent is",
     ),
     "a torn leaf": (tear_leaf, "directory leaf"),
-    "a leaf of somebody else": (
+    "a leaf of another directory": (
         lambda damage: damage.put_leaf(
             damage.leaf(damage.directory)._replace(owner=InodeNumber(77))
         ),
@@ -216,7 +216,7 @@ DAMAGES: dict[str, tuple[Callable[[Damage], None], str]] = {
         lambda damage: damage.put_inode(damage.file, openers=1 << 9),
         "sessions that do not exist",
     ),
-    "a block reserved for nobody": (
+    "a block reserved for a session that does not exist": (
         lambda damage: damage.mark_block(damage.free_block(), bytes([RESERVED_FIRST + 9])),
         "reserved by session slot 9, wrongly",
     ),
@@ -238,7 +238,7 @@ async def furnish(site: Site) -> Damage:
         "removed": await site.file(b"removed"),
     }
     await namespace.unlink(site.volume, site.root, b"removed")
-    await namespace.create(site.volume, numbers["directory"], b"in", mode=0o644, owner=SOMEBODY)
+    await namespace.create(site.volume, numbers["directory"], b"in", mode=0o644, owner=OWNER)
     await close_site(site)
     return Damage(site, numbers)
 
@@ -319,6 +319,10 @@ def test_damage_is_found_on_a_mounted_volume_too() -> None:
         node, address = site.volume.layout.block_map(BlockNumber(block))
         site.cluster.memory[node][address : address + 1] = USED
         report = await check_volume(site.cluster)
-        assert [problem for problem in report.problems if "marked used by nobody" in problem]
+        assert [
+            problem
+            for problem in report.problems
+            if "is marked used, but nothing uses it" in problem
+        ]
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -1,4 +1,4 @@
-"""Where everything is: no two things in one place."""
+"""No two areas of a memory node overlap."""
 
 from itertools import pairwise
 

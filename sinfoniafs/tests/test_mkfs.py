@@ -1,4 +1,4 @@
-"""Making a volume, and refusing to open what is none."""
+"""mkfs makes a volume; what is not a volume is not opened."""
 
 import random
 
@@ -11,7 +11,7 @@ from sinfoniafs.errors import FormatError
 from sinfoniafs.format.layout import SESSIONS_MAX
 from sinfoniafs.fsck.check import check_volume
 from sinfoniafs.mkfs import make_volume
-from sinfoniafs.testing import MIB, SOMEBODY, Clock
+from sinfoniafs.testing import MIB, OWNER, Clock
 from sinfoniafs.volume import namespace
 from sinfoniafs.volume.inode_attributes import get_attributes
 from sinfoniafs.volume.mounting import close_volume, open_volume
@@ -42,7 +42,7 @@ def test_a_volume_is_not_overwritten_unless_told() -> None:
         cluster = ModelCluster(memory_nodes=2, capacity=2 * MIB)
         await make(cluster)
         volume = await open_volume(cluster)
-        await namespace.create(volume, volume.root, b"file", mode=0o644, owner=SOMEBODY)
+        await namespace.create(volume, volume.root, b"file", mode=0o644, owner=OWNER)
         with pytest.raises(FormatError, match="--force"):
             await make(cluster)
         await namespace.lookup(volume, volume.root, b"file")

@@ -187,7 +187,7 @@ def test_opening_with_o_trunc_empties_the_file() -> None:
     on_volume(scenario)
 
 
-def test_new_objects_belong_to_who_asked() -> None:
+def test_new_objects_belong_to_the_caller() -> None:
     async def scenario(mounted: MountedVolume) -> None:
         operations = mounted.operations
         handle, _ = await mounted.file(b"file")

@@ -1,4 +1,4 @@
-"""A request ends in time, and what it changed is known before it is reported."""
+"""A request ends in time, and the outcome of its change is known before it is reported."""
 
 import stat
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from sinfoniafs.key_locks import KeyLocks
 from sinfoniafs.patience import changing, limited, time_left
 from sinfoniafs.patient_cluster import PatientCluster
 from sinfoniafs.privileges import without_set_id
-from sinfoniafs.testing import SOMEBODY, Site, on_volume
+from sinfoniafs.testing import OWNER, Site, on_volume
 from sinfoniafs.volume import contents, namespace
 from sinfoniafs.volume.inode_attributes import get_attributes, set_attributes
 from sinfoniafs.volume.mounting import close_volume, open_volume
@@ -23,12 +23,12 @@ from sinfoniafs.volume.rename import rename
 
 
 def tid(number: int) -> Tid:
-    """Of the model, a tid is whatever names a minitransaction."""
+    """A tid for the model, which takes any value."""
     return cast("Tid", ("tid", number))
 
 
 class LostReplies:
-    """Loses the reply to each minitransaction that writes; it is executed, or it is not."""
+    """Loses the reply to each minitransaction that writes, ``executed`` or not."""
 
     def __init__(self, site: Site, *, executed: bool) -> None:
         self.lost = 0
@@ -48,7 +48,7 @@ CHANGES: dict[str, Callable[[Site, InodeNumber], Any]] = {
     "append": lambda site, file: contents.append(site.volume, file, b"changed"),
     "truncate": lambda site, file: set_attributes(site.volume, file, Changes(size=1)),
     "create": lambda site, _: namespace.create(
-        site.volume, site.root, b"new", mode=0o644, owner=SOMEBODY
+        site.volume, site.root, b"new", mode=0o644, owner=OWNER
     ),
     "rename": lambda site, _: rename(
         site.volume, Place(site.root, b"file"), Place(site.root, b"renamed")
@@ -139,7 +139,7 @@ def test_every_minitransaction_of_a_request_gets_what_is_left_of_its_time(
     on_volume(body, virtual_time=True)
 
 
-def test_who_waits_for_a_turn_does_so_in_its_own_time() -> None:
+def test_a_request_waits_for_a_lock_in_its_own_time() -> None:
     async def main() -> None:
         key_locks = KeyLocks()
         await key_locks.acquire("key")

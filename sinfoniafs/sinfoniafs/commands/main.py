@@ -1,7 +1,7 @@
-"""Commands parse and print; what they do is done elsewhere, and what goes wrong is one line.
+"""Commands parse and print; other modules do the work, and an error is one line.
 
-Exit codes: 0 done; 1 it could not be done, and the message says what to do; 2 wrong usage;
-``fsck`` adds 4 for a volume with problems left in it, as fsck(8) has it.
+Exit codes: 0 done; 1 failed, and the message says what to do; 2 wrong usage; ``fsck`` adds 4 for a
+volume with problems left in it, as fsck(8) has it.
 """
 
 import contextlib
@@ -96,16 +96,20 @@ main.add_command(fsck)
 @click.option(
     "--timeout",
     metavar="SECONDS",
-    help="How long a call may wait for memory nodes that do not answer; the same as"
+    help="How long a system call may wait for memory nodes that do not answer; the same as"
     f" -o timeout=SECONDS (default: {TIMEOUT_S:.0f}).",
 )
 @click.option(
     "--session",
     metavar="SECONDS",
-    help="After how much silence other mounts are taken for dead, the same for all mounts; the same"
-    f" as -o session=SECONDS (default: {SESSION_TIMES.silence:.0f}).",
+    help="After how many seconds without a heartbeat another mount is taken for dead; use one value"
+    f" on all mounts.  The same as -o session=SECONDS (default: {SESSION_TIMES.silence:.0f}).",
 )
-@click.option("--log-file", type=click.Path(path_type=Path), help=f"(default: {LOG_FILE_DEFAULT})")
+@click.option(
+    "--log-file",
+    type=click.Path(path_type=Path),
+    help=f"Where the mount in the background logs (default: {LOG_FILE_DEFAULT}).",
+)
 @click.option(
     "--keys",
     type=click.Path(path_type=Path),
@@ -128,12 +132,12 @@ def mount(
 ) -> None:
     """Mount a volume of CLUSTER, or else of $SINFONIA_CLUSTER, at the directory MOUNTPOINT.
 
-    Returns when the mount can be used; its process stays in the background until it is unmounted.
-    Any number of machines, or directories of one machine, may mount the same volume.  What is
-    written through one is seen by all others at once.
+    The command returns when the mount can be used; the mount's process stays in the background
+    until the volume is unmounted.  Any number of machines, or directories of one machine, may mount
+    the same volume.  What is written through one mount is seen through all others at once.
 
-    Writes return when the memory nodes have them: there is nothing to sync, and no data is lost
-    with this machine.  Exceptions are files changed through a shared writable mmap, which the
+    A write returns when the memory nodes have the data: there is nothing to sync, and no data is
+    lost with this machine.  Exceptions are files changed through a shared writable mmap, which the
     kernel writes back when msync or close asks for it.
     """
     cluster, mountpoint = _cluster_and_mountpoint(places)
@@ -188,7 +192,7 @@ def _mount(
         times=SessionTimes(options.session),
     )
 
-    # Read here: in the background there is nobody to be told that it cannot be read.
+    # Read here: the background process has no terminal on which to say that it cannot be read.
     keys = source.keys(options.keys)
 
     def run(on_serving: Callable[[], None]) -> None:
@@ -209,13 +213,21 @@ async def _connect_and_serve(
         await serve(cluster, request, on_serving=on_serving)
 
 
-@main.command(short_help="Unmount a volume, and wait until its mount has ended.")
+@main.command(short_help="Unmount a volume, and wait until its process has ended.")
 @click.argument("mountpoint", type=click.Path(path_type=Path))
-@click.option("--lazy", is_flag=True, help="Detach it now, even in use; end when it is no longer.")
-@click.option("--force", is_flag=True, help="Fail what is waiting; also removes a dead mount.")
+@click.option(
+    "--lazy",
+    is_flag=True,
+    help="Detach the mount now, even in use; its process ends when it is no longer used.",
+)
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Fail the requests that are waiting; also removes a mount whose process is dead.",
+)
 @JSON_OPTION
 def umount(mountpoint: Path, *, lazy: bool, force: bool, as_json: bool) -> None:
-    """Unmount the volume at MOUNTPOINT and wait until it has given back what it held."""
+    """Unmount the volume at MOUNTPOINT, and wait until the mount has given back what it held."""
     mounts.unmount(mountpoint, lazy=lazy, force=force)
     if as_json:
         click.echo(json.dumps({"unmounted": str(mountpoint.absolute())}))

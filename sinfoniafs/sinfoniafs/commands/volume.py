@@ -1,4 +1,4 @@
-"""Commands that need no mount: each does one thing to a volume, and prints what came of it."""
+"""Commands that need no mount: each does one thing to a volume, and prints the result."""
 
 import json
 import os
@@ -90,7 +90,7 @@ def mkfs(
 ) -> None:
     """Make an empty volume over all memory nodes of CLUSTER.
 
-    A cluster holds one volume.  Nobody may have an older one mounted while it is overwritten.
+    A cluster holds one volume.  Unmount an older volume everywhere before you overwrite it.
     """
     volume = name or cluster.volume or DEFAULT_NAME
 
@@ -111,7 +111,7 @@ def mkfs(
 
 
 async def volume_facts(cluster: ClusterApi, name: str) -> dict[str, Any]:
-    """What a volume is and how full, without becoming one of its sessions."""
+    """What a volume is and how full, read without registering a session."""
     superblock, layout = await read_superblocks(cluster, name)
     nodes = layout.nodes.values()
     created = datetime.fromtimestamp(superblock.created_ns / 1e9, UTC)
@@ -155,7 +155,7 @@ def path_facts(path: Path, mount: mounts.KernelMount) -> dict[str, Any]:
 @NAME_OPTION
 @JSON_OPTION
 def info(what: str, name: str | None, *, as_json: bool) -> None:
-    """Show what a path in a mount is, or what the volume of a cluster is and who mounts it.
+    """Show what a path in a mount is, or what the volume of a cluster is and which hosts mount it.
 
     \b
         sinfoniafs info /mnt/a/file
@@ -242,8 +242,9 @@ def fsck(
 ) -> None:
     """Read the whole volume and prove that it is sound.
 
-    Every block and inode is used once and reachable, link counts and sizes are right.  Unmount the
-    volume first, or leave it alone meanwhile: what changes while it is read looks like damage.
+    In a sound volume every block and inode is used once and reachable, and link counts and sizes
+    are right.  Unmount the volume first, or write nothing to it meanwhile: a change during the
+    check may look like damage.
 
     Mounts that were killed leave orphans and reserved space behind, which is no damage; other
     mounts reclaim them after a while, and --reclaim does it now.

@@ -27,10 +27,10 @@ from sinfoniafs.demo.tree import TreesDiffer, Work, compare_trees, copy_tree, en
 from sinfoniafs.mounts import MountError
 
 VICTIM = "node1"
-# Long enough that everybody meets its absence.
+# Long enough that every copying thread has to wait for the memory node.
 DEAD_SECONDS = 1.0
 
-# Whatever else is raised is a bug, and shows where it is.
+# Any other exception is a bug, and is shown with its traceback.
 FAILURES = (
     DemoFailed,
     TreesDiffer,
@@ -45,7 +45,7 @@ EXIT_INTERRUPTED = 130
 
 
 class Demo:
-    """The story, told on ``console`` and played on ``stage``."""
+    """The steps of the demonstration, run on ``stage`` and described on ``console``."""
 
     def __init__(self, stage: Stage, source: Path, console: Console) -> None:
         self.stage = stage
@@ -186,7 +186,7 @@ class Demo:
         ):
             self.console.print(f"  {line}", highlight=False, soft_wrap=True)
 
-    # How it is told.
+    # Printing.
 
     def _copy(self, title: str, target: Path, also: Callable[[], None] = lambda: None) -> Work:
         with self._bar(title, len(self.entries)) as advance:

@@ -1,15 +1,15 @@
 """A directory is a B-tree of blocks, ordered by a keyed hash of the names.
 
-The *position* of an entry is 63 bits: 59 of the name's hash, under a key of the volume's own so
-that nobody can choose names that collide, and a 4-bit ordinal that tells names of equal hash
-apart.  An entry keeps its position as long as it lives, and readdir gives entries in this order;
-so a position is a cookie that stays good while others insert, remove and split.
+The *position* of an entry is 63 bits: 59 of the name's hash, and a 4-bit ordinal that tells names
+of equal hash apart.  The hash has a secret key of the volume's own, so that a user cannot choose
+names that collide.  An entry keeps its position as long as it exists, and readdir gives entries in
+this order; so a position is a cookie that stays good while other mounts insert, remove and split.
 
 A *leaf* holds entries in order of arrival.  Adding one writes the leaf's head and the entry's own
-bytes, removing one the head and eight zero bytes; the holes are squeezed out when room is short.
-An *interior* node holds (lowest position, child) in order; the first lowest position is always 0,
-whatever the node's place, so that it takes over what an emptied neighbour on its left covered.
-Each node begins with a version, changed by every change.
+bytes; removing one writes the head and eight zero bytes.  Holes are squeezed out when room is
+short.  An *interior* node holds (lowest position, child) in order.  The first lowest position is
+always 0, so that the first child also covers what an emptied neighbour on its left covered.  Each
+tree node begins with a version, which every change changes.
 """
 
 import hashlib

@@ -1,9 +1,10 @@
-"""An inode is one slot of 512 bytes, and its first eight bytes vouch for the rest.
+"""An inode is one slot of 512 bytes; its first eight bytes, the iversion, vouch for the rest.
 
-*iversion* changes in every minitransaction that changes the slot, so that a cached inode is
-validated by comparing eight bytes (Figure 7 of the paper).  Two parts change on their own: the
-mtime and ctime of a *directory*, which every new entry sets and nobody relies on, and the
-*openers*, one bit for each session that may have the inode open, compared by those who need them.
+The *iversion* changes in every minitransaction that changes the slot, so that a cached inode is
+validated by comparing eight bytes (Figure 7 of the paper).  Two parts change without it: the mtime
+and ctime of a *directory*, which every new entry sets and no operation relies on, and the
+*openers*, one bit for each session that may have the inode open, which only the operations that
+rely on them compare.
 
 The last 256 bytes are the *area*: the contents of a small file or symbolic link, or the 32 topmost
 pointers of a block map.
@@ -38,7 +39,7 @@ POINTERS: Final = AREA_SIZE // 8
 # Flags.
 INLINE: Final = 1  # the contents are in the area, and ``size`` is their length
 
-LINKS_MAX: Final = 2**31  # no program counts further
+LINKS_MAX: Final = 2**31  # programs keep a link count in 32 bits
 SIZE_MAX: Final = 2**63 - 1  # off_t
 
 _SECTORS_PER_BLOCK: Final = BLOCK_SIZE // 512

@@ -109,7 +109,7 @@ class NodeLayout:
     def of_size(cls, node: MemoryNodeId, size: int) -> "NodeLayout":
         """The layout that mkfs chooses for ``size`` bytes of a memory node.
 
-        One inode for each block: a file that needs more than its inode needs at least a block.
+        One inode for each block: a file that does not fit into its inode needs at least a block.
         """
         if size < NODE_SIZE_MIN:
             raise FormatError(

@@ -1,8 +1,8 @@
-"""The superblock says what the volume is; nobody touches a volume whose superblock he cannot read.
+"""The superblock says what the volume is; a program that cannot read it does not touch the volume.
 
-Every memory node has a copy, equal but for the memory node it describes, written by mkfs and never
-again.  The checksum covers all before it.  ``incompatible`` feature flags unknown to this version
-forbid any use of the volume; ``compatible`` ones may be ignored.
+Every memory node has a copy, written by mkfs and never again.  The copies differ only in what they
+say of their own memory node.  The checksum covers all before it.  ``incompatible`` feature flags
+unknown to this version forbid any use of the volume; ``compatible`` ones may be ignored.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ NODES_MAX: Final = 900
 
 @dataclass(frozen=True, slots=True)
 class Superblock:
-    """One memory node's copy; ``layout`` and ``nodes`` are its part in the volume."""
+    """One memory node's copy; ``layout`` is of that memory node, ``nodes`` are all memory nodes."""
 
     name: str
     uuid: bytes
@@ -110,5 +110,5 @@ class Superblock:
 
 
 def checksum(image: bytes) -> bytes:
-    """Eight bytes over a structure that is written once and read seldom."""
+    """Eight bytes over a structure that is written once and seldom read."""
     return hashlib.blake2b(image, digest_size=8).digest()

@@ -1,12 +1,12 @@
 """fsck believes nothing: it reads every inode, directory and map, and counts for itself.
 
-It proves that every block and inode is used once, by something that can be reached from the root,
-and that the maps, link counts, sizes, block counts, parents and hash order say so too.  What it
-finds is exact on a quiet volume.  On one that is mounted, what changes between two of its reads may
-look like a problem; so it looks again, and reports what it found every time.
+fsck proves that every block and inode is used once, by something that can be reached from the root,
+and that the maps, link counts, sizes, block counts, parents and hash order say so too.  On a quiet
+volume the result is exact.  On a mounted volume, a change between two of fsck's reads may look like
+a problem; so fsck looks again, and reports only the problems that it found every time.
 
-Orphans and what sessions hold in reserve are no problems: they are counted, and with ``reclaim``
-those of dead sessions are given back first.
+Orphans and what sessions hold in reserve are no problems: fsck counts them, and with ``reclaim`` it
+first gives back those of dead sessions.
 """
 
 from collections.abc import Callable
@@ -31,15 +31,15 @@ Progress = Callable[[str, int, int], None]
 # How long a session's heartbeat must stand still before fsck takes it for dead: several beats.
 PATIENCE_S: Final = 10.0
 
-# A mounted volume with problems is checked so often, that far apart: a mount frees what it has
-# closed with its heartbeat, so that a problem that outlives two of those is not its doing.
+# A mounted volume with problems is checked this many times, this far apart: a mount frees what it
+# has closed with its heartbeat, so a problem that outlives two heartbeats was not made by a mount.
 PASSES: Final = 3
 BETWEEN_PASSES_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What fsck found.  ``reclaimed`` is what dead sessions held, if it was asked to reclaim."""
+    """What fsck found.  ``reclaimed`` is what dead sessions held, if fsck was told to reclaim."""
 
     problems: list[str] = field(default_factory=list)
     files: int = 0
@@ -59,7 +59,7 @@ class Report:
 
 
 def _silent(_what: str, _done: int, _of: int) -> None:
-    """The progress of a check that nobody watches."""
+    """The progress of a check that is not shown."""
 
 
 async def check_volume(
@@ -72,7 +72,7 @@ async def check_volume(
 ) -> Report:
     """Check the volume of that name; ``progress`` is told (what, done, of how many).
 
-    Raises FormatError if it cannot even be opened.
+    Raises FormatError if the volume cannot be opened.
     """
     progress = progress or _silent
     superblock, layout = await read_superblocks(cluster, name)

@@ -1,7 +1,7 @@
 """Every inode that is marked is read, and every block of its file claimed.
 
-What the directories must know of the inodes is kept: it is small.  Areas, and the maps of large
-files, are looked at and let go.
+Of each inode only what the check of the directories needs is kept.  Areas, and the maps of large
+files, are checked and let go.
 """
 
 import stat
@@ -126,29 +126,29 @@ class _FileCheck:
         self._cluster = cluster
         self._maps = maps
         self._inode = inode
-        self._who = f"inode {inode.number:#x}"
+        self._owner = f"inode {inode.number:#x}"
         self._claimed = 0
         self._end = 0  # how many blocks the file has, up to the last one in use
 
     async def run(self) -> None:
         inode = self._inode
         if inode.height > HEIGHT_MAX:
-            self._maps.report("height", f"{self._who} has a block map of height {inode.height}")
+            self._maps.report("height", f"{self._owner} has a block map of height {inode.height}")
             return
         span = FANOUT**inode.height
         for at, pointer in enumerate(inode.pointers):
             await self._claim(pointer, inode.height, at * span)
         if self._claimed != inode.blocks:
             self._maps.report(
-                "block count", f"{self._who} says {inode.blocks} blocks, has {self._claimed}"
+                "block count", f"{self._owner} says {inode.blocks} blocks, has {self._claimed}"
             )
         if self._end > whole_blocks(inode.size):
-            self._maps.report("size", f"{self._who} has blocks beyond its size of {inode.size}")
+            self._maps.report("size", f"{self._owner} has blocks beyond its size of {inode.size}")
 
     async def _claim(self, pointer: int, height: int, base: int) -> None:
         if not pointer:
             return
-        if not self._maps.claim(pointer, self._who):
+        if not self._maps.claim(pointer, self._owner):
             return
         self._claimed += 1
         if not height:

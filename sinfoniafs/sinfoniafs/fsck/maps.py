@@ -1,7 +1,7 @@
-"""Every byte of the maps is accounted for: by the format, by one owner, by a session, or by nobody.
+"""Every byte of the maps is accounted for: the format's, one owner's, reserved, or free.
 
-Whoever is found to use a block *claims* it here.  A block may be claimed once, and must be marked
-as used; in the end, what is marked as used must have been claimed.
+A file or directory that is found to use a block *claims* it here.  A block may be claimed once, and
+must be marked as used; in the end, every block that is marked as used must have been claimed.
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ from sinfoniafs.format.layout import (
 )
 
 PART_SIZE: Final = 4 * 1024 * 1024
-# Damage on a large scale is no clearer for being listed block by block.
+# After so many problems of one kind, listing more of them helps no operator.
 PROBLEMS_OF_A_KIND_MAX: Final = 100
 
 _CLAIMED: Final = 255
@@ -82,7 +82,7 @@ class Maps:
             self._problems.append(f"more problems like these: {kind}")
 
     def claim(self, block: int, owner: str) -> bool:
-        """Note that ``owner`` uses a block; False if it cannot be one, or not his alone."""
+        """Note that ``owner`` uses a block; False if it is no data block, or claimed already."""
         if not self.layout.holds_block(block):
             self.report("not a block", f"{owner} uses {block:#x}, which is not a data block")
             return False
@@ -115,7 +115,7 @@ class Maps:
             while index >= 0:
                 if not claimed[index]:
                     block = number(memory_node, index)
-                    self.report("used by nobody", f"block {block:#x} is marked used by nobody")
+                    self.report("not used", f"block {block:#x} is marked used, but nothing uses it")
                 index = states.find(USED, index + 1)
 
     def _check_states(

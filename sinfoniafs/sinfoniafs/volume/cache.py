@@ -1,8 +1,8 @@
 """A cached byte is a guess: it is believed only after a minitransaction has compared its version.
 
-Nothing here expires and nothing is told of changes made elsewhere.  An operation relies on what is
-cached, adds a compare item for each thing it relied on, and what fails the comparison is dropped
-and read anew.  The caches are bounded; the least recently used goes first.
+Entries do not expire, and no other mount tells this one of its changes.  An operation adds a
+compare item for each entry that it relied on; an entry whose comparison fails is dropped and read
+anew.  The caches are bounded; the least recently used entry goes first.
 """
 
 from array import array

@@ -1,7 +1,7 @@
 """What a file or a symbolic link holds is read, written and appended to.
 
 Every read is validated by the inode's iversion in the minitransaction that fetches the bytes, and
-every write changes it; so a read sees each write whole or not at all, from whichever mount.
+every write changes it; so a read sees each write of any mount whole or not at all.
 """
 
 import stat
@@ -65,7 +65,7 @@ async def write(
 async def append(
     volume: Volume, number: InodeNumber, data: bytes, *, privileged: Privileged = always
 ) -> int:
-    """Put ``data`` at the end of the file, wherever that is; returns the offset it got."""
+    """Put ``data`` at the end of the file as it is then; returns the offset of ``data``."""
     if len(data) > PIECE_MAX:
         raise InvalidArgument(f"at most {PIECE_MAX} bytes can be appended at once")
     body = partial(_write, number=number, offset=None, data=data, privileged=privileged)

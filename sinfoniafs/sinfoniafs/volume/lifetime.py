@@ -1,14 +1,15 @@
 """An inode lives while it has a name, or while any mount has it open.
 
-A mount that opens an inode registers in the inode's openers before it says so, in the open's one
-minitransaction; and it stays registered for a while after the last close, so that opening the same
-file again costs nothing.  Whoever removes the last name compares all openers in the same
-minitransaction: if nobody else is registered and it is not open here, inode and blocks are freed
-with the name; otherwise it becomes an *orphan*, and is freed by the last to unregister.
+A mount that opens an inode registers its session in the inode's openers, in the open's one
+minitransaction, before the open returns.  It stays registered for a while after the last close, so
+that opening the same file again costs nothing.  The operation that removes the last name compares
+all openers in the same minitransaction.  If no other session is registered and the inode is not
+open here, inode and blocks are freed with the name; otherwise the inode becomes an *orphan*, and
+the last session to unregister frees it.
 
-Files in too many pieces to be freed by one minitransaction are orphans for a moment, too, and then
-shrink step by step.  Whatever crash comes in between leaves an orphan, which ``reclaim``
-finds by its byte in the inode map.
+A file in too many pieces to be freed by one minitransaction becomes an orphan, too, and then
+shrinks step by step.  A crash in between leaves an orphan, which ``reclaim`` finds by its byte in
+the inode map.
 """
 
 import contextlib
@@ -127,7 +128,7 @@ async def lose_last_name(volume: Volume, attempt: Attempt, inode: Inode) -> bool
 
 
 async def reap(volume: Volume, number: InodeNumber) -> None:
-    """Free an orphan, step by step, unless somebody still has it open."""
+    """Free an orphan, step by step, unless a session still has it open."""
     while await until_committed(volume, lambda attempt: _reap_step(volume, attempt, number)):
         pass
 
@@ -135,8 +136,8 @@ async def reap(volume: Volume, number: InodeNumber) -> None:
 async def register_open(volume: Volume) -> None:
     """Register again in all that was open when a session was lost.
 
-    Until then it is as if nothing were open: what loses its last name meanwhile is freed, and is
-    stale for those who have it open.
+    Until then it is as if nothing were open: an inode that loses its last name meanwhile is freed,
+    and its handles on this mount become stale.
     """
     volume.rejoined = anyio.Event()
     for number in volume.open_inodes.unregistered:
@@ -220,7 +221,7 @@ async def _unregister(volume: Volume, number: InodeNumber) -> None:
         if await until_committed(volume, body):
             await reap(volume, number)
     except StaleHandle:
-        volume.open_inodes.unregister(number)  # others took us for dead, and freed it
+        volume.open_inodes.unregister(number)  # fenced meanwhile: another mount has freed the inode
 
 
 async def _reap_step(volume: Volume, attempt: Attempt, number: InodeNumber) -> bool:
@@ -231,7 +232,7 @@ async def _reap_step(volume: Volume, attempt: Attempt, number: InodeNumber) -> b
     inode = await attempt.inodes.get(number)
     if inode.nlink:
         await attempt.commit()  # believed only if compared
-        return False  # the number has a new life already
+        return False  # the number has been used again
     if inode.openers & ~opener_bit(attempt.session.slot):
         attempt.inodes.set_opener(inode, present=False)
         attempt.inodes.rely_on_openers(inode)

@@ -2,7 +2,7 @@
 
 Every function here is one minitransaction when what it needs is cached.  It compares the iversion
 of the directory, the versions of the tree's nodes on the way to the name, and what it relied on of
-the inodes involved; so of two mounts that race for a name exactly one wins.
+the inodes involved; so if two mounts change one name at the same time, exactly one commits.
 """
 
 import stat
@@ -122,7 +122,7 @@ async def create(
 async def symlink(
     volume: Volume, parent: InodeNumber, name: bytes, target: bytes, *, owner: Owner
 ) -> Attributes:
-    """Make a symbolic link, which lets everybody follow it."""
+    """Make a symbolic link, which every user may follow."""
     if not target:
         raise NoSuchEntry("a symbolic link must lead somewhere")
     mode = stat.S_IFLNK | 0o777
@@ -132,7 +132,7 @@ async def symlink(
 async def mkdir(
     volume: Volume, parent: InodeNumber, name: bytes, *, mode: int, owner: Owner
 ) -> Attributes:
-    """Make a directory, on a memory node whose turn it is."""
+    """Make a directory; each new one is on the next memory node."""
     check_name(name)
 
     async def body(attempt: Attempt) -> Inode:
@@ -186,7 +186,7 @@ async def link(volume: Volume, number: InodeNumber, parent: InodeNumber, name: b
 
 
 async def unlink(volume: Volume, parent: InodeNumber, name: bytes) -> None:
-    """Remove a name, and the inode with it if that was the last and nobody has it open."""
+    """Remove a name; the inode lives on while any mount has it open."""
 
     async def body(attempt: Attempt) -> tuple[InodeNumber, bool]:
         entry, inode = await _occupied(attempt, parent, name)

@@ -1,8 +1,7 @@
 """An inode that a program has open through this mount is registered, or about to be.
 
-A registration is this session's bit in the inode's openers.  It outlives the last close for a
-while, so that opening the same file again costs nothing; until it is removed the inode is
-*closing*.
+A registration is this session's bit in the inode's openers.  The bit stays set for a while after
+the last close, so that opening the same file again costs nothing; meanwhile the inode is *closing*.
 """
 
 from collections import Counter

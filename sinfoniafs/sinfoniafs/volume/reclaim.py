@@ -1,8 +1,8 @@
 """What a dead session held is found by the marks it left, and given back.
 
 The order keeps every crash of the reclaimer harmless: fence the session on all memory nodes; free
-what its slot holds in reserve; unregister it from all inodes; free the slot.  A slot is free only
-when no mark of it is left, so that the next session in it finds none.  Orphans that nobody has
+what its slot holds in reserve; unregister it from all inodes; free the slot.  A slot is freed only
+when no mark of it is left, so that the next session in it finds none.  Orphans that no session has
 open any more are freed last.
 """
 
@@ -61,7 +61,7 @@ class Reclaimed:
 
 
 class SessionWatch:
-    """Looks whether other sessions' heartbeats go on, and reclaims what those that died held."""
+    """Watches other sessions' heartbeats, and reclaims what dead sessions held."""
 
     def __init__(self, volume: Volume, silence: float) -> None:
         self._volume = volume
@@ -104,10 +104,10 @@ async def reclaim_session(
 
 
 async def reap_orphans(volume: Volume) -> int:
-    """Free all orphans that nobody has open; returns how many were freed."""
+    """Free all orphans that no session has open; returns how many were freed."""
     before = await find_inodes(volume.cluster, volume.layout, ORPHAN)
     for inode in before:
-        with contextlib.suppress(StaleHandle):  # another mount was faster
+        with contextlib.suppress(StaleHandle):  # another mount has freed it
             await reap(volume, inode)
     return len(before) - len(await find_inodes(volume.cluster, volume.layout, ORPHAN))
 
@@ -139,7 +139,7 @@ async def _free_marked(
                 change.compare(memory_node, address + start + first, mark * (end - first))
                 change.write(memory_node, address + start + first, FREE * (end - first))
                 freed += end - first
-            # The session is fenced: nobody but another reclaimer changes its marks.
+            # The session is fenced: only another reclaimer may change its marks meanwhile.
             await cluster.execute(change)
     return freed
 
@@ -149,7 +149,7 @@ async def unregister_from_all(
 ) -> None:
     """Remove the session in ``slot`` from the openers of all inodes.
 
-    ``living``: it is this one, and not fenced.  Raises SessionLost if it is fenced after all.
+    ``living`` is that session if it is this mount's own.  Raises SessionLost if it was fenced.
     """
     places = [
         (memory_node, address + opener_place(slot))
@@ -175,7 +175,7 @@ async def unregister_from_all(
             result = await cluster.execute(change)
             if any(each.index in fences for each in result.failed_compares):
                 raise SessionLost("this mount was taken for dead")
-            # A live session that shares the byte may have come in between: look again.
+            # A live session whose bit is in the same byte may have changed it: look again.
             if result.committed:
                 break
 

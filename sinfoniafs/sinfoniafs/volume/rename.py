@@ -1,9 +1,9 @@
 """Rename, in all its cases, is one minitransaction over both directories.
 
-A directory must not come to lie below itself.  Whoever moves one to another directory walks from
-there up to the root, and compares the iversion of every directory on the way; as moving a
-directory changes its iversion, two concurrent moves that would make a circle together cannot both
-commit.
+A directory must not come to lie below itself.  A rename that moves a directory to another directory
+walks from there up to the root, and compares the iversion of every directory on the way.  Moving a
+directory changes its iversion, so two concurrent moves that would make a circle together cannot
+both commit.
 """
 
 import stat
@@ -66,7 +66,7 @@ class Rename:
         if existing is None and flags & RENAME_EXCHANGE:
             raise NoSuchEntry("there is nothing to exchange with")
         if existing is not None and existing.inode == source.inode:
-            await self._attempt.commit()  # two names of one inode stay, says POSIX
+            await self._attempt.commit()  # POSIX: two names of one inode both stay
             return
         moved = await self._attempt.inodes.get(source.inode)
         await self._check_no_circle(moved, self._new_parent)

@@ -1,9 +1,9 @@
 """An operation runs until its minitransaction commits, or until the caller's time is up.
 
-Figure 8 of the paper: an operation works on what is cached, then executes one minitransaction
-whose compare items say what it relied on; if they fail, what was stale is dropped and the
-operation starts again.  An error that was concluded from cached bytes is believed only after the
-same comparisons have been made.
+Figure 8 of the paper: an operation works on cached inodes and blocks, then executes one
+minitransaction whose compare items say what the operation relied on.  If they fail, the stale
+entries are dropped from the cache and the operation starts again.  An error that was concluded from
+cached bytes is believed only after the same comparisons have been made.
 """
 
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,8 @@ from sinfoniafs.volume.attempt import Attempt, Conflict
 from sinfoniafs.volume.volume import Volume
 
 T = TypeVar("T")
-# The first retries come at once, for a stale cache is cured by reading; then rivals are likely.
+# The first retries come at once, because reading cures a stale cache; after that, other
+# mounts are likely to be changing the same files.
 RETRIES_AT_ONCE: Final = 2
 BACKOFF_FIRST_S: Final = 0.001
 BACKOFF_MAX_S: Final = 0.1
@@ -29,7 +30,7 @@ async def until_committed(
 ) -> T:
     """Run ``body`` until its minitransaction commits, holding the key locks of ``locked``.
 
-    Raises Busy when rivals kept changing what it relied on until the deadline.
+    Raises Busy if other mounts kept changing what ``body`` relied on until the deadline.
     """
     if not locked:
         return await _run(volume, body)

@@ -95,7 +95,7 @@ class Volume:
         return loaded
 
     async def load_block(self, block: BlockNumber) -> bytes:
-        """Read a tree node or a pointer block.  Raises CorruptVolume if it cannot be one."""
+        """Read a tree node or a pointer block.  Raises CorruptVolume for a wrong number."""
         if not self.layout.holds_block(block):
             raise CorruptVolume(f"{block:#x} is not the number of a data block")
         return await self.cluster.read(memory_node_of(block), block_address(block), BLOCK_SIZE)

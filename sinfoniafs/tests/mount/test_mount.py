@@ -276,7 +276,7 @@ def test_a_directory_of_5000_entries(here: Path) -> None:
         for name in names:
             os.mknod(name, stat.S_IFREG | 0o644, dir_fd=directory)
         assert names_in(here) == names
-        # Removing while listing skips nobody.
+        # Removing while listing skips no entry.
         with os.scandir(here) as entries:
             for entry in entries:
                 os.unlink(entry.name, dir_fd=directory)
@@ -315,7 +315,7 @@ def test_permissions_are_checked_for_other_users(here: Path) -> None:
     assert done.stdout.split() == ["refused"] * 3
 
 
-def test_the_set_user_id_bit_goes_when_somebody_else_writes(here: Path) -> None:
+def test_the_set_user_id_bit_goes_when_another_user_writes(here: Path) -> None:
     (here / "program").write_bytes(b"old")
     (here / "program").chmod(0o6777)
     os.chown(here / "program", NOBODY, NOBODY)

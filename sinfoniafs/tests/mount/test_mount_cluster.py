@@ -287,7 +287,7 @@ def test_a_killed_mount_leaves_a_sound_volume(
         assert sinfoniafs("umount", mountpoint, "--force").returncode == 0
     assert_sound(cluster)
     assert "1 dead mounts" in assert_sound(cluster, "--reclaim")
-    # The others were not disturbed.
+    # The other mounts were not disturbed.
     (pair[0] / "after").write_bytes(b"after")
     assert (pair[1] / "after").read_bytes() == b"after"
 
@@ -338,7 +338,9 @@ def test_a_signal_unmounts(cluster: LocalCluster, tmp_path: Path, running: Runni
     assert mounts.mount_at(mountpoint) is None
 
 
-def test_a_busy_mount_names_who_uses_it(cluster: LocalCluster, tmp_path: Path) -> None:
+def test_a_busy_mount_names_the_processes_that_use_it(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
     with mounted(cluster, tmp_path / "f") as mountpoint:
         with opened(mountpoint, os.O_RDONLY | os.O_DIRECTORY):
             refused = sinfoniafs("umount", mountpoint)

@@ -1,4 +1,4 @@
-"""The demonstration keeps its word, and leaves nothing behind, however it ends."""
+"""The demonstration shows what it says, and leaves nothing behind, however it ends."""
 
 import os
 import signal

@@ -19,14 +19,14 @@ from sinfoniafs.errors import (
     StaleHandle,
 )
 from sinfoniafs.statistics import volume_statistics
-from sinfoniafs.testing import MIB, SOMEBODY, Site, list_directory, on_volume
+from sinfoniafs.testing import MIB, OWNER, Site, list_directory, on_volume
 from sinfoniafs.volume import contents, namespace
 from sinfoniafs.volume.inode_attributes import get_attributes, set_attributes
 
 
 def test_a_created_file_is_found_with_the_attributes_it_was_given() -> None:
     async def body(site: Site) -> None:
-        made = await namespace.create(site.volume, site.root, b"file", mode=0o640, owner=SOMEBODY)
+        made = await namespace.create(site.volume, site.root, b"file", mode=0o640, owner=OWNER)
         found = await namespace.lookup(site.volume, site.root, b"file")
         assert found == made == await get_attributes(site.volume, made.inode)
         assert found.mode == stat.S_IFREG | 0o640
@@ -41,7 +41,7 @@ def test_a_created_file_is_found_with_the_attributes_it_was_given() -> None:
 def test_special_files_keep_their_kind_and_device_number(kind: int) -> None:
     async def body(site: Site) -> None:
         await namespace.create(
-            site.volume, site.root, b"x", mode=kind | 0o600, owner=SOMEBODY, rdev=259
+            site.volume, site.root, b"x", mode=kind | 0o600, owner=OWNER, rdev=259
         )
         found = await namespace.lookup(site.volume, site.root, b"x")
         assert (found.mode, found.rdev) == (kind | 0o600, 259)
@@ -57,7 +57,7 @@ def test_a_name_is_taken_once() -> None:
         with pytest.raises(EntryExists):
             await site.directory(b"name")
         with pytest.raises(EntryExists):
-            await namespace.symlink(site.volume, site.root, b"name", b"target", owner=SOMEBODY)
+            await namespace.symlink(site.volume, site.root, b"name", b"target", owner=OWNER)
 
     on_volume(body)
 
@@ -89,7 +89,7 @@ def test_a_path_through_a_file_is_refused() -> None:
         with pytest.raises(NotADirectory):
             await namespace.lookup(site.volume, file, b"below")
         with pytest.raises(NotADirectory):
-            await namespace.create(site.volume, file, b"below", mode=0o644, owner=SOMEBODY)
+            await namespace.create(site.volume, file, b"below", mode=0o644, owner=OWNER)
         with pytest.raises(NotADirectory):
             await namespace.read_directory(site.volume, file, 0, 10)
 
@@ -100,7 +100,7 @@ def test_dot_and_dotdot_are_understood() -> None:
     async def body(site: Site) -> None:
         directory = await site.directory()
         inner = (
-            await namespace.mkdir(site.volume, directory, b"in", mode=0o755, owner=SOMEBODY)
+            await namespace.mkdir(site.volume, directory, b"in", mode=0o755, owner=OWNER)
         ).inode
         assert (await namespace.lookup(site.volume, inner, b".")).inode == inner
         assert (await namespace.lookup(site.volume, inner, b"..")).inode == directory
@@ -142,7 +142,7 @@ def test_directories_are_spread_over_the_memory_nodes_and_files_stay_with_their_
     async def body(site: Site) -> None:
         for number in range(6):
             directory = await site.directory(b"d%d" % number)
-            file = await namespace.create(site.volume, directory, b"f", mode=0o644, owner=SOMEBODY)
+            file = await namespace.create(site.volume, directory, b"f", mode=0o644, owner=OWNER)
             assert file.inode >> 40 == directory >> 40
         homes = {entry.inode >> 40 for entry in await list_directory(site.volume, site.root)}
         assert homes == {0, 1, 2}
@@ -153,7 +153,7 @@ def test_directories_are_spread_over_the_memory_nodes_and_files_stay_with_their_
 def test_only_an_empty_directory_is_removed() -> None:
     async def body(site: Site) -> None:
         directory = await site.directory()
-        await namespace.create(site.volume, directory, b"file", mode=0o644, owner=SOMEBODY)
+        await namespace.create(site.volume, directory, b"file", mode=0o644, owner=OWNER)
         with pytest.raises(DirectoryNotEmpty):
             await namespace.rmdir(site.volume, site.root, b"directory")
         await namespace.unlink(site.volume, directory, b"file")
@@ -199,7 +199,7 @@ def test_a_hard_link_is_another_name_of_the_same_inode() -> None:
 def test_a_symbolic_link_gives_back_its_target(length: int) -> None:
     async def body(site: Site) -> None:
         target = bytes(97 + at % 26 for at in range(length))
-        made = await namespace.symlink(site.volume, site.root, b"link", target, owner=SOMEBODY)
+        made = await namespace.symlink(site.volume, site.root, b"link", target, owner=OWNER)
         assert stat.S_ISLNK(made.mode)
         assert made.size == length
         assert await contents.readlink(site.volume, made.inode) == target
@@ -211,9 +211,9 @@ def test_a_symbolic_link_gives_back_its_target(length: int) -> None:
 def test_a_symbolic_links_target_has_limits() -> None:
     async def body(site: Site) -> None:
         with pytest.raises(NameTooLong):
-            await namespace.symlink(site.volume, site.root, b"link", b"t" * 4096, owner=SOMEBODY)
+            await namespace.symlink(site.volume, site.root, b"link", b"t" * 4096, owner=OWNER)
         with pytest.raises(NoSuchEntry):
-            await namespace.symlink(site.volume, site.root, b"link", b"", owner=SOMEBODY)
+            await namespace.symlink(site.volume, site.root, b"link", b"", owner=OWNER)
         with pytest.raises(InvalidArgument):
             await contents.readlink(site.volume, await site.file())
 
@@ -241,7 +241,7 @@ def test_setattr_of_a_directory_returns_its_present_times() -> None:
     async def body(site: Site) -> None:
         await get_attributes(site.volume, site.root)
         other = site.mounts[1]
-        await namespace.create(other, site.root, b"file", mode=0o644, owner=SOMEBODY)
+        await namespace.create(other, site.root, b"file", mode=0o644, owner=OWNER)
         changed = await set_attributes(site.volume, site.root, Changes(mode=0o700))
         assert changed == await get_attributes(other, site.root)
 
@@ -296,9 +296,7 @@ def test_readdir_goes_on_where_it_was_while_others_insert_and_split() -> None:
             seen += [entry.name for entry in entries]
             cookie = entries[-1].cookie
             for _ in range(5):
-                await namespace.create(
-                    other, site.root, b"new-%d" % added, mode=0o644, owner=SOMEBODY
-                )
+                await namespace.create(other, site.root, b"new-%d" % added, mode=0o644, owner=OWNER)
                 added += 1
             await namespace.unlink(other, site.root, b"new-%d" % (added - 1))
         assert len(seen) == len(set(seen))
@@ -361,7 +359,7 @@ def test_statistics_count_what_is_used() -> None:
 
 
 def test_a_reused_inode_number_does_not_lead_to_the_new_file() -> None:
-    """Who holds the number of a removed file gets ESTALE, not somebody else's data."""
+    """A mount that holds the number of a removed file gets ESTALE, not the data of another file."""
 
     async def body(site: Site) -> None:
         holder, other = site.mounts
@@ -373,7 +371,7 @@ def test_a_reused_inode_number_does_not_lead_to_the_new_file() -> None:
         while old not in numbers:  # a small volume: the number soon comes up again
             name = b"new-%d" % len(numbers)
             numbers.add(
-                (await namespace.create(other, site.root, name, mode=0o600, owner=SOMEBODY)).inode
+                (await namespace.create(other, site.root, name, mode=0o600, owner=OWNER)).inode
             )
         for operation in (
             get_attributes(holder, old),

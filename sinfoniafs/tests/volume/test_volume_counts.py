@@ -6,7 +6,7 @@ import pytest
 
 from sinfoniafs.attributes import RENAME_EXCHANGE, Changes, InodeNumber, Place
 from sinfoniafs.errors import EntryExists, NoSuchEntry
-from sinfoniafs.testing import SOMEBODY, Site, on_volume
+from sinfoniafs.testing import OWNER, Site, on_volume
 from sinfoniafs.volume import contents, lifetime, namespace
 from sinfoniafs.volume.inode_attributes import get_attributes, set_attributes
 from sinfoniafs.volume.mounting import close_volume
@@ -28,16 +28,16 @@ OPERATIONS: dict[str, Operation] = {
     "truncate": lambda volume, _, file: set_attributes(volume, file, Changes(size=100)),
     "extend": lambda volume, _, file: set_attributes(volume, file, Changes(size=10**12)),
     "create": lambda volume, directory, _: namespace.create(
-        volume, directory, b"new", mode=0o644, owner=SOMEBODY
+        volume, directory, b"new", mode=0o644, owner=OWNER
     ),
     "create and open": lambda volume, directory, _: namespace.create(
-        volume, directory, b"new", mode=0o644, owner=SOMEBODY, register=True
+        volume, directory, b"new", mode=0o644, owner=OWNER, register=True
     ),
     "mkdir": lambda volume, directory, _: namespace.mkdir(
-        volume, directory, b"new", mode=0o755, owner=SOMEBODY
+        volume, directory, b"new", mode=0o755, owner=OWNER
     ),
     "symlink": lambda volume, directory, _: namespace.symlink(
-        volume, directory, b"new", b"target", owner=SOMEBODY
+        volume, directory, b"new", b"target", owner=OWNER
     ),
     "link": lambda volume, directory, file: namespace.link(volume, file, directory, b"new"),
     "unlink": lambda volume, directory, _: namespace.unlink(volume, directory, b"file"),
@@ -72,16 +72,14 @@ def test_one_minitransaction(operation: Operation, memory_nodes: int) -> None:
     async def body(site: Site) -> None:
         volume = site.volume
         directory = await site.directory()
-        file = (
-            await namespace.create(volume, directory, b"file", mode=0o644, owner=SOMEBODY)
-        ).inode
+        file = (await namespace.create(volume, directory, b"file", mode=0o644, owner=OWNER)).inode
         await contents.write(volume, file, 0, b"d" * (2 * BLOCK + 100))
-        await namespace.create(volume, directory, b"other", mode=0o644, owner=SOMEBODY)
-        await namespace.mkdir(volume, directory, b"empty", mode=0o755, owner=SOMEBODY)
-        await namespace.create(volume, volume.root, b"in root", mode=0o644, owner=SOMEBODY)
+        await namespace.create(volume, directory, b"other", mode=0o644, owner=OWNER)
+        await namespace.mkdir(volume, directory, b"empty", mode=0o755, owner=OWNER)
+        await namespace.create(volume, volume.root, b"in root", mode=0o644, owner=OWNER)
         # The mkdir that is measured finds inodes in reserve on whichever memory node is next.
         for number in range(memory_nodes):
-            await namespace.mkdir(volume, volume.root, b"%d" % number, mode=0o755, owner=SOMEBODY)
+            await namespace.mkdir(volume, volume.root, b"%d" % number, mode=0o755, owner=OWNER)
         assert await site.count(operation(volume, directory, file)) == 1
 
     on_volume(body, memory_nodes=memory_nodes)
@@ -89,7 +87,7 @@ def test_one_minitransaction(operation: Operation, memory_nodes: int) -> None:
 
 def test_readlink_costs_one_minitransaction() -> None:
     async def body(site: Site) -> None:
-        link = await namespace.symlink(site.volume, site.root, b"link", b"target", owner=SOMEBODY)
+        link = await namespace.symlink(site.volume, site.root, b"link", b"target", owner=OWNER)
         assert await site.count(contents.readlink(site.volume, link.inode)) == 1
 
     on_volume(body)
@@ -136,7 +134,7 @@ def test_many_small_files_cost_two_minitransactions_each_and_a_little() -> None:
                     site.root,
                     b"%d" % number,
                     mode=0o644,
-                    owner=SOMEBODY,
+                    owner=OWNER,
                     register=True,
                 )
                 await contents.write(site.volume, made.inode, 0, b"x" * 5000)

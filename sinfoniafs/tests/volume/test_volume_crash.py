@@ -12,7 +12,7 @@ from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.testing.model import ModelCluster
 from sinfoniafs.attributes import RENAME_EXCHANGE, Changes, Place
 from sinfoniafs.fsck.check import check_volume
-from sinfoniafs.testing import MIB, SOMEBODY, Bomb, Site, close_site, list_directory, open_site
+from sinfoniafs.testing import MIB, OWNER, Bomb, Site, close_site, list_directory, open_site
 from sinfoniafs.volume import contents, lifetime, namespace
 from sinfoniafs.volume.inode_attributes import get_attributes, set_attributes
 from sinfoniafs.volume.mounting import close_volume
@@ -35,7 +35,7 @@ async def open_unlink_close(volume: Volume) -> None:
 
 async def create_and_open(volume: Volume) -> None:
     made = await namespace.create(
-        volume, volume.root, b"new", mode=0o644, owner=SOMEBODY, register=True
+        volume, volume.root, b"new", mode=0o644, owner=OWNER, register=True
     )
     await contents.write(volume, made.inode, 0, b"x" * 300_000)
 
@@ -53,7 +53,7 @@ async def truncate(volume: Volume) -> None:
 async def fill_a_directory(volume: Volume) -> None:
     directory = (await namespace.lookup(volume, volume.root, b"one leaf")).inode
     for number in range(6):
-        await namespace.symlink(volume, directory, b"%d" % number * 200, b"t" * 300, owner=SOMEBODY)
+        await namespace.symlink(volume, directory, b"%d" % number * 200, b"t" * 300, owner=OWNER)
     assert (await get_attributes(volume, directory)).blocks == 3 * 32  # split, under a root
 
 
@@ -74,8 +74,8 @@ async def move(volume: Volume) -> None:
 
 
 async def make_a_directory(volume: Volume) -> None:
-    made = await namespace.mkdir(volume, volume.root, b"new", mode=0o755, owner=SOMEBODY)
-    await namespace.create(volume, made.inode, b"new", mode=0o644, owner=SOMEBODY)
+    made = await namespace.mkdir(volume, volume.root, b"new", mode=0o755, owner=OWNER)
+    await namespace.create(volume, made.inode, b"new", mode=0o644, owner=OWNER)
 
 
 async def mount_and_unmount(volume: Volume) -> None:
@@ -102,7 +102,7 @@ async def furnish(site: Site) -> None:
         directory = await site.directory(name)
         for number in range(count):
             await namespace.create(
-                site.volume, directory, b"%240d" % number, mode=0o644, owner=SOMEBODY
+                site.volume, directory, b"%240d" % number, mode=0o644, owner=OWNER
             )
     file = await site.file(b"scattered")
     other = await site.file(b"between")

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from sinfoniafs.attributes import Changes
 from sinfoniafs.errors import FileTooBig, InvalidArgument, IsADirectory
 from sinfoniafs.statistics import volume_statistics
-from sinfoniafs.testing import MIB, SOMEBODY, Site, on_volume
+from sinfoniafs.testing import MIB, OWNER, Site, on_volume
 from sinfoniafs.volume import contents, namespace
 from sinfoniafs.volume.inode_attributes import get_attributes, set_attributes
 from sinfoniafs.volume.mounting import close_volume
 
 BLOCK = 16 * 1024
-# Where a block map changes its shape: inline, 32 direct blocks, one level of map nodes.
+# Where a block map changes its shape: inline, 32 direct blocks, one level of pointer blocks.
 EDGES = [0, 1, 255, 256, 257, BLOCK - 1, BLOCK, BLOCK + 1, 32 * BLOCK - 1, 32 * BLOCK + 1]
 
 
@@ -122,9 +122,7 @@ def test_a_block_that_had_another_file_shows_nothing_of_it() -> None:
         fresh = await site.mount()
         for number in range(60):
             name = b"new-%d" % number
-            file = (
-                await namespace.create(fresh, site.root, name, mode=0o644, owner=SOMEBODY)
-            ).inode
+            file = (await namespace.create(fresh, site.root, name, mode=0o644, owner=OWNER)).inode
             await contents.write(fresh, file, 1000, b"n")
             await contents.write(fresh, file, 5000, b"n")
             await set_attributes(fresh, file, Changes(size=2 * BLOCK))

@@ -1,10 +1,10 @@
-"""Directories grow to any size; finding a name in them does not get dearer."""
+"""Directories grow to any size; finding a name costs the same in all of them."""
 
 import pytest
 
 from sinfoniafs.errors import NoSuchEntry
 from sinfoniafs.format import directory
-from sinfoniafs.testing import MIB, SOMEBODY, Site, list_directory, on_volume
+from sinfoniafs.testing import MIB, OWNER, Site, list_directory, on_volume
 from sinfoniafs.volume import namespace
 from sinfoniafs.volume.inode_attributes import get_attributes
 from sinfoniafs.volume.mounting import close_volume
@@ -42,7 +42,7 @@ def test_twenty_thousand_entries_are_each_found_by_one_minitransaction() -> None
 
 
 def test_interior_nodes_split_and_empty_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With four children to a node instead of 1022, a thousand names make a tree of some height."""
+    """With four children to an interior node instead of 1022, a thousand names make a high tree."""
     monkeypatch.setattr("sinfoniafs.volume.tree.CHILDREN_MAX", 4)
 
     async def body(site: Site) -> None:
@@ -77,7 +77,7 @@ def test_names_of_equal_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> 
     async def body(site: Site) -> None:
         names = {b"%d" % number for number in range(30)}
         for name in names:
-            await namespace.create(site.volume, site.root, name, mode=0o644, owner=SOMEBODY)
+            await namespace.create(site.volume, site.root, name, mode=0o644, owner=OWNER)
         entries = await list_directory(site.volume, site.root, 1)
         assert sorted(entry.name for entry in entries) == sorted(names)
         for name in sorted(names)[::2]:

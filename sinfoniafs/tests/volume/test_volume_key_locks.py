@@ -1,4 +1,4 @@
-"""Tasks of one mount lock what they would otherwise spoil for each other."""
+"""Tasks of one mount take turns at a key, and a cancelled task passes its turn on."""
 
 import trio
 import trio.testing
@@ -29,7 +29,7 @@ def test_turns_come_in_order_and_one_at_a_time() -> None:
     trio.run(main)
 
 
-def test_who_is_cancelled_while_waiting_holds_up_nobody() -> None:
+def test_a_task_that_is_cancelled_while_waiting_holds_up_no_other() -> None:
     async def main() -> None:
         key_locks = KeyLocks()
         await key_locks.acquire("key")

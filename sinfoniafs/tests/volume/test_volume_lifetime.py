@@ -1,4 +1,4 @@
-"""Inodes without names, and sessions without life."""
+"""Orphans are freed by the last session to close them, and dead sessions are reclaimed."""
 
 import pytest
 import trio
@@ -6,7 +6,7 @@ import trio
 from sinfoniafs.attributes import Changes, Place
 from sinfoniafs.errors import NoSuchEntry, StaleHandle
 from sinfoniafs.fsck.check import check_volume
-from sinfoniafs.testing import MIB, SOMEBODY, Bomb, Site, on_volume, open_site
+from sinfoniafs.testing import MIB, OWNER, Bomb, Site, on_volume, open_site
 from sinfoniafs.volume import contents, lifetime, namespace
 from sinfoniafs.volume.inode_attributes import get_attributes, set_attributes
 from sinfoniafs.volume.lifetime import flush_closing
@@ -75,7 +75,7 @@ def test_a_removed_directory_that_is_open_takes_no_new_entries() -> None:
         assert (await get_attributes(site.volume, directory)).nlink == 0
         assert await namespace.read_directory(site.volume, directory, 0, 10) == []
         with pytest.raises(NoSuchEntry):
-            await namespace.create(site.volume, directory, b"x", mode=0o644, owner=SOMEBODY)
+            await namespace.create(site.volume, directory, b"x", mode=0o644, owner=OWNER)
         await lifetime.close_file(site.volume, directory)
 
     on_volume(body, memory_nodes=2)
@@ -97,7 +97,7 @@ def test_a_removed_file_cannot_be_opened_or_linked_again() -> None:
 
 
 def test_a_file_that_was_closed_lately_is_freed_at_once() -> None:
-    """A mount stays registered for a while; of its own files it knows better."""
+    """A mount stays registered for a while, but frees its own closed files at once."""
 
     async def body(site: Site) -> None:
         file = await site.file(b"file", LARGE)
@@ -165,7 +165,7 @@ def test_what_a_killed_mount_held_is_found_and_reclaimed() -> None:
         names = [b"%d" % number for number in range(5)]
         for name in names:
             made = await namespace.create(
-                killed, site.root, name, mode=0o644, owner=SOMEBODY, register=True
+                killed, site.root, name, mode=0o644, owner=OWNER, register=True
             )
             await contents.write(killed, made.inode, 0, LARGE)
         await namespace.unlink(killed, site.root, names[0])
@@ -181,7 +181,7 @@ def test_what_a_killed_mount_held_is_found_and_reclaimed() -> None:
         assert (report.reclaimed.sessions, report.reclaimed.orphans) == (1, 1)
         assert (report.files, report.bytes) == (4, 4 * len(LARGE))
         # If it was not killed, it goes on with a new session, and gives back what that holds.
-        await namespace.create(killed, site.root, b"late", mode=0o644, owner=SOMEBODY)
+        await namespace.create(killed, site.root, b"late", mode=0o644, owner=OWNER)
         assert len((await check_volume(site.cluster)).sessions) == 1
         await close_volume(killed)
         report = await check_volume(site.cluster)

@@ -1,4 +1,4 @@
-"""Two mounts do what a tree of plain Python objects does, whatever they are asked.
+"""Two mounts do what a tree of plain Python objects does, for any sequence of operations.
 
 The model below knows POSIX and nothing of minitransactions.  Hypothesis chooses what to do and on
 which mount; answers must be the model's, errors by their errno, and in the end the whole tree is
@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from sinfoniafs.attributes import RENAME_EXCHANGE, RENAME_NOREPLACE, Changes, InodeNumber, Place
 from sinfoniafs.errors import FileSystemError
-from sinfoniafs.testing import MIB, SOMEBODY, Site, close_site, list_directory, open_site
+from sinfoniafs.testing import MIB, OWNER, Site, close_site, list_directory, open_site
 from sinfoniafs.volume import contents, namespace
 from sinfoniafs.volume.inode_attributes import get_attributes, set_attributes
 from sinfoniafs.volume.rename import rename
@@ -123,7 +123,7 @@ async def walk(volume: Volume, path: Path) -> InodeNumber:
 
 
 async def walk_to_parent(volume: Volume, path: Path) -> InodeNumber:
-    """The directory of the last name; a kernel, too, sees to it that it is one."""
+    """The directory of the last name; the lookup of "." checks that it is a directory."""
     number = await walk(volume, path[:-1])
     await namespace.lookup(volume, number, b".")
     return number
@@ -160,7 +160,7 @@ class VolumeMachine(RuleBasedStateMachine):
         async def actual() -> None:
             volume = self.site.mounts[mount]
             parent = await walk_to_parent(volume, path)
-            await namespace.create(volume, parent, path[-1], mode=0o644, owner=SOMEBODY)
+            await namespace.create(volume, parent, path[-1], mode=0o644, owner=OWNER)
 
         self.both(lambda: self.model.add(path, Node()), actual)
 
@@ -169,7 +169,7 @@ class VolumeMachine(RuleBasedStateMachine):
         async def actual() -> None:
             volume = self.site.mounts[mount]
             parent = await walk_to_parent(volume, path)
-            await namespace.mkdir(volume, parent, path[-1], mode=0o755, owner=SOMEBODY)
+            await namespace.mkdir(volume, parent, path[-1], mode=0o755, owner=OWNER)
 
         self.both(lambda: self.model.add(path, Node(children={})), actual)
 

@@ -1,4 +1,4 @@
-"""Mounts that want the same thing at the same time: one wins, nothing is torn."""
+"""Of operations that exclude each other, exactly one succeeds; nothing is half done."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -14,7 +14,7 @@ from sinfoniafs.errors import (
     InvalidArgument,
     NoSuchEntry,
 )
-from sinfoniafs.testing import SOMEBODY, Site, list_directory, on_volume
+from sinfoniafs.testing import OWNER, Site, list_directory, on_volume
 from sinfoniafs.volume import contents, namespace
 from sinfoniafs.volume.rename import rename
 from sinfoniafs.volume.volume import Volume
@@ -44,10 +44,10 @@ def test_exactly_one_creation_of_a_name_wins() -> None:
             name = b"%d" % number
 
             def create(mount: Volume, name: bytes = name) -> Awaitable[object]:
-                return namespace.create(mount, site.root, name, mode=0o644, owner=SOMEBODY)
+                return namespace.create(mount, site.root, name, mode=0o644, owner=OWNER)
 
             def mkdir(mount: Volume, name: bytes = name) -> Awaitable[object]:
-                return namespace.mkdir(mount, site.root, name, mode=0o755, owner=SOMEBODY)
+                return namespace.mkdir(mount, site.root, name, mode=0o755, owner=OWNER)
 
             outcomes = await all_at_once(
                 *(partial(create, mount) for mount in site.mounts),
@@ -80,9 +80,7 @@ def test_a_directory_is_removed_or_gets_an_entry_never_both() -> None:
             directory = await site.directory(name)
             removed, created = await all_at_once(
                 partial(namespace.rmdir, site.volume, site.root, name),
-                partial(
-                    namespace.create, site.mounts[1], directory, b"x", mode=0o644, owner=SOMEBODY
-                ),
+                partial(namespace.create, site.mounts[1], directory, b"x", mode=0o644, owner=OWNER),
             )
             assert (removed is None) != (created is None)
             if removed is not None:
@@ -103,13 +101,13 @@ def test_two_moves_never_make_a_circle() -> None:
             sources, targets = [], []
             for side in (b"left", b"right"):
                 source = await site.directory(b"%b-%d" % (side, number))
-                moved = await namespace.mkdir(site.volume, source, b"a", mode=0o755, owner=SOMEBODY)
+                moved = await namespace.mkdir(site.volume, source, b"a", mode=0o755, owner=OWNER)
                 below = await namespace.mkdir(
-                    site.volume, moved.inode, b"b", mode=0o755, owner=SOMEBODY
+                    site.volume, moved.inode, b"b", mode=0o755, owner=OWNER
                 )
                 sources.append(source)
                 targets.append(below.inode)
-                # Both mounts know the way, so that neither is ahead of the other.
+                # Both mounts have the way in their caches, so that neither is ahead.
                 for mount in site.mounts:
                     await namespace.lookup(mount, site.root, b"%b-%d" % (side, number))
                     await namespace.lookup(mount, source, b"a")
@@ -173,7 +171,7 @@ def test_many_tasks_fill_and_empty_one_directory(mounts: int) -> None:
             mount = site.mounts[worker % mounts]
             for number in range(60):
                 name = b"%d-%d" % (worker, number)
-                made = await namespace.create(mount, site.root, name, mode=0o644, owner=SOMEBODY)
+                made = await namespace.create(mount, site.root, name, mode=0o644, owner=OWNER)
                 await contents.write(mount, made.inode, 0, name * 50)
                 if number % 2:
                     await namespace.unlink(mount, site.root, name)

@@ -1,4 +1,4 @@
-"""A mount that was taken for dead goes on with a new session, and harms nothing by having slept."""
+"""A mount that was taken for dead goes on with a new session, and harms no other mount."""
 
 import random
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from sinfoniafs.attributes import InodeNumber
 from sinfoniafs.errors import StaleHandle
 from sinfoniafs.fsck.check import check_volume
 from sinfoniafs.session import SessionTimes, read_sessions
-from sinfoniafs.testing import SOMEBODY, Site, on_volume
+from sinfoniafs.testing import OWNER, Site, on_volume
 from sinfoniafs.volume import contents, lifetime, namespace
 from sinfoniafs.volume.lifetime import flush_closing
 from sinfoniafs.volume.mounting import close_volume, keep_alive, open_volume
@@ -47,9 +47,9 @@ Work = Callable[[Volume, InodeNumber, InodeNumber], "object"]
 @pytest.mark.parametrize(
     "work",
     [
-        lambda volume, root, _: namespace.create(volume, root, b"new", mode=0o644, owner=SOMEBODY),
+        lambda volume, root, _: namespace.create(volume, root, b"new", mode=0o644, owner=OWNER),
         lambda volume, root, _: namespace.create(
-            volume, root, b"new", mode=0o644, owner=SOMEBODY, register=True
+            volume, root, b"new", mode=0o644, owner=OWNER, register=True
         ),
         lambda volume, _, file: contents.append(volume, file, LARGE),
         lambda volume, _, file: lifetime.open_file(volume, file),
@@ -118,7 +118,7 @@ def test_what_was_unlinked_and_open_is_gone_and_its_blocks_are_never_written() -
     on_volume(body, mounts=2)
 
 
-def test_whoever_has_the_slot_now_keeps_what_is_registered_in_it() -> None:
+def test_the_next_session_in_a_slot_keeps_what_is_registered_in_it() -> None:
     """The sleeper, still in its old session, removes a name of what its successor has open."""
 
     async def body(site: Site) -> None:
@@ -126,7 +126,7 @@ def test_whoever_has_the_slot_now_keeps_what_is_registered_in_it() -> None:
         file = await site.file(b"file", LARGE)
         await namespace.lookup(sleeper, site.root, b"file")
         await lifetime.open_file(sleeper, file)
-        await lifetime.close_file(sleeper, file)  # still registered, it believes
+        await lifetime.close_file(sleeper, file)  # it believes that it is still registered
         slot = sleeper.session.slot
         await take_for_dead(site, sleeper)
         made, successor = await occupy_slots(site, slot)
@@ -164,11 +164,11 @@ def test_closing_a_mount_that_was_taken_for_dead_takes_nothing_from_others() -> 
 def test_two_operations_that_find_the_session_lost_begin_one_new_session() -> None:
     async def body(site: Site) -> None:
         sleeper = site.mounts[1]
-        await namespace.create(sleeper, site.root, b"first", mode=0o644, owner=SOMEBODY)
+        await namespace.create(sleeper, site.root, b"first", mode=0o644, owner=OWNER)
         await take_for_dead(site, sleeper)
 
         async def make(number: int) -> None:
-            await namespace.create(sleeper, site.root, b"%d" % number, mode=0o644, owner=SOMEBODY)
+            await namespace.create(sleeper, site.root, b"%d" % number, mode=0o644, owner=OWNER)
 
         async with trio.open_nursery() as nursery:
             for number in range(20):
@@ -179,7 +179,7 @@ def test_two_operations_that_find_the_session_lost_begin_one_new_session() -> No
     on_volume(body, mounts=2)
 
 
-def test_who_is_patient_for_three_seconds_beats_five_times_a_second() -> None:
+def test_a_mount_with_a_silence_of_three_seconds_beats_five_times_a_second() -> None:
     async def body(site: Site) -> None:
         one = await open_volume(site.cluster, clock=site.clock)
         other = await open_volume(site.cluster, clock=site.clock)

@@ -13,14 +13,14 @@ from sinfoniafs.errors import (
     NotADirectory,
     StaleHandle,
 )
-from sinfoniafs.testing import SOMEBODY, Site, on_volume
+from sinfoniafs.testing import OWNER, Site, on_volume
 from sinfoniafs.volume import contents, namespace
 from sinfoniafs.volume.inode_attributes import get_attributes
 from sinfoniafs.volume.rename import rename
 
 
 async def directory_in(site: Site, parent: InodeNumber, name: bytes) -> InodeNumber:
-    return (await namespace.mkdir(site.volume, parent, name, mode=0o755, owner=SOMEBODY)).inode
+    return (await namespace.mkdir(site.volume, parent, name, mode=0o755, owner=OWNER)).inode
 
 
 def test_a_renamed_file_is_the_same_file() -> None:
@@ -152,7 +152,7 @@ def test_noreplace_replaces_nothing() -> None:
 def test_exchange_swaps_a_file_and_a_directory() -> None:
     async def body(site: Site) -> None:
         left, right = await site.directory(b"left"), await site.directory(b"right")
-        file = (await namespace.create(site.volume, left, b"a", mode=0o644, owner=SOMEBODY)).inode
+        file = (await namespace.create(site.volume, left, b"a", mode=0o644, owner=OWNER)).inode
         directory = await directory_in(site, right, b"b")
         await rename(site.volume, Place(left, b"a"), Place(right, b"b"), flags=RENAME_EXCHANGE)
         assert (await namespace.lookup(site.volume, left, b"a")).inode == directory
