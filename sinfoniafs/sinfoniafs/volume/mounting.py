@@ -6,7 +6,6 @@ import random
 import socket
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from typing import Final
 
 import anyio
@@ -85,13 +84,20 @@ async def close_volume(volume: Volume) -> None:
 
 
 async def _leave(volume: Volume) -> None:
-    async with AsyncExitStack() as stack:
-        # In reverse: each step is tried even if the one before it failed.
-        stack.push_async_callback(volume.session.leave)
-        stack.push_async_callback(volume.allocator.leave)
-        volume.open_inodes.close_all()
-        await flush_closing(volume)
-        if volume.open_inodes.in_doubt:
-            session = volume.session
-            await unregister_from_all(volume.cluster, volume.layout, session.slot, living=session)
-            await reap_orphans(volume)
+    # Each step is tried even if the one before it failed.  The first may begin a new session.
+    try:
+        await _close_all(volume)
+    finally:
+        try:
+            await volume.allocator.leave()
+        finally:
+            await volume.session.leave()
+
+
+async def _close_all(volume: Volume) -> None:
+    volume.open_inodes.close_all()
+    await flush_closing(volume)
+    if volume.open_inodes.in_doubt:
+        session = volume.session
+        await unregister_from_all(volume.cluster, volume.layout, session.slot, living=session)
+        await reap_orphans(volume)

@@ -2,10 +2,12 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import trio
 
+from sinfonia.minitransaction import Minitransaction
 from sinfoniafs.attributes import InodeNumber
 from sinfoniafs.errors import StaleHandle
 from sinfoniafs.fsck.check import check_volume
@@ -95,6 +97,33 @@ def test_what_was_open_and_kept_its_name_is_kept_alive_again() -> None:
     on_volume(body, mounts=2, virtual_time=True)
 
 
+def test_an_inode_that_is_closed_while_it_is_registered_again_is_unregistered() -> None:
+    async def body(site: Site) -> None:
+        sleeper = site.mounts[1]
+        file = await site.file(b"file", LARGE)
+        await namespace.lookup(sleeper, site.root, b"file")
+        await lifetime.open_file(sleeper, file)
+        await take_for_dead(site, sleeper)
+        await sleeper.rejoin(sleeper.session)
+        sleeper.cache.drop_inode(file)  # so that it is read first, and closed after that
+        async with trio.open_nursery() as nursery:
+
+            def close(_: Minitransaction[Any]) -> None:
+                site.cluster.before_execute = None
+                nursery.start_soon(lifetime.close_file, sleeper, file)
+
+            site.cluster.before_execute = close
+            await lifetime.register_open(sleeper)
+        sleeper.check_invariants()
+        assert sleeper.open_inodes.is_closing(file)
+        await lifetime.flush_closing(sleeper)
+        assert not sleeper.open_inodes.is_registered(file)
+        await namespace.unlink(site.volume, site.root, b"file")
+        assert await find_inodes(site.cluster, site.volume.layout, b"\2") == []
+
+    on_volume(body, mounts=2)
+
+
 def test_what_was_unlinked_and_open_is_gone_and_its_blocks_are_never_written() -> None:
     async def body(site: Site) -> None:
         sleeper = site.mounts[1]
@@ -159,6 +188,21 @@ def test_closing_a_mount_that_was_taken_for_dead_takes_nothing_from_others() -> 
             await close_volume(volume)
 
     on_volume(body, mounts=1)
+
+
+def test_closing_a_mount_that_was_taken_for_dead_leaves_no_new_session_behind() -> None:
+    async def body(site: Site) -> None:
+        sleeper = await site.mount()
+        file = await site.file(b"file", LARGE)
+        await namespace.lookup(sleeper, site.root, b"file")
+        await lifetime.open_file(sleeper, file)
+        await lifetime.close_file(sleeper, file)  # still registered: closing begins a new session
+        await take_for_dead(site, sleeper)
+        await close_volume(sleeper)
+        records = await read_sessions(site.cluster, site.volume.superblock)
+        assert [each.slot for each in records] == [site.volume.session.slot]
+
+    on_volume(body)
 
 
 def test_two_operations_that_find_the_session_lost_begin_one_new_session() -> None:
