@@ -23,16 +23,14 @@ from bench.scale.workload import CAPACITY, ITEMS_PER_NODE, directory_of, minitra
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import Minitransaction
 from sinfonia.protocol.coordinator import Coordinator
-from sinfonia.protocol.effects import Send, SendOnceStable, SendTo
+from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     ExecPrepare,
     Replies,
-    Reply,
     Request,
     Requests,
-    Status,
 )
 from sinfonia.protocol.participant import Participant
 from sinfonia.storage.address_space import AddressSpace
@@ -267,16 +265,13 @@ class Rig:
     def _answer(self, asked: Sequence[list[bytes]]) -> list[list[bytes]]:
         answers = []
         for participant, frames in zip(self._participants, asked, strict=False):
-            replies: list[Reply] = []
-            for effect in participant.on_requests(decode_requests(frames), self._now):
-                assert isinstance(effect, Send | SendOnceStable)
-                replies += effect.replies
+            step = participant.on_requests(decode_requests(frames), self._now)
             batch = Replies(
                 version=PROTOCOL_VERSION,
                 node=participant.node,
                 incarnation=1,
                 epoch=0,
-                replies=replies,
+                replies=step.replies + step.once_stable,
             )
             answers.append(encode_replies(batch))
         return answers
@@ -289,7 +284,6 @@ def _participant(node: MemoryNodeId, space: AddressSpace) -> Participant:
         memory=space,
         logged=False,
         read_lease=0.25,
-        status=lambda: Status(node, "serving", {}),
     )
     participant.serving = True
     return participant

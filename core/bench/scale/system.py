@@ -16,7 +16,7 @@ from bench.scale.costs import ApplicationNodeCosts, MemoryNodeCosts, NetworkCost
 from bench.scale.workload import CAPACITY, Workload, directory_of
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol.coordinator import Coordinator
-from sinfonia.protocol.effects import Send, SendOnceStable, SendTo
+from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     Commit,
@@ -163,9 +163,12 @@ class MemoryNode(Process):
         for sender, batch in inbox:
             cost_us += self._costs.batch_us
             cost_us += sum(self._cost_us(request) for request in batch.requests)
-            for effect in self.participant.on_requests(batch, self._scheduler.now):
-                assert isinstance(effect, Send | SendOnceStable), f"{effect} without a log"
-                self._ready.setdefault(sender, []).extend(effect.replies)
+            step = self.participant.on_requests(batch, self._scheduler.now)
+            assert not step.records, f"{step} without a log"
+            if step.replies or step.once_stable:
+                ready = self._ready.setdefault(sender, [])
+                ready += step.replies
+                ready += step.once_stable
         return cost_us + len(self._ready) * self._costs.batch_us
 
     def send(self) -> None:

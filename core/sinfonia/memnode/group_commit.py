@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sinfonia.memnode.hybrid_clock import HybridClock
-from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable, SendVia
+from sinfonia.protocol.effects import Step
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.messages import Reply
 from sinfonia.protocol.records import Stamp
@@ -93,33 +93,38 @@ class GroupCommit:
         self._held_routes: Counter[bytes] = Counter()  # how many of those answer it
         self._paced_at = 0.0  # when ``paced_seconds`` was counted last
 
-    def carry_out(self, route: bytes, effects: list[Effect], now: float) -> None:
+    def carry_out(self, step: Step) -> None:
         """Do what a participant asks for; replies come out of ``flush``."""
+        if step.records:
+            self._append(step)
+        if step.replies:
+            waiting = self._ready.setdefault(step.route, step.replies)
+            if waiting is not step.replies:
+                waiting += step.replies
+        if step.once_stable:
+            self._hold(step)
+        for route, reply in step.elsewhere:
+            self._ready.setdefault(route, []).append(reply)
+
+    def _append(self, step: Step) -> None:
         journal = self.journal
-        for effect in effects:
-            if type(effect) is Log:
-                assert journal is not None
-                journal.append(effect.record)
-                self._must_sync = True
-                self._writers.add(route)
-            elif type(effect) is Send:
-                waiting = self._ready.setdefault(route, effect.replies)
-                if waiting is not effect.replies:
-                    waiting += effect.replies
-            elif type(effect) is LogLazily:
-                assert journal is not None
-                journal.append(effect.record)
-                if not self._lazy:
-                    self._lazy, self._lazy_since = True, now
-            elif isinstance(effect, SendOnceStable):
-                if journal is None:
-                    self._ready.setdefault(route, []).extend(effect.replies)
-                    continue
-                if not self._held:
-                    self._lazy, self._held_since = True, now
-                self._held.append((route, effect.replies))
-            elif isinstance(effect, SendVia):
-                self._ready.setdefault(effect.route, []).extend(effect.replies)
+        assert journal is not None
+        for record in step.records:
+            journal.append(record)
+        if step.must_sync:
+            self._must_sync = True
+            self._writers.add(step.route)
+        elif not self._lazy:
+            self._lazy, self._lazy_since = True, step.now
+
+    def _hold(self, step: Step) -> None:
+        """Its replies ``once_stable`` wait for the next sync."""
+        if self.journal is None:
+            self._ready.setdefault(step.route, []).extend(step.once_stable)
+            return
+        if not self._held:
+            self._lazy, self._held_since = True, step.now
+        self._held.append((step.route, step.once_stable))
 
     def reply(self, route: bytes, replies: list[Reply]) -> None:
         """Say something that rests on nothing."""

@@ -12,7 +12,7 @@ from sinfonia.memnode.hybrid_clock import HybridClock
 from sinfonia.memnode.member_state import MemberState
 from sinfonia.memnode.replica import APPLY_BYTES_MAX, APPLY_RECORDS_MAX
 from sinfonia.memnode.settings import has_disk, is_replicated
-from sinfonia.protocol.effects import Effect
+from sinfonia.protocol.effects import Step
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.membership.messages import MemoryNodeEntry, Reconfigure
 from sinfonia.protocol.messages import Probe, ProbeReply, Request, Requests
@@ -93,8 +93,7 @@ class Leading:
                 self._on_peer(route, request, now)
             return
         self._route = route
-        effects = self.member_state.participant.on_requests(batch, now, route)
-        self.group.carry_out(route, effects, now)
+        self.group.carry_out(self.member_state.participant.on_requests(batch, now, route))
 
     def see_to_probe(self, probe: Probe) -> None:
         """Answer in ``flush``: at once, replicas or not, for who is silent is taken for dead."""
@@ -104,7 +103,7 @@ class Leading:
         """Sync what must be stable, and send what may leave.  Raises StorageError."""
         wakeup = self.member_state.participant.next_wakeup()
         if wakeup is not None and wakeup <= now:
-            self.group.carry_out(b"", self.member_state.participant.on_tick(now), now)
+            self.group.carry_out(self.member_state.participant.on_tick(now))
         self.group.flush(now)
         if self._probes:
             self._answer_probes(now)
@@ -229,11 +228,11 @@ class Leading:
         probes, self._probes = self._probes, []
         stable_before = self.group.stable_before
         for route, probe in probes:
-            effects: list[Effect] = []
+            step = Step(route, now)
             reply = self.member_state.participant.answer_probe(
-                probe, effects, stable_before=stable_before
+                probe, step, stable_before=stable_before
             )
-            self.group.carry_out(route, effects, now)
+            self.group.carry_out(step)
             self._send(route, [self._complete_probe(reply)])
 
     def _say(self, sends: list[ToReplica]) -> None:

@@ -1,12 +1,8 @@
 """What a machine asks of its driver, in the order in which it must happen.
 
-A participant returns Log, LogLazily, Send, SendOnceStable and SendVia.  The coordinators return
-SendTo.  The manager returns SendTo, SendToMember, ReplyTo and StoreDirectory.  A replica has
-effects of its own (replication/following.py).
-
-The one law: a ``Send`` may leave only when every ``Log`` before it is on stable storage.  A driver
-may do many steps before it syncs, and then sync once for all of them (group commit); it must not
-reorder.  ``LogLazily`` is stable when convenient; a ``SendOnceStable`` waits for that, too.
+A participant returns a Step.  The coordinators return SendTo.  The manager returns SendTo,
+SendToMember, ReplyTo and StoreDirectory.  A replica has effects of its own
+(replication/following.py).
 """
 
 import msgspec
@@ -17,38 +13,35 @@ from sinfonia.protocol.messages import Reply, Request
 from sinfonia.protocol.records import Record
 
 
-class Log(msgspec.Struct, frozen=True, gc=False):
-    """Append ``record``; it must be stable before any Send that follows leaves."""
+class Step(msgspec.Struct, gc=False):
+    """What one step of a participant asks of its driver: records to log, and replies to send.
 
-    record: Record
+    The one law: a reply leaves only when every record before it that was logged with ``log``, in
+    this step or an earlier one, is on stable storage.  A driver may do many steps before it syncs,
+    and then sync once for all of them (group commit).  It appends ``records`` in their order.
 
-
-class LogLazily(msgspec.Struct, frozen=True, gc=False):
-    """Append ``record``; the next sync, or the end of a short delay, makes it stable."""
-
-    record: Record
-
-
-class Send(msgspec.Struct, frozen=True, gc=False):
-    """Reply to the sender of the batch that is being handled."""
-
-    replies: list[Reply]
-
-
-class SendOnceStable(msgspec.Struct, frozen=True, gc=False):
-    """Reply once everything logged so far, lazily or not, is stable."""
-
-    replies: list[Reply]
-
-
-class SendVia(msgspec.Struct, frozen=True, gc=False):
-    """Reply to the client that waits at ``route``, under the law of Send."""
+    A step begins with a batch that came over ``route`` at ``now``, or with time alone; then
+    ``route`` is empty.  While the participant is at work, each part of it adds what it asks for.
+    """
 
     route: bytes
-    replies: list[Reply]
+    now: float
+    records: list[Record] = []
+    # Whether a reply rests on ``records``; else the next sync that is needed anyway, or the end of
+    # a short delay, makes them stable.
+    must_sync: bool = False
+    replies: list[Reply] = []  # to ``route``
+    once_stable: list[Reply] = []  # to ``route``, once all that was logged so far is stable
+    elsewhere: list[tuple[bytes, Reply]] = []  # to clients that wait at other routes
 
+    def log(self, record: Record) -> None:
+        """Append ``record``; it must be stable before any reply of this step leaves."""
+        self.records.append(record)
+        self.must_sync = True
 
-Effect = Log | LogLazily | Send | SendOnceStable | SendVia
+    def log_lazily(self, record: Record) -> None:
+        """Append ``record``; a reply ``once_stable`` waits for it, and no other does."""
+        self.records.append(record)
 
 
 class SendTo(msgspec.Struct, frozen=True, gc=False):

@@ -10,8 +10,8 @@ to abort; so no minitransaction that holds locks waits for another and there can
 The coordinator keeps no log.  A minitransaction is committed when *every* participant has an OK
 vote on stable storage, whether or not anyone has noticed yet.  So
 
-- the vote reaches the redo log before the reply leaves: ``Log`` precedes ``Send`` in what is
-  returned, and the driver keeps that order;
+- the vote reaches the redo log before the reply leaves: both are in the ``Step`` that is returned,
+  and the driver sends no reply before the records that it rests on are stable;
 - a participant without write items logs too, if the minitransaction writes anywhere;
 - a participant that voted OK holds all its locks until it learns the outcome, also over a restart;
 - a participant that tells a recovery coordinator "abort" has logged that promise before.
@@ -34,8 +34,9 @@ from operator import lt
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import ITEMS_MAX, WriteItem
 from sinfonia.protocol import records
-from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable, SendVia
+from sinfonia.protocol.effects import Step
 from sinfonia.protocol.execution import NO_WRITES, Memory, evaluate, is_locked
+from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lists import (
     DECIDED_MAX,
     IN_DOUBT_MAX,
@@ -60,7 +61,6 @@ from sinfonia.protocol.messages import (
     NotServing,
     Probe,
     ProbeReply,
-    Reply,
     Request,
     Requests,
     Resolve,
@@ -121,76 +121,56 @@ class Participant(LiveParticipantState):
         self._report_load = report_load
         self._capacity = memory.capacity
         self._bytes = memory.memory
-        self._route = b""
 
     # --- requests ------------------------------------------------------------------------------
 
-    def on_requests(self, batch: Requests, now: float, route: bytes = b"") -> list[Effect]:
+    def on_requests(self, batch: Requests, now: float, route: bytes = b"") -> Step:
         """Handle a batch; ``now`` is monotonic, in seconds; ``route`` is where it came from.
 
-        Whatever a batch says, its effects are carried out: a request that breaks the protocol is
+        Whatever a batch says, the step is carried out: a request that breaks the protocol is
         voted BAD_RANGE or left unanswered, and its neighbours are none the worse.
         """
+        step = Step(route, now)
         if batch.incarnation != self.incarnation and _needs_incarnation(batch):
-            return [Send([WrongIncarnation()])]
-        self._now = now
-        self._route = route
+            step.replies.append(WrongIncarnation())
+            return step
         if self.reading:
             self._expire_reading(now)
-        effects: list[Effect] = []
-        replies: list[Reply] = []
-        once_stable: list[Reply] = []
-        session = self._session_of(batch, effects)
+        session = self._session_of(batch, step)
         if session is None:
-            self._put_off(batch, effects, replies, once_stable)
+            self._put_off(batch, step)
         else:
-            self._carry_out(session, batch, effects, replies, once_stable)
+            self._carry_out(session, batch, step)
             # Looked at here: it is the same after most batches.
             if (
                 len(session.outcomes) != session.counted
                 or session.outcome_bytes != session.counted_bytes
             ):
                 self.sessions.recount(session)
-        if replies:
-            effects.append(Send(replies))
-        if once_stable:
-            effects.append(SendOnceStable(once_stable))
         if self.lock_waits or self.watches.armed:
-            self._answer_others(effects)
-        return effects
+            self._answer_others(step)
+        return step
 
-    def _carry_out(
-        self,
-        session: Session,
-        batch: Requests,
-        effects: list[Effect],
-        replies: list[Reply],
-        once_stable: list[Reply],
-    ) -> None:
+    def _carry_out(self, session: Session, batch: Requests, step: Step) -> None:
+        replies = step.replies
         for request in batch.requests:
             # `type() is` and not isinstance: this line runs for every minitransaction.
             if type(request) is ExecCommit:
-                voted = self._on_exec_commit(session, request, effects)
+                voted = self._on_exec_commit(session, request, step)
                 if voted is not None:
                     replies.append(voted)
             elif type(request) is ExecPrepare:
-                replies.append(self._on_exec_prepare(session, request, effects))
+                replies.append(self._on_exec_prepare(session, request, step))
             elif type(request) is Commit:
-                once_stable += self._on_commit(request, effects)
+                self._on_commit(request, step)
             elif type(request) is Watch:
-                replies.append(self.watches.on_watch(self._route, batch.client, request, self._now))
+                replies.append(self.watches.on_watch(step.route, batch.client, request, step.now))
             elif type(request) is Unwatch:
-                self.watches.on_unwatch(self._route, batch.client, request)
+                self.watches.on_unwatch(step.route, batch.client, request)
             else:
-                replies += self._on_rare_request(request, effects)
+                self._on_rare_request(request, step)
 
-    def _put_off(
-        self,
-        batch: Requests,
-        effects: list[Effect],
-        replies: list[Reply],
-        once_stable: list[Reply],
-    ) -> None:
+    def _put_off(self, batch: Requests, step: Step) -> None:
         """Execute nothing, but go on settling what is in doubt.
 
         Once it serves, each request that was to be executed is voted on: its client may tell
@@ -203,24 +183,23 @@ class Participant(LiveParticipantState):
                     request.counter if isinstance(request, ExecCommit) else request.tid.counter
                 )
                 voted = Voted(counter, Vote.BAD_LOAD)
-                replies.append(self._count(voted, request.tag))
+                step.replies.append(self._count(voted, request.tag))
             elif isinstance(request, ExecCommit | ExecPrepare | Watch):
                 # No vote before it serves: a message that is doubled on its way may come again
                 # when it does, and be executed (found by test_simulated_sums).
                 put_off = True
             elif isinstance(request, Commit):
-                once_stable += self._on_commit(request, effects)
+                self._on_commit(request, step)
             else:
-                replies += self._on_rare_request(request, effects)
+                self._on_rare_request(request, step)
         if put_off and not self.serving:
-            replies.append(NotServing())
+            step.replies.append(NotServing())
 
-    def on_tick(self, now: float) -> list[Effect]:
+    def on_tick(self, now: float) -> Step:
         """Time has passed: answer the requests that have waited for locks long enough."""
-        self._now = now
+        step = Step(b"", now)
         self._expire_reading(now)
-        effects: list[Effect] = []
-        self._answer_others(effects)
+        self._answer_others(step)
         overdue = self.lock_waits.overdue(now)
         for waiter in overdue:
             self.lock_waits.leave(waiter)
@@ -234,13 +213,13 @@ class Participant(LiveParticipantState):
                 refused = self._refused(session, waiter.request)
                 voted = refused or self._vote_one_phase(session, waiter.request, voted)
                 self.sessions.recount(session)
-            effects.append(SendVia(waiter.route, [voted]))
+            step.elsewhere.append((waiter.route, voted))
         if overdue:
             # When a waiter's time is up it gets BAD_LOCK; the next waiter is then tried.
             self._let_go = True
-            self._answer_others(effects)
+            self._answer_others(step)
         self.watches.on_tick(now)
-        return effects
+        return step
 
     def next_wakeup(self) -> float | None:
         """When ``on_tick`` must be called next; None: not before a batch comes."""
@@ -249,15 +228,15 @@ class Participant(LiveParticipantState):
             wakeups += [held.until for held in self.reading.values()]
         return min((each for each in wakeups if each is not None), default=None)
 
-    def _answer_others(self, effects: list[Effect]) -> None:
+    def _answer_others(self, step: Step) -> None:
         """Answer waiters for locks let go in this step, and watchers of ranges touched."""
         if self._let_go and self.lock_waits:
-            self._serve_waiters(effects)
+            self._serve_waiters(step)
         self._let_go = False
         if self.watches.armed:
-            effects += [SendVia(route, [hints]) for route, hints in self.watches.take_hints()]
+            step.elsewhere += self.watches.take_hints()
 
-    def _serve_waiters(self, effects: list[Effect]) -> None:
+    def _serve_waiters(self, step: Step) -> None:
         """First come, first served, as far as their locks are free now."""
         ahead: set[int] = set()
         for waiter in self.lock_waits:
@@ -265,15 +244,15 @@ class Participant(LiveParticipantState):
                 ahead |= waiter.cells
                 continue
             self.lock_waits.leave(waiter)
-            effects.append(SendVia(waiter.route, [self._serve(waiter, effects)]))
+            step.elsewhere.append((waiter.route, self._serve(waiter, step)))
 
-    def _serve(self, waiter: Waiter, effects: list[Effect]) -> Voted:
+    def _serve(self, waiter: Waiter, step: Step) -> Voted:
         request = waiter.request
         session = self._session_of_waiter(waiter)
         if session is None:
             return self._count(Voted(request.counter, Vote.BAD_LOAD))
         refused = self._refused(session, request)
-        voted = self._execute(session, request, effects) if refused is None else refused
+        voted = self._execute(session, request, step) if refused is None else refused
         self.sessions.recount(session)
         return voted
 
@@ -284,26 +263,25 @@ class Participant(LiveParticipantState):
             return session
         return None if _is_remembered(waiter.request) else Session(waiter.client, self.epoch)
 
-    def _on_rare_request(self, request: Request, effects: list[Effect]) -> Sequence[Reply]:
+    def _on_rare_request(self, request: Request, step: Step) -> None:
         if isinstance(request, Resolve):
-            return self._on_resolve(request, effects)
-        if isinstance(request, Forget):
-            self._on_forget(request, effects)
-            return ()
-        if isinstance(request, Probe):
+            self._on_resolve(request, step)
+        elif isinstance(request, Forget):
+            self._on_forget(request, step)
+        elif isinstance(request, Probe):
             if self._see_to_probe is None:
-                return [self.answer_probe(request, effects)]
-            self._see_to_probe(request)
-            return ()
-        if isinstance(request, GetStatus):
-            return [self._status()]
-        if isinstance(request, GetLoad) and self._report_load is not None:
-            return [self._report_load()]
-        if isinstance(request, GetDirectory):
-            return [NotServing() if self.directory is None else self.directory]
-        return ()  # meant for a manager
+                step.replies.append(self.answer_probe(request, step))
+            else:
+                self._see_to_probe(request)
+        elif isinstance(request, GetStatus):
+            step.replies.append(self._status())
+        elif isinstance(request, GetLoad) and self._report_load is not None:
+            step.replies.append(self._report_load())
+        elif isinstance(request, GetDirectory):
+            step.replies.append(NotServing() if self.directory is None else self.directory)
+        # Anything else is meant for a manager.
 
-    def _session_of(self, batch: Requests, effects: list[Effect]) -> Session | None:
+    def _session_of(self, batch: Requests, step: Step) -> Session | None:
         """The client's session, its floor raised; None while this node executes nothing for it."""
         if not self.serving:
             return None
@@ -314,27 +292,25 @@ class Participant(LiveParticipantState):
         if any(isinstance(each, ExecCommit | ExecPrepare) for each in batch.requests):
             session, dropped = self.sessions.admit(batch, self.epoch)
         if dropped and self.logged:
-            effects.append(LogLazily(records.Forgotten([], dropped)))
+            step.log_lazily(records.Forgotten([], dropped))
         if session is None and not any(map(_is_remembered, batch.requests)):
             return Session(batch.client, self.epoch)  # of this moment only
         return session
 
-    def _on_exec_commit(
-        self, session: Session, request: ExecCommit, effects: list[Effect]
-    ) -> Voted | None:
+    def _on_exec_commit(self, session: Session, request: ExecCommit, step: Step) -> Voted | None:
         """One phase: the vote is the outcome (section 4.8).  None: it waits for locks."""
         refused = self._refused(session, request)
         if refused is not None:
             return refused
         if self.lock_waits or len(self.locks):
-            must_wait = self._must_wait(session, request)
+            must_wait = self._must_wait(session, request, step)
             if must_wait is None:
                 return None
             if must_wait:
                 return self._vote_one_phase(session, request, Voted(request.counter, Vote.BAD_LOCK))
-        return self._execute(session, request, effects)
+        return self._execute(session, request, step)
 
-    def _must_wait(self, session: Session, request: ExecCommit) -> bool | None:
+    def _must_wait(self, session: Session, request: ExecCommit, step: Step) -> bool | None:
         """Whether ``request`` meets a lock, or a waiter for one; None: it waits too."""
         waits = self.lock_waits
         if waits.holds(session.client, request.counter):
@@ -342,7 +318,7 @@ class Participant(LiveParticipantState):
         willing = request.lock_wait_ms > 0
         if not is_locked(self.locks, request) and not (willing and waits.stands_before(request)):
             return False
-        if willing and waits.admit(self._route, session.client, request, self._now):
+        if willing and waits.admit(step.route, session.client, request, step.now):
             return None
         return True
 
@@ -356,7 +332,7 @@ class Participant(LiveParticipantState):
             return self._count(Voted(request.counter, Vote.BAD_EPOCH), request.tag)
         return None
 
-    def _execute(self, session: Session, request: ExecCommit, effects: list[Effect]) -> Voted:
+    def _execute(self, session: Session, request: ExecCommit, step: Step) -> Voted:
         """Execute and commit what meets no lock, but for the slots that appends lead to."""
         counter = request.counter
         voted, writes, bytes_read = evaluate(self._bytes, self._capacity, counter, request)
@@ -380,7 +356,7 @@ class Participant(LiveParticipantState):
             record = records.OnePhase(
                 session.client, request.epoch, counter, session.floor, writes, voted.reads
             )
-            effects.append(Log(record))
+            step.log(record)
         return voted
 
     def _vote_one_phase(self, session: Session, request: ExecCommit, voted: Voted) -> Voted:
@@ -393,16 +369,14 @@ class Participant(LiveParticipantState):
             session.count(request.counter, size_of(voted))
         return voted
 
-    def _on_exec_prepare(
-        self, session: Session, request: ExecPrepare, effects: list[Effect]
-    ) -> Voted:
+    def _on_exec_prepare(self, session: Session, request: ExecPrepare, step: Step) -> Voted:
         """Figure 4, lines 12-25: vote, and keep the locks if the vote is OK."""
         tid = request.tid
         tag = request.tag
         if tid.client != session.client or not self._takes_part(request.participants):
             return self._count(Voted(tid.counter, Vote.BAD_RANGE), tag)
         if request.read_only:
-            return self._count(self._vote_reading(request), tag)
+            return self._count(self._vote_reading(request, step.now), tag)
         in_doubt = self.in_doubt.get(tid)
         if in_doubt is not None:
             self.duplicates += 1
@@ -424,9 +398,9 @@ class Participant(LiveParticipantState):
             return self._count(Voted(tid.counter, Vote.BAD_EPOCH), tag)
         if tid.epoch > session.epoch:
             session.epoch = tid.epoch
-        return self._count(self._vote(session, request, effects), tag)
+        return self._count(self._vote(session, request, step), tag)
 
-    def _vote(self, session: Session, request: ExecPrepare, effects: list[Effect]) -> Voted:
+    def _vote(self, session: Session, request: ExecPrepare, step: Step) -> Voted:
         # Locks come first: comparing bytes we have not locked would be comparing a moving target.
         tid = request.tid
         ranges = lock_ranges(
@@ -453,12 +427,12 @@ class Participant(LiveParticipantState):
         prepared = records.Prepared(
             tid, session.floor, request.participants, writes, ranges, voted.reads
         )
-        self._keep_in_doubt(InDoubt(prepared, self._now, request.tag))
+        self._keep_in_doubt(InDoubt(prepared, step.now, request.tag))
         if self.logged:
-            effects.append(Log(prepared))
+            step.log(prepared)
         return voted
 
-    def _vote_reading(self, request: ExecPrepare) -> Voted:
+    def _vote_reading(self, request: ExecPrepare, now: float) -> Voted:
         """A participant of a minitransaction that writes nowhere: lock for a while, log nothing."""
         tid = request.tid
         held = self.reading.pop(tid, None)
@@ -476,54 +450,62 @@ class Participant(LiveParticipantState):
         load = self.load.of(request.tag)
         load.executed += 1
         load.bytes_read += bytes_read
-        self.reading[tid] = Reading(ranges, self._now + self.read_lease)
+        self.reading[tid] = Reading(ranges, now + self.read_lease)
         return Voted(tid.counter, OK, voted.reads, [], self.read_lease)
 
-    def _on_commit(self, request: Commit, effects: list[Effect]) -> list[Reply]:
+    def _on_commit(self, request: Commit, step: Step) -> None:
         """Figure 4, lines 26-31.  An unknown tid was settled before, by recovery."""
         tid = request.tid
         reading = self.reading.pop(tid, None)
         if reading is not None:
             self._release(reading.ranges)
-            return []
+            return
         in_doubt = self.in_doubt.get(tid)
         if in_doubt is not None:
-            self._settle(in_doubt, action=request.action)
+            self._settle(in_doubt, action=request.action, now=step.now)
             if self.logged:
-                effects.append(LogLazily(records.Decided(tid, request.action)))
-        return [CommitAck(tid)]
+                step.log_lazily(records.Decided(tid, request.action))
+        step.once_stable.append(CommitAck(tid))
 
-    def _on_resolve(self, request: Resolve, effects: list[Effect]) -> Sequence[Reply]:
+    def _on_resolve(self, request: Resolve, step: Step) -> None:
         """Phase 1 of recovery (section 4.4): the previous vote, or a promise to abort for good.
 
         A promise that would not be remembered is not made; the recovery coordinator asks again.
         """
         tid = request.tid
+        answer = self._answer_of(tid)
+        if answer is None:
+            known = self.sessions.outcome(tid)
+            if known is None and not self.sessions.may_promise(tid, self.epoch):
+                return
+            if self.logged and (known is None or known.vote is not Vote.BAD_FORCED):
+                step.log(records.ForcedAbort(tid))
+            self.sessions.force_abort(tid)
+            answer = Answer.ABORT
+        step.replies.append(Resolved(tid, answer))
+
+    def _answer_of(self, tid: Tid) -> Answer | None:
+        """What is known of ``tid`` here, unless it may still be promised to be aborted."""
         if tid in self.in_doubt:
-            return [Resolved(tid, Answer.OK)]
+            return Answer.OK
         if tid in self.decided:
-            return [Resolved(tid, Answer.COMMITTED)]
+            return Answer.COMMITTED
         known = self.sessions.outcome(tid)
         if known is not None and known.vote is OK:
-            return [Resolved(tid, Answer.COMMITTED)]
+            return Answer.COMMITTED
         if known is None and self._forgotten(tid):
-            return [Resolved(tid, Answer.FORGOTTEN)]
-        if known is None and not self.sessions.may_promise(tid, self.epoch):
-            return ()
-        if self.logged and (known is None or known.vote is not Vote.BAD_FORCED):
-            effects.append(Log(records.ForcedAbort(tid)))
-        self.sessions.force_abort(tid)
-        return [Resolved(tid, Answer.ABORT)]
+            return Answer.FORGOTTEN
+        return None
 
-    def _on_forget(self, request: Forget, effects: list[Effect]) -> None:
+    def _on_forget(self, request: Forget, step: Step) -> None:
         """Section 4.7: every participant has applied these, so no process will ask."""
         known = [tid for tid in request.tids if tid in self.decided]
         self._forget(known)
         if known and self.logged:
-            effects.append(LogLazily(records.Forgotten(known)))
+            step.log_lazily(records.Forgotten(known))
 
     def answer_probe(
-        self, request: Probe, effects: list[Effect], *, stable_before: float = math.inf
+        self, request: Probe, step: Step, *, stable_before: float = math.inf
     ) -> ProbeReply:
         """What is unsettled here, of what was voted on before ``stable_before``: a manager may take
         what is said to be in doubt for OK votes, and so they must be stable, wherever they have to
@@ -532,16 +514,16 @@ class Participant(LiveParticipantState):
             # A step at a time: one message that is wrong does not make everybody's tids stale.
             self._advance_epoch(self.epoch + 1)
             if self.logged:
-                effects.append(LogLazily(records.EpochAdvanced(self.epoch)))
+                step.log_lazily(records.EpochAdvanced(self.epoch))
         unsettled = [
             entry.unsettled
             for entry in self.in_doubt.values()
-            if self._now - entry.since >= request.in_doubt_age and entry.since < stable_before
+            if step.now - entry.since >= request.in_doubt_age and entry.since < stable_before
         ]
         unsettled += [
             entry.unsettled
             for entry in self.decided.values()
-            if self._now - entry.since >= request.decided_age
+            if step.now - entry.since >= request.decided_age
         ]
         directory = request.directory
         if directory is not None and (

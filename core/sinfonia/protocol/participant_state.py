@@ -40,7 +40,6 @@ class LiveParticipantState:
         self.load = LoadCounters()
         self.lock_waits = LockWaits()
         self.watches = Watches(memory.capacity)
-        self._now = 0.0
         self._let_go = False  # locks were, since the line was looked at
 
     def _apply(self, writes: Sequence[WriteItem]) -> int:
@@ -69,7 +68,7 @@ class LiveParticipantState:
         self.in_doubt[tid] = in_doubt
         self.sessions.on_in_doubt(tid, +1, in_doubt.size)
 
-    def _settle(self, in_doubt: InDoubt, *, action: bool) -> None:
+    def _settle(self, in_doubt: InDoubt, *, action: bool, now: float) -> None:
         """The outcome of an in-doubt tid is known: apply, then let go of its locks."""
         prepared = in_doubt.prepared
         tid = prepared.tid
@@ -79,7 +78,7 @@ class LiveParticipantState:
         if action:
             load.executed += 1
             load.bytes_written += self._apply(prepared.writes)
-            self.decided[tid] = Decided(tid, prepared.participants, ok_vote(prepared), self._now)
+            self.decided[tid] = Decided(tid, prepared.participants, ok_vote(prepared), now)
         else:
             load.aborted += 1
             self.sessions.force_abort(tid)
@@ -131,8 +130,7 @@ class LiveParticipantState:
         elif isinstance(record, records.Decided):
             in_doubt = self.in_doubt.get(record.tid)
             assert in_doubt is not None, f"log decides {record.tid}, which it never prepared"
-            self._now = -math.inf
-            self._settle(in_doubt, action=record.action)
+            self._settle(in_doubt, action=record.action, now=-math.inf)
         elif isinstance(record, records.ForcedAbort):
             self.sessions.force_abort(record.tid)
         elif isinstance(record, records.Forgotten):

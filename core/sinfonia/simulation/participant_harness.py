@@ -1,14 +1,14 @@
 """Participants on plain bytes for tests of the protocol, and requests in few words.
 
-A ``ParticipantHarness`` drives one participant: it carries out the effects at once, and it can cut
-the log.
+A ``ParticipantHarness`` drives one participant: what it logs is stable at once, and the log can be
+cut.
 """
 
 from collections.abc import Sequence
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import CompareItem, ReadItem, WriteItem
-from sinfonia.protocol.effects import Effect, Log, LogLazily, Send, SendOnceStable, SendVia
+from sinfonia.protocol.effects import Step
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
@@ -70,22 +70,22 @@ class ParticipantHarness:
         )
         self.participant.serving = serving
 
-    def effects(
+    def step(
         self,
         *requests: Request,
         client: int = CLIENT,
         floor: int = 0,
         incarnation: int = 0,
         generation: int = 0,
-    ) -> list[Effect]:
+    ) -> Step:
         """Deliver one batch."""
         incarnation = incarnation or self.participant.incarnation
         batch = Requests(
             PROTOCOL_VERSION, client, incarnation, floor, list(requests), generation=generation
         )
-        effects = self.participant.on_requests(batch, self.now)
-        self.log += [effect.record for effect in effects if isinstance(effect, Log | LogLazily)]
-        return effects
+        step = self.participant.on_requests(batch, self.now)
+        self.log += step.records
+        return step
 
     def replies(
         self,
@@ -96,13 +96,10 @@ class ParticipantHarness:
         generation: int = 0,
     ) -> list[Reply]:
         """Deliver one batch; what comes back, in order."""
-        found: list[Reply] = []
-        for effect in self.effects(
+        step = self.step(
             *requests, client=client, floor=floor, incarnation=incarnation, generation=generation
-        ):
-            if isinstance(effect, Send | SendOnceStable | SendVia):
-                found += effect.replies
-        return found
+        )
+        return [*step.replies, *step.once_stable, *(reply for _, reply in step.elsewhere)]
 
     def vote(
         self,
@@ -145,6 +142,11 @@ class ParticipantHarness:
         """Invariants, and that nothing is locked."""
         self.participant.check_invariants()
         assert not len(self.participant.locks), "locks were left"
+
+
+def asks_nothing(step: Step) -> bool:
+    """Whether a step logs nothing and says nothing."""
+    return step == Step(step.route, step.now)
 
 
 def tid(counter: int, *, client: int = CLIENT, epoch: int = 0) -> Tid:

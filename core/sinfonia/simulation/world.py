@@ -16,7 +16,7 @@ from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.attempts import Call
 from sinfonia.protocol.calls import TICK
 from sinfonia.protocol.coordinator import Coordinator
-from sinfonia.protocol.effects import Send, SendOnceStable, SendTo, SendVia
+from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
@@ -177,7 +177,7 @@ class World:
         self.coordinator.check_invariants()
         for harness in self.harnesses.values():
             harness.now = self.now + 100
-            harness.effects()
+            harness.step()
             harness.check()
             assert not harness.participant.decided
 
@@ -191,15 +191,17 @@ class World:
         elif each.node in self.overloaded:
             replies += _turned_away(each.batch)
         else:
-            for effect in participant.on_requests(each.batch, self.now):
-                if isinstance(effect, Send | SendOnceStable | SendVia):
-                    self._reply(harness, effect.replies)
-                else:
-                    harness.log.append(effect.record)
-        if replies:
-            self._reply(harness, replies)
+            step = participant.on_requests(each.batch, self.now)
+            harness.log += step.records
+            self._reply(harness, step.replies)
+            self._reply(harness, step.once_stable)
+            for _, reply in step.elsewhere:
+                self._reply(harness, [reply])
+        self._reply(harness, replies)
 
     def _reply(self, harness: ParticipantHarness, replies: list[Reply]) -> None:
+        if not replies:
+            return
         participant = harness.participant
         batch = Replies(
             PROTOCOL_VERSION,

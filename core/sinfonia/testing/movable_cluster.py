@@ -15,7 +15,6 @@ import msgspec
 import zmq
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.protocol.effects import Send, SendOnceStable
 from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import (
     MANAGER,
@@ -155,13 +154,13 @@ class MovableCluster:
         elif member.primary is not None:
             answers.append([WrongConfig(member.primary)])
         elif harness is not None:
-            effects = harness.effects(
+            step = harness.step(
                 *batch.requests,
                 client=batch.client,
                 floor=batch.floor,
                 incarnation=batch.incarnation,
             )
-            answers += [each.replies for each in effects if isinstance(each, Send | SendOnceStable)]
+            answers += [replies for replies in (step.replies, step.once_stable) if replies]
         if harness is not None:
             node, incarnation = harness.node, harness.participant.incarnation
         return [Replies(PROTOCOL_VERSION, node, incarnation, 0, each) for each in answers]

@@ -27,7 +27,6 @@ from sinfonia.errors import BackupError, DamagedBackup
 from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.settings import MemoryNodeSettings
 from sinfonia.minitransaction import WriteItem
-from sinfonia.protocol.effects import Send
 from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import PROTOCOL_VERSION, ExecCommit, Requests, Voted
 from sinfonia.protocol.records import OnePhase, decode_body
@@ -314,8 +313,7 @@ def test_an_old_client_is_told_what_the_restored_memory_shows(root: Path) -> Non
             counter=record.counter, epoch=record.epoch, writes=[WriteItem(64, b"executed")]
         )
         batch = Requests(PROTOCOL_VERSION, record.client, 0, 0, [again])
-        [effect] = [e for e in participant.on_requests(batch, 0.0) if isinstance(e, Send)]
-        [voted] = effect.replies
+        [voted] = participant.on_requests(batch, 0.0).replies
         assert isinstance(voted, Voted)
         return participant.duplicates
 

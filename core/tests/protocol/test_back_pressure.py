@@ -19,14 +19,14 @@ def test_outcomes_that_a_dead_peer_has_not_heard_are_kept_up_to_a_bound(
     harness = ParticipantHarness()
     for counter in range(1, LIMIT + 1):
         assert harness.vote(prepare(counter, write=[(8 * counter, b"x")])).vote is Vote.OK
-        harness.effects(Commit(tid(counter), True))
+        harness.step(Commit(tid(counter), True))
     assert len(harness.participant.decided) == LIMIT
     refused = prepare(LIMIT + 1, write=[(8, b"y")])
     assert harness.vote(refused).vote is Vote.BAD_LOAD
     assert harness.vote(one_phase(100, write=[(0, b"z")])).vote is Vote.OK, (
         "what needs no peer goes on"
     )
-    harness.effects(Forget([tid(1)]))
+    harness.step(Forget([tid(1)]))
     assert harness.vote(refused).vote is Vote.OK, "nothing of the refused was remembered"
 
 

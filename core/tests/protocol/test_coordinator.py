@@ -357,7 +357,7 @@ def test_a_vote_that_comes_after_the_deadline_is_not_lost_to_recovery() -> None:
     resolving, world.on_the_way = world.on_the_way, []
     for harness in world.harnesses.values():
         harness.commit(tid(1))
-        harness.effects(Forget([tid(1)]), client=99)
+        harness.step(Forget([tid(1)]), client=99)
     world.coming_back = late_votes
     world.receive()
     world.begin(("write", 1, 8, b"z"))
@@ -377,7 +377,7 @@ def test_a_stale_epoch_says_nothing_of_the_copy_that_came_before_it() -> None:
     world.lose_everything()
     for harness in world.harnesses.values():
         harness.commit(tid(1))
-        harness.effects(Forget([tid(1)]), Probe(1, 9.0, 9.0), Probe(2, 9.0, 9.0), client=99)
+        harness.step(Forget([tid(1)]), Probe(1, 9.0, 9.0), Probe(2, 9.0, 9.0), client=99)
     world.pass_time(RESEND_AFTER + TICK)
     world.settle()
     assert isinstance(call.error, OutcomeUnknown)
@@ -393,7 +393,7 @@ def test_a_stale_epoch_is_no_definite_answer_at_the_deadline_either() -> None:
     world.lose_everything()
     for harness in world.harnesses.values():
         harness.commit(tid(1))
-        harness.effects(Forget([tid(1)]), Probe(1, 9.0, 9.0), Probe(2, 9.0, 9.0), client=99)
+        harness.step(Forget([tid(1)]), Probe(1, 9.0, 9.0), Probe(2, 9.0, 9.0), client=99)
     world.pass_time(RESEND_AFTER + TICK)
     world.deliver(to=[0])
     world.receive()

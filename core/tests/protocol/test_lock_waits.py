@@ -1,7 +1,7 @@
 """A one-node minitransaction may queue for a lock: fair, bounded, executed once."""
 
 from sinfonia.minitransaction import AddItem, ReadItem, WriteItem
-from sinfonia.protocol.effects import Effect, Log, SendVia
+from sinfonia.protocol.effects import Step
 from sinfonia.protocol.lock_waits import (
     CELL_BYTES,
     CELLS_MAX,
@@ -19,26 +19,26 @@ from sinfonia.protocol.messages import (
     Vote,
     Voted,
 )
-from sinfonia.simulation.participant_harness import ParticipantHarness, prepare, tid
+from sinfonia.protocol.records import Decided, OnePhase
+from sinfonia.simulation.participant_harness import (
+    ParticipantHarness,
+    asks_nothing,
+    prepare,
+    tid,
+)
 
 
 def deliver(
     harness: ParticipantHarness, request: Request, *, client: int = 8, floor: int = 0
-) -> list[Effect]:
+) -> Step:
     """From ``client``, over a route of its own name."""
     batch = Requests(PROTOCOL_VERSION, client, harness.participant.incarnation, floor, [request])
     return harness.participant.on_requests(batch, harness.now, b"route %d" % client)
 
 
-def late(effects: list[Effect]) -> list[tuple[bytes, Vote]]:
-    """Who is answered late, and what."""
-    return [
-        (effect.route, reply.vote)
-        for effect in effects
-        if isinstance(effect, SendVia)
-        for reply in effect.replies
-        if isinstance(reply, Voted)
-    ]
+def late(step: Step) -> list[tuple[bytes, Vote]]:
+    """The votes on waiters, with their routes."""
+    return [(route, reply.vote) for route, reply in step.elsewhere if isinstance(reply, Voted)]
 
 
 def add(counter: int, *, wait: int = 20, address: int = 0) -> ExecCommit:
@@ -60,11 +60,11 @@ def test_who_does_not_ask_to_wait_is_told_at_once() -> None:
 def test_waiters_are_served_in_order_when_the_lock_is_let_go() -> None:
     harness = locked()
     for client in (8, 9, 10):
-        assert deliver(harness, add(1), client=client) == []
-    effects = deliver(harness, Commit(tid(1), True), client=7)
-    assert late(effects) == [(b"route %d" % client, Vote.OK) for client in (8, 9, 10)]
-    kinds = [type(effect) for effect in effects if isinstance(effect, Log | SendVia)]
-    assert kinds == [Log, SendVia] * 3
+        assert asks_nothing(deliver(harness, add(1), client=client))
+    step = deliver(harness, Commit(tid(1), True), client=7)
+    assert late(step) == [(b"route %d" % client, Vote.OK) for client in (8, 9, 10)]
+    assert [type(record) for record in step.records] == [Decided, OnePhase, OnePhase, OnePhase]
+    assert step.must_sync
     assert harness.read(0, 1) == b"\3"
     harness.check()
 
@@ -79,13 +79,13 @@ def test_nobody_who_waits_overtakes_and_who_does_not_meet_them_is_not_delayed() 
         updates=[AddItem(0, 8, 1)],
         lock_wait_ms=20,
     )
-    assert deliver(harness, first, client=8) == []
-    assert deliver(harness, add(1), client=9) == []
+    assert asks_nothing(deliver(harness, first, client=8))
+    assert asks_nothing(deliver(harness, add(1), client=9))
     far = ExecCommit(counter=1, epoch=0, writes=[WriteItem(4 * CELL_BYTES, b"y")], lock_wait_ms=20)
-    assert deliver(harness, far, client=10) != []
+    assert len(deliver(harness, far, client=10).replies) == 1
     # The word is free now, but the first in the line still lacks the other.
     assert late(deliver(harness, Commit(tid(1), True), client=7)) == []
-    assert deliver(harness, add(1), client=11) == []
+    assert asks_nothing(deliver(harness, add(1), client=11))
     served = late(deliver(harness, Commit(tid(2), True), client=7))
     assert served == [(b"route %d" % client, Vote.OK) for client in (8, 9, 11)]
     harness.check()
@@ -114,9 +114,9 @@ def test_a_wait_is_cut_to_the_longest_allowed() -> None:
 def test_a_second_copy_of_a_waiting_request_is_not_executed_twice() -> None:
     harness = locked()
     deliver(harness, add(5))
-    assert deliver(harness, add(5)) == []
-    effects = deliver(harness, Commit(tid(1), True), client=7)
-    assert late(effects) == [(b"route 8", Vote.OK)]
+    assert asks_nothing(deliver(harness, add(5)))
+    step = deliver(harness, Commit(tid(1), True), client=7)
+    assert late(step) == [(b"route 8", Vote.OK)]
     assert harness.read(0, 1) == b"\1"
     assert harness.vote(add(5), client=8).vote is Vote.OK
     assert harness.read(0, 1) == b"\1"
@@ -126,15 +126,15 @@ def test_what_its_client_has_finished_with_is_not_executed_from_the_line() -> No
     harness = locked()
     deliver(harness, add(5))
     deliver(harness, ExecCommit(counter=6, epoch=0, reads=[ReadItem(512, 1)]), floor=6)
-    effects = deliver(harness, Commit(tid(1), True), client=7)
-    assert late(effects) == [(b"route 8", Vote.BAD_FLOOR)]
+    step = deliver(harness, Commit(tid(1), True), client=7)
+    assert late(step) == [(b"route 8", Vote.BAD_FLOOR)]
     assert harness.read(0, 1) == b"\0"
 
 
 def test_a_line_that_is_too_long_takes_no_more() -> None:
     harness = locked()
     for counter in range(1, LOCK_WAITERS_MAX + 1):
-        assert deliver(harness, add(counter)) == []
+        assert asks_nothing(deliver(harness, add(counter)))
     assert harness.vote(add(LOCK_WAITERS_MAX + 1), client=8).vote is Vote.BAD_LOCK
     assert len(late(deliver(harness, Commit(tid(1), True), client=7))) == LOCK_WAITERS_MAX
     harness.check()

@@ -1,7 +1,6 @@
 """What Figure 4 leaves unsaid, one test each: where a faithful reading still loses data."""
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.protocol.effects import Log, LogLazily, Send, SendOnceStable
 from sinfonia.protocol.membership.messages import Recreate
 from sinfonia.protocol.messages import (
     Answer,
@@ -10,12 +9,20 @@ from sinfonia.protocol.messages import (
     Forget,
     NotServing,
     Probe,
+    Resolve,
+    Resolved,
     Vote,
     Voted,
     WrongIncarnation,
 )
 from sinfonia.protocol.records import Decided, ForcedAbort, OnePhase, Prepared
-from sinfonia.simulation.participant_harness import ParticipantHarness, one_phase, prepare, tid
+from sinfonia.simulation.participant_harness import (
+    ParticipantHarness,
+    asks_nothing,
+    one_phase,
+    prepare,
+    tid,
+)
 
 
 def test_trap_1_a_participant_with_compare_items_only_logs_if_the_minitransaction_writes() -> None:
@@ -177,22 +184,28 @@ def test_trap_10_locks_of_a_dead_client_stay_until_recovery_settles_them() -> No
 
 
 def test_the_log_comes_before_the_vote() -> None:
-    effects = ParticipantHarness().effects(prepare(1, write=[(0, b"x")]))
-    assert [type(effect) for effect in effects] == [Log, Send]
+    step = ParticipantHarness().step(prepare(1, write=[(0, b"x")]))
+    assert [type(record) for record in step.records] == [Prepared]
+    assert step.must_sync
+    assert len(step.replies) == 1
 
 
 def test_the_outcome_is_logged_before_it_is_acknowledged_but_nobody_waits_for_that() -> None:
     harness = ParticipantHarness()
     harness.vote(prepare(1, write=[(0, b"x")]))
-    effects = harness.effects(Commit(tid(1), True))
-    assert [type(effect) for effect in effects] == [LogLazily, SendOnceStable]
+    step = harness.step(Commit(tid(1), True))
+    assert step.records == [Decided(tid(1), True)]
+    assert not step.must_sync
+    assert step.once_stable == [CommitAck(tid(1))]
+    assert not step.replies
 
 
 def test_a_promise_to_abort_survives_a_restart() -> None:
     harness = ParticipantHarness()
-    effects = harness.effects(*[], client=99)
-    assert effects == []
-    harness.resolve(tid(1), [0, 1])
+    assert asks_nothing(harness.step(*[], client=99))
+    step = harness.step(Resolve(tid(1), [MemoryNodeId(0), MemoryNodeId(1)]), client=99)
+    assert step.replies == [Resolved(tid(1), Answer.ABORT)]
+    assert step.must_sync
     assert harness.log == [ForcedAbort(tid(1))]
     assert harness.restarted().vote(prepare(1, write=[(0, b"x")])).vote is Vote.BAD_FORCED
 
@@ -224,7 +237,7 @@ def test_a_client_that_missed_the_vote_gets_it_though_all_participants_have_forg
     request = prepare(1, read=[(8, 1)], write=[(0, b"x")])
     first = harness.vote(request)
     harness.commit(tid(1))
-    harness.effects(Forget([tid(1)]), client=99)
+    harness.step(Forget([tid(1)]), client=99)
     assert not harness.participant.decided
     assert harness.vote(request) == first
     assert harness.restarted().vote(request) == first
@@ -234,7 +247,7 @@ def test_what_a_client_has_finished_with_is_forgotten_for_good() -> None:
     harness = ParticipantHarness()
     harness.vote(prepare(1, write=[(0, b"x")]))
     harness.commit(tid(1))
-    harness.effects(Forget([tid(1)]), floor=2)
+    harness.step(Forget([tid(1)]), floor=2)
     session = harness.participant.sessions.get(7)
     assert session is not None
     assert not session.outcomes
@@ -282,7 +295,7 @@ def test_a_session_lost_in_a_restart_does_not_let_its_minitransaction_run_twice(
     reborn = ParticipantHarness(incarnation=2)
     reborn.participant.restore(harness.participant.state())
     reborn.commit(tid(1))
-    reborn.effects(Forget([tid(1)]), client=99)
+    reborn.step(Forget([tid(1)]), client=99)
     assert reborn.vote(request) == first
     reborn.check()
 
@@ -294,9 +307,9 @@ def test_a_promise_to_abort_lasts_until_its_epoch_is_stale() -> None:
     harness.participant.epoch = 1
     late = prepare(2, write=[(0, b"x")], epoch=1)
     assert harness.resolve(late.tid, [0, 1]) is Answer.ABORT
-    harness.effects(Probe(1, 9.0, 9.0), Probe(2, 9.0, 9.0), client=99)
+    harness.step(Probe(1, 9.0, 9.0), Probe(2, 9.0, 9.0), client=99)
     assert harness.vote(late).vote is Vote.BAD_FORCED
-    harness.effects(Probe(3, 9.0, 9.0), client=99)
+    harness.step(Probe(3, 9.0, 9.0), client=99)
     assert harness.vote(late).vote is Vote.BAD_EPOCH
 
 
@@ -307,7 +320,7 @@ def test_not_knowing_a_stale_tid_is_no_promise_to_abort_it() -> None:
     request = prepare(1, write=[(0, b"x")])
     harness.vote(request)
     harness.commit(tid(1))
-    harness.effects(Forget([tid(1)]), Probe(1, 9.0, 9.0), Probe(2, 9.0, 9.0), client=99)
+    harness.step(Forget([tid(1)]), Probe(1, 9.0, 9.0), Probe(2, 9.0, 9.0), client=99)
     assert harness.resolve(tid(1), [0, 1]) is Answer.FORGOTTEN
     assert harness.vote(request).vote is Vote.BAD_EPOCH
 

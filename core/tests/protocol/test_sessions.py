@@ -6,7 +6,13 @@ from sinfonia.errors import OutcomeUnknown, Overloaded
 from sinfonia.protocol import sessions as sessions_module
 from sinfonia.protocol.messages import PROTOCOL_VERSION, Commit, ExecCommit, Requests, Vote, Voted
 from sinfonia.protocol.records import Forgotten
-from sinfonia.simulation.participant_harness import ParticipantHarness, one_phase, prepare, tid
+from sinfonia.simulation.participant_harness import (
+    ParticipantHarness,
+    asks_nothing,
+    one_phase,
+    prepare,
+    tid,
+)
 from sinfonia.simulation.world import World
 
 SHORT_LIVED = 200_000
@@ -41,10 +47,10 @@ def test_200_000_short_lived_clients_are_all_served_and_cost_nothing() -> None:
         write = [one_phase(1, write=[(0, b"x")])]
         while True:
             batch = Requests(PROTOCOL_VERSION, client, 1, 1, write, generation=told)  # type: ignore[arg-type]
-            *logged, answer = primary.on_requests(batch, 0.0)
-            for effect in logged:
-                replica.replay(effect.record)  # type: ignore[union-attr]
-            if answer.replies[0].vote is Vote.OK:  # type: ignore[union-attr]
+            step = primary.on_requests(batch, 0.0)
+            for record in step.records:
+                replica.replay(record)
+            if step.replies[0].vote is Vote.OK:  # type: ignore[union-attr]
                 break
             told, refused = primary.sessions.generation, refused + 1
         primary.on_requests(Requests(PROTOCOL_VERSION, client, 1, 2, [], generation=told), 0.0)
@@ -267,6 +273,6 @@ def test_a_goodbye_ends_what_is_remembered() -> None:
     assert harness.participant.sessions.outcomes == 1
     goodbyes = world.coordinator.goodbyes()
     assert list(goodbyes) == [harness.node], "the other was never asked"
-    assert harness.participant.on_requests(goodbyes[harness.node], 0.0) == []
+    assert asks_nothing(harness.participant.on_requests(goodbyes[harness.node], 0.0))
     assert harness.participant.sessions.outcomes == 0
     assert len(other.participant.sessions) == 0

@@ -13,7 +13,7 @@ from sinfonia.memnode.leading import Leading
 from sinfonia.protocol import participant as participant_module
 from sinfonia.protocol.attempts import Attempt, Call
 from sinfonia.protocol.calls import Calls
-from sinfonia.protocol.effects import Effect, SendTo
+from sinfonia.protocol.effects import SendTo, Step
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lists import InDoubt
 from sinfonia.protocol.messages import (
@@ -39,10 +39,10 @@ def duplicate_executed_twice() -> Iterator[None]:
     on_exec_commit = Participant._on_exec_commit
 
     def broken(
-        self: Participant, session: Session, request: ExecCommit, effects: list[Effect]
+        self: Participant, session: Session, request: ExecCommit, step: Step
     ) -> Voted | None:
         session.outcomes.pop(request.counter, None)
-        return on_exec_commit(self, session, request, effects)
+        return on_exec_commit(self, session, request, step)
 
     with patch.object(Participant, "_on_exec_commit", broken):
         yield
@@ -54,9 +54,9 @@ def negative_vote_forgotten() -> Iterator[None]:
     on_exec_commit = Participant._on_exec_commit
 
     def broken(
-        self: Participant, session: Session, request: ExecCommit, effects: list[Effect]
+        self: Participant, session: Session, request: ExecCommit, step: Step
     ) -> Voted | None:
-        voted = on_exec_commit(self, session, request, effects)
+        voted = on_exec_commit(self, session, request, step)
         if voted is not None and voted.vote is not Vote.OK:
             session.outcomes.pop(request.counter, None)
         return voted
@@ -142,10 +142,8 @@ def locks_released_at_the_vote() -> Iterator[None]:
     """A participant that voted OK holds its locks until it learns the outcome."""
     vote = Participant._vote
 
-    def broken(
-        self: Participant, session: Session, request: ExecPrepare, effects: list[Effect]
-    ) -> Voted:
-        voted = vote(self, session, request, effects)
+    def broken(self: Participant, session: Session, request: ExecPrepare, step: Step) -> Voted:
+        voted = vote(self, session, request, step)
         in_doubt = self.in_doubt.get(request.tid)
         if in_doubt is not None:
             self.locks.release(in_doubt.prepared.ranges)

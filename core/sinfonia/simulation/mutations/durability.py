@@ -1,7 +1,7 @@
 # ruff: noqa: SLF001 - what is broken here is private to its owner, and otherwise nobody's business
 """Broken on purpose: what must be on stable storage, when, and what a restart must find."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
@@ -10,12 +10,11 @@ import msgspec
 from sinfonia.memnode.checkpointer import Checkpointer
 from sinfonia.memnode.group_commit import GroupCommit
 from sinfonia.protocol import records
-from sinfonia.protocol.effects import Effect, Log, Send, SendOnceStable
+from sinfonia.protocol.effects import Step
 from sinfonia.protocol.identifiers import Seq, Tid
 from sinfonia.protocol.messages import (
     Commit,
     ExecPrepare,
-    Reply,
     Requests,
     Resolve,
     Vote,
@@ -46,20 +45,19 @@ def compare_only_participant_not_logged() -> Iterator[None]:
     """A participant without write items logs its vote, if the minitransaction writes anywhere."""
     vote, on_commit = Participant._vote, Participant._on_commit
 
-    def broken_vote(
-        self: Participant, session: Session, request: ExecPrepare, effects: list[Effect]
-    ) -> Voted:
-        voted = vote(self, session, request, effects)
+    def broken_vote(self: Participant, session: Session, request: ExecPrepare, step: Step) -> Voted:
+        voted = vote(self, session, request, step)
         if voted.vote is Vote.OK and not request.writes and not request.updates:
-            effects[:] = [each for each in effects if not _logs_vote_on(each, request.tid)]
+            step.records = [each for each in step.records if not _is_vote_on(each, request.tid)]
         return voted
 
-    def broken_on_commit(
-        self: Participant, request: Commit, effects: list[Effect]
-    ) -> Sequence[Reply]:
+    def broken_on_commit(self: Participant, request: Commit, step: Step) -> None:
         in_doubt = self.in_doubt.get(request.tid)
         logged = in_doubt is not None and bool(in_doubt.prepared.writes)
-        return on_commit(self, request, effects if logged else [])
+        records = step.records.copy()
+        on_commit(self, request, step)
+        if not logged:
+            step.records = records
 
     with (
         patch.object(Participant, "_vote", broken_vote),
@@ -68,12 +66,8 @@ def compare_only_participant_not_logged() -> Iterator[None]:
         yield
 
 
-def _logs_vote_on(effect: Effect, tid: Tid) -> bool:
-    return (
-        isinstance(effect, Log)
-        and isinstance(effect.record, records.Prepared)
-        and effect.record.tid == tid
-    )
+def _is_vote_on(record: records.Record, tid: Tid) -> bool:
+    return isinstance(record, records.Prepared) and record.tid == tid
 
 
 @mutation(profile="everybody-dies")
@@ -81,9 +75,10 @@ def forced_abort_not_durable() -> Iterator[None]:
     """A promise to abort is in the log before a recovery coordinator hears of it (4.4)."""
     on_resolve = Participant._on_resolve
 
-    def broken(self: Participant, request: Resolve, effects: list[Effect]) -> Sequence[Reply]:
-        del effects
-        return on_resolve(self, request, [])
+    def broken(self: Participant, request: Resolve, step: Step) -> None:
+        unlogged = Step(step.route, step.now)
+        on_resolve(self, request, unlogged)
+        step.replies += unlogged.replies
 
     with patch.object(Participant, "_on_resolve", broken):
         yield
@@ -94,11 +89,11 @@ def acknowledged_before_stable() -> Iterator[None]:
     """COMMIT is acknowledged, so that others may forget it, once its outcome is stable here."""
     on_requests = Participant.on_requests
 
-    def broken(self: Participant, batch: Requests, now: float, route: bytes = b"") -> list[Effect]:
-        return [
-            Send(each.replies) if isinstance(each, SendOnceStable) else each
-            for each in on_requests(self, batch, now, route)
-        ]
+    def broken(self: Participant, batch: Requests, now: float, route: bytes = b"") -> Step:
+        step = on_requests(self, batch, now, route)
+        step.replies += step.once_stable
+        step.once_stable = []
+        return step
 
     with patch.object(Participant, "on_requests", broken):
         yield

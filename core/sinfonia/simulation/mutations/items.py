@@ -18,7 +18,7 @@ from sinfonia.minitransaction import (
 )
 from sinfonia.protocol import attempts, execution, records, updates
 from sinfonia.protocol import participant as participant_module
-from sinfonia.protocol.effects import Effect
+from sinfonia.protocol.effects import Step
 from sinfonia.protocol.execution import evaluate
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lock_waits import Waiter
@@ -227,9 +227,9 @@ def conditions_not_locked() -> Iterator[None]:
 def waiter_not_looked_at_again() -> Iterator[None]:
     """Who has waited is executed only if it still may be: its tid may be settled by now."""
 
-    def broken(self: Participant, waiter: Waiter, effects: list[Effect]) -> Voted:
+    def broken(self: Participant, waiter: Waiter, step: Step) -> Voted:
         session = self.sessions.of(waiter.client, self.epoch)
-        voted = self._execute(session, waiter.request, effects)
+        voted = self._execute(session, waiter.request, step)
         self.sessions.recount(session)
         return voted
 
@@ -242,9 +242,9 @@ def waiter_served_under_the_lock() -> Iterator[None]:
     """Who waits for a lock is executed when nobody holds it any more."""
     serve_waiters = Participant._serve_waiters
 
-    def broken(self: Participant, effects: list[Effect]) -> None:
+    def broken(self: Participant, step: Step) -> None:
         with patch.object(participant_module, "is_locked", lambda _locks, _request: False):
-            serve_waiters(self, effects)
+            serve_waiters(self, step)
 
     with patch.object(Participant, "_serve_waiters", broken):
         yield

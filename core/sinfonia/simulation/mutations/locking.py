@@ -10,7 +10,7 @@ import msgspec
 
 from sinfonia.minitransaction import CompareItem, ConditionItem, ReadItem, UpdateItem, WriteItem
 from sinfonia.protocol import participant as participant_module
-from sinfonia.protocol.effects import Effect
+from sinfonia.protocol.effects import Step
 from sinfonia.protocol.locks import lock_ranges
 from sinfonia.protocol.messages import ExecPrepare, Voted
 from sinfonia.protocol.participant import Participant
@@ -55,11 +55,9 @@ def voting_with_locks_of(choose: Callable[[Items, ExecPrepare], Items]) -> Itera
     """As ``locking_only``, for votes alone; ``choose`` is given the request, too."""
     vote = Participant._vote
 
-    def broken(
-        self: Participant, session: Session, request: ExecPrepare, effects: list[Effect]
-    ) -> Voted:
+    def broken(self: Participant, session: Session, request: ExecPrepare, step: Step) -> Voted:
         with locking_only(lambda items: choose(items, request)):
-            return vote(self, session, request, effects)
+            return vote(self, session, request, step)
 
     with patch.object(Participant, "_vote", broken):
         yield
