@@ -20,7 +20,6 @@ from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     ExecCommit,
     Requests,
-    Status,
     Unwatch,
     Watch,
 )
@@ -41,7 +40,6 @@ def participant() -> Participant:
         memory=AddressSpace(CAPACITY),
         logged=False,
         read_lease=0.25,
-        status=lambda: Status(0, "", {}),
     )
     made.serving = True
     return made

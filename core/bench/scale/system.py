@@ -26,7 +26,6 @@ from sinfonia.protocol.messages import (
     Reply,
     Request,
     Requests,
-    Status,
 )
 from sinfonia.protocol.participant import Participant
 from sinfonia.simulation.scheduler import Scheduler
@@ -145,7 +144,6 @@ class MemoryNode(Process):
             memory=Zeros(),
             logged=False,
             read_lease=0.25,
-            status=lambda: Status(node, "serving", {}),
         )
         self.participant.serving = True
         self._costs = costs

@@ -33,7 +33,6 @@ from sinfonia.errors import BackupError
 from sinfonia.protocol.execution import Memory
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
-from sinfonia.protocol.messages import Status
 from sinfonia.protocol.participant import Participant
 from sinfonia.protocol.records import Batch, Decided, ParticipantState, decode_body
 from sinfonia.protocol.replication.messages import Life
@@ -245,7 +244,6 @@ def _participant(origin: Origin, memory: Memory) -> Participant:
         memory=memory,
         logged=True,
         read_lease=0.0,
-        status=lambda: Status(origin.node, "being restored", {}),
     )
 
 

@@ -126,10 +126,6 @@ class GroupCommit:
             self._lazy, self._held_since = True, step.now
         self._held.append((step.route, step.once_stable))
 
-    def reply(self, route: bytes, replies: list[Reply]) -> None:
-        """Say something that rests on nothing."""
-        self._send(route, replies)
-
     def flush(self, now: float) -> None:
         """Sync what must be stable, and send what may leave.  Raises StorageError."""
         if self._must_sync or (self._lazy and now >= self._sync_by()):

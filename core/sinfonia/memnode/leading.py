@@ -3,7 +3,7 @@
 It settles before it serves; see node.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 from sinfonia.errors import DamagedData
 from sinfonia.memnode.copies import CopySource
@@ -12,10 +12,10 @@ from sinfonia.memnode.hybrid_clock import HybridClock
 from sinfonia.memnode.member_state import MemberState
 from sinfonia.memnode.replica import APPLY_BYTES_MAX, APPLY_RECORDS_MAX
 from sinfonia.memnode.settings import has_disk, is_replicated
-from sinfonia.protocol.effects import Step
+from sinfonia.protocol.effects import Question, Step
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.membership.messages import MemoryNodeEntry, Reconfigure
-from sinfonia.protocol.messages import Probe, ProbeReply, Request, Requests
+from sinfonia.protocol.messages import Probe, Reply, Request, Requests, Unsettled
 from sinfonia.protocol.records import Stamp
 from sinfonia.protocol.replication.messages import Appended, GetImage, GetLog, GetPages, Join
 from sinfonia.protocol.replication.pacing import Asked, Pacing
@@ -39,13 +39,12 @@ class Leading:
         *,
         clock: HybridClock,
         send: SendReplies,
-        complete_probe: Callable[[ProbeReply], ProbeReply],
         serve_from: float,
         now: float,
     ) -> None:
         """Take all that was logged for true; ``tick`` applies what was not applied yet.
 
-        ``complete_probe`` adds who the member is.  Raises StorageError.
+        Raises StorageError.
         """
         self.incarnation = entry.incarnation
         self.member_state = member_state
@@ -73,9 +72,6 @@ class Leading:
         self.copies = CopySource(member_state, entry.incarnation)
         self._clock = clock
         self._send = send
-        self._complete_probe = complete_probe
-        self._route = b""
-        self._probes: list[tuple[bytes, Probe]] = []
         self._serve_from = serve_from
         self._settled_by: float | None = None
         # Until all of the log was applied nothing is executed, saved, or said of what is in doubt.
@@ -85,19 +81,32 @@ class Leading:
 
     # --- a wake-up -----------------------------------------------------------------------------
 
-    def receive(self, route: bytes, batch: Requests, now: float) -> None:
-        """Execute a batch; its replies come out of ``flush``."""
+    def receive(self, route: bytes, batch: Requests, now: float) -> Sequence[Question]:
+        """Execute a batch; its replies come out of ``flush``.
+
+        Returns what was asked of the member itself; ``answer`` takes the replies to that.
+        """
         requests = batch.requests
         if requests and type(requests[0]) in PEER_REQUESTS:
             for request in requests:
                 self._on_peer(route, request, now)
-            return
-        self._route = route
-        self.group.carry_out(self.member_state.participant.on_requests(batch, now, route))
+            return ()
+        step = self.member_state.participant.on_requests(batch, now, route)
+        self.group.carry_out(step)
+        return step.questions
 
-    def see_to_probe(self, probe: Probe) -> None:
-        """Answer in ``flush``: at once, replicas or not, for who is silent is taken for dead."""
-        self._probes.append((self._route, probe))
+    def answer(self, route: bytes, replies: list[Reply], now: float) -> None:
+        """These replies leave with those of the same wake-up."""
+        self.group.carry_out(Step(route, now, replies=replies))
+
+    def on_probe(self, probe: Probe, now: float) -> list[Unsettled]:
+        """What the manager may have to settle; called after ``flush``, for votes are stable then."""
+        step = Step(b"", now)
+        unsettled = self.member_state.participant.on_probe(
+            probe, step, stable_before=self.group.stable_before
+        )
+        self.group.carry_out(step)
+        return unsettled
 
     def flush(self, now: float) -> None:
         """Sync what must be stable, and send what may leave.  Raises StorageError."""
@@ -105,8 +114,6 @@ class Leading:
         if wakeup is not None and wakeup <= now:
             self.group.carry_out(self.member_state.participant.on_tick(now))
         self.group.flush(now)
-        if self._probes:
-            self._answer_probes(now)
 
     def tick(self, now: float) -> None:
         """Time has passed.  Raises StorageError."""
@@ -223,17 +230,6 @@ class Leading:
     def _keep_logging(self, now: float) -> None:
         if self._logging_until is not None:
             self._logging_until = now + COPY_IDLE
-
-    def _answer_probes(self, now: float) -> None:
-        probes, self._probes = self._probes, []
-        stable_before = self.group.stable_before
-        for route, probe in probes:
-            step = Step(route, now)
-            reply = self.member_state.participant.answer_probe(
-                probe, step, stable_before=stable_before
-            )
-            self.group.carry_out(step)
-            self._send(route, [self._complete_probe(reply)])
 
     def _say(self, sends: list[ToReplica]) -> None:
         for route, reply in sends:

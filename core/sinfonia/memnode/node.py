@@ -25,8 +25,6 @@ After a StorageError the object must be dropped: memory may hold what the disk d
 
 from collections.abc import Callable
 
-import msgspec
-
 from sinfonia.errors import DamagedData, StorageError
 from sinfonia.memnode.hybrid_clock import HybridClock
 from sinfonia.memnode.leading import PEER_REQUESTS, Leading
@@ -35,6 +33,7 @@ from sinfonia.memnode.replica import Replica
 from sinfonia.memnode.settings import MemoryNodeSettings, State, has_disk, is_replicated
 from sinfonia.memnode.status import status_figures
 from sinfonia.protocol.attempts import CLOCK_DRIFT_MARGIN
+from sinfonia.protocol.effects import Question
 from sinfonia.protocol.load.windows import LoadWindows
 from sinfonia.protocol.membership.messages import (
     Directory,
@@ -59,6 +58,7 @@ from sinfonia.protocol.messages import (
     Request,
     Requests,
     Status,
+    Unsettled,
     WrongConfig,
 )
 from sinfonia.protocol.participant import Participant
@@ -134,6 +134,7 @@ class MemoryNode:
         self._known = KnownConfiguration.read(files)
         self._register_at = now
         self._resignations = 0
+        self._probes: list[tuple[bytes, Probe]] = []  # that a primary answers in ``flush``
 
     @property
     def state(self) -> State:
@@ -254,7 +255,7 @@ class MemoryNode:
         entry = directory.entry(self.settings.node)
         if entry is not None and entry.config_epoch < self._known.config_epoch:
             return  # the manager's store is older than what this member has seen
-        self.directory = self.participant.directory = directory
+        self.directory = directory
         if entry is None or (self.entry and entry.config_epoch < self.entry.config_epoch):
             return
         leads = self._is_me(entry)
@@ -320,7 +321,6 @@ class MemoryNode:
             self.member_state,
             clock=self.clock,
             send=self._say,
-            complete_probe=self._complete_probe,
             serve_from=serve_from,
             now=now,
         )
@@ -374,29 +374,67 @@ class MemoryNode:
             self.clock.notice(batch.clock)
         leading = self.leading
         if leading is not None and (not leading.replaying or _is_of_peer(batch)):
-            leading.receive(route, batch, now)
-        else:
-            replies = [reply for request in batch.requests for reply in self._answer(request)]
+            questions = leading.receive(route, batch, now)
+            replies = [reply for asked in questions for reply in self._answer(route, asked)]
             if replies:
-                self._say(route, replies)
+                leading.answer(route, replies, now)
+            return
+        replies = []
+        for request in batch.requests:
+            if isinstance(request, Question):
+                replies += self._answer(route, request)
+            else:
+                replies.append(self._refusal())
+        if replies:
+            self._say(route, replies)
 
-    def _answer(self, request: Request) -> list[Reply]:
-        """What a member says that is not the primary, or not yet."""
-        if isinstance(request, Probe):
-            if request.directory is not None:
-                self.on_directory(request.directory)
-            version = 0 if self.directory is None else self.directory.version
-            reply = ProbeReply(self.settings.node, [], False, version, sent_at=request.sent_at)
-            return [self._complete_probe(reply)]
-        if isinstance(request, GetStatus):
-            return [self.status()]
-        if isinstance(request, GetLoad):
-            return [self.load()]
-        if isinstance(request, GetDirectory):
-            return [NotServing() if self.directory is None else self.directory]
+    def _answer(self, route: bytes, question: Question) -> list[Reply]:
+        """What this member says of itself, in every role; nothing, if ``flush`` answers."""
+        match question:
+            case Probe():
+                return self._on_probe(route, question)
+            case GetStatus():
+                return [self.status()]
+            case GetLoad():
+                return [self.load()]
+            case GetDirectory():
+                return [NotServing() if self.directory is None else self.directory]
+
+    def _refusal(self) -> Reply:
+        """The answer to what only a primary does, which this member is not, or not yet."""
         if self.entry is None or self.leading is not None:
-            return [NotServing()]
-        return [WrongConfig(self.entry)]
+            return NotServing()
+        return WrongConfig(self.entry)
+
+    def _on_probe(self, route: bytes, probe: Probe) -> list[Reply]:
+        """A primary answers in ``flush``, for its votes are stable then.
+
+        It answers there whether or not replicas have acknowledged what was logged: the manager
+        takes a member that is silent for dead.
+        """
+        leading = self.leading
+        votes = leading is not None and not leading.replaying
+        if probe.directory is not None:
+            self.on_directory(probe.directory)
+        if not votes:
+            return [self._probe_reply(probe, [])]
+        if not self.over:
+            self._probes.append((route, probe))
+        return []
+
+    def _probe_reply(self, probe: Probe, unsettled: list[Unsettled]) -> ProbeReply:
+        return ProbeReply(
+            node=self.settings.node,
+            unsettled=unsettled,
+            serving=self.state is State.SERVING,
+            directory_version=0 if self.directory is None else self.directory.version,
+            identity=self.identity,
+            starts=self.starts,
+            last=0 if self.member_state.journal is None else self.member_state.journal.stable,
+            sent_at=probe.sent_at,
+            lived=self._lived,
+            known_epoch=self._known.config_epoch,
+        )
 
     def on_primary(self, batch: Replies, now: float) -> None:
         """Handle what the primary says to this replica.  Raises StorageError."""
@@ -431,6 +469,10 @@ class MemoryNode:
             return []
         if self.leading is not None:
             self.leading.flush(now)
+            probes, self._probes = self._probes, []
+            for route, probe in probes:
+                unsettled = self.leading.on_probe(probe, now)
+                self._say(route, [self._probe_reply(probe, unsettled)])
             return []
         return [] if self.replica is None else self.replica.flush()
 
@@ -498,29 +540,9 @@ class MemoryNode:
             memory=space,
             logged=logged,
             read_lease=self.settings.read_lease,
-            status=self.status,
-            on_probe=self._see_to_probe,
-            report_load=self.load,
         )
-        participant.directory = self.directory
         self.load_windows = LoadWindows(participant.load, self._now)
         return participant
-
-    def _see_to_probe(self, probe: Probe) -> None:
-        if probe.directory is not None:
-            self.on_directory(probe.directory)
-        if self.leading is not None and not self.over:
-            self.leading.see_to_probe(probe)
-
-    def _complete_probe(self, reply: ProbeReply) -> ProbeReply:
-        return msgspec.structs.replace(
-            reply,
-            identity=self.identity,
-            starts=self.starts,
-            last=0 if self.member_state.journal is None else self.member_state.journal.stable,
-            lived=self._lived,
-            known_epoch=self._known.config_epoch,
-        )
 
     def envelope(self, replies: list[Reply]) -> Replies:
         """``replies``, as this life of the memory node says them."""

@@ -9,8 +9,11 @@ import msgspec
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol.membership.messages import Directory
-from sinfonia.protocol.messages import Reply, Request
+from sinfonia.protocol.messages import GetDirectory, GetLoad, GetStatus, Probe, Reply, Request
 from sinfonia.protocol.records import Record
+
+# What a process is asked about itself.
+Question = Probe | GetStatus | GetLoad | GetDirectory
 
 
 class Step(msgspec.Struct, gc=False):
@@ -33,6 +36,7 @@ class Step(msgspec.Struct, gc=False):
     replies: list[Reply] = []  # to ``route``
     once_stable: list[Reply] = []  # to ``route``, once all that was logged so far is stable
     elsewhere: list[tuple[bytes, Reply]] = []  # to clients that wait at other routes
+    questions: list[Question] = []  # of the batch; the driver answers for itself
 
     def log(self, record: Record) -> None:
         """Append ``record``; it must be stable before any reply of this step leaves."""

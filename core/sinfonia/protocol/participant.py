@@ -27,14 +27,13 @@ Deviation from Figure 4: a tid that was answered before, or forced to abort, is 
 its locks are tried (the paper tries the locks first): a second copy must not meet its own locks.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import lt
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import ITEMS_MAX, WriteItem
 from sinfonia.protocol import records
-from sinfonia.protocol.effects import Step
+from sinfonia.protocol.effects import Question, Step
 from sinfonia.protocol.execution import NO_WRITES, Memory, evaluate, is_locked
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lists import (
@@ -46,7 +45,6 @@ from sinfonia.protocol.lists import (
 )
 from sinfonia.protocol.lock_waits import Waiter, meets
 from sinfonia.protocol.locks import lock_ranges
-from sinfonia.protocol.membership.messages import Directory
 from sinfonia.protocol.messages import (
     Answer,
     Commit,
@@ -54,18 +52,13 @@ from sinfonia.protocol.messages import (
     ExecCommit,
     ExecPrepare,
     Forget,
-    GetDirectory,
-    GetLoad,
-    GetStatus,
-    Load,
     NotServing,
     Probe,
-    ProbeReply,
     Request,
     Requests,
     Resolve,
     Resolved,
-    Status,
+    Unsettled,
     Unwatch,
     Vote,
     Voted,
@@ -99,14 +92,8 @@ class Participant(LiveParticipantState):
         memory: Memory,
         logged: bool,
         read_lease: float,
-        status: Callable[[], Status],
-        on_probe: Callable[[Probe], None] | None = None,
-        report_load: Callable[[], Load] | None = None,
     ) -> None:
-        """``on_probe``: who sees to probes, calling ``answer_probe`` when the votes are stable.
-
-        ``report_load``: who makes windows of the load counters, which a participant only counts.
-        """
+        """``logged``: whether what happens is logged; ``read_lease`` is in seconds."""
         super().__init__(memory)
         self.node = node
         self.incarnation = incarnation
@@ -115,10 +102,6 @@ class Participant(LiveParticipantState):
         self.serving = False
         self.votes = [0] * len(Vote)
         self.duplicates = 0
-        self.directory: Directory | None = None
-        self._status = status
-        self._see_to_probe = on_probe
-        self._report_load = report_load
         self._capacity = memory.capacity
         self._bytes = memory.memory
 
@@ -268,17 +251,8 @@ class Participant(LiveParticipantState):
             self._on_resolve(request, step)
         elif isinstance(request, Forget):
             self._on_forget(request, step)
-        elif isinstance(request, Probe):
-            if self._see_to_probe is None:
-                step.replies.append(self.answer_probe(request, step))
-            else:
-                self._see_to_probe(request)
-        elif isinstance(request, GetStatus):
-            step.replies.append(self._status())
-        elif isinstance(request, GetLoad) and self._report_load is not None:
-            step.replies.append(self._report_load())
-        elif isinstance(request, GetDirectory):
-            step.replies.append(NotServing() if self.directory is None else self.directory)
+        elif isinstance(request, Question):
+            step.questions.append(request)
         # Anything else is meant for a manager.
 
     def _session_of(self, batch: Requests, step: Step) -> Session | None:
@@ -504,13 +478,14 @@ class Participant(LiveParticipantState):
         if known and self.logged:
             step.log_lazily(records.Forgotten(known))
 
-    def answer_probe(
-        self, request: Probe, step: Step, *, stable_before: float = math.inf
-    ) -> ProbeReply:
-        """What is unsettled here, of what was voted on before ``stable_before``: a manager may take
-        what is said to be in doubt for OK votes, and so they must be stable, wherever they have to
-        be."""
-        if request.epoch > self.epoch:
+    def on_probe(self, probe: Probe, step: Step, *, stable_before: float) -> list[Unsettled]:
+        """What is unsettled here and as old as ``probe`` asks; the epoch comes nearer to its own.
+
+        The manager may take what is said to be in doubt for OK votes that cannot be lost.  So only
+        votes that were given before ``stable_before`` are named: those are stable wherever they
+        have to be.
+        """
+        if probe.epoch > self.epoch:
             # A step at a time: one message that is wrong does not make everybody's tids stale.
             self._advance_epoch(self.epoch + 1)
             if self.logged:
@@ -518,22 +493,14 @@ class Participant(LiveParticipantState):
         unsettled = [
             entry.unsettled
             for entry in self.in_doubt.values()
-            if step.now - entry.since >= request.in_doubt_age and entry.since < stable_before
+            if step.now - entry.since >= probe.in_doubt_age and entry.since < stable_before
         ]
         unsettled += [
             entry.unsettled
             for entry in self.decided.values()
-            if step.now - entry.since >= request.decided_age
+            if step.now - entry.since >= probe.decided_age
         ]
-        directory = request.directory
-        if directory is not None and (
-            self.directory is None or directory.version > self.directory.version
-        ):
-            self.directory = directory
-        version = 0 if self.directory is None else self.directory.version
-        return ProbeReply(
-            self.node, first_of(unsettled), self.serving, version, sent_at=request.sent_at
-        )
+        return first_of(unsettled)
 
     # --- parts of a vote -----------------------------------------------------------------------
 
@@ -584,5 +551,4 @@ def _is_remembered(request: Request) -> bool:
 
 def _needs_incarnation(batch: Requests) -> bool:
     """A client that asks only where things are may not know yet to which incarnation it speaks."""
-    questions = GetDirectory | GetStatus | GetLoad | Probe
-    return not all(isinstance(request, questions) for request in batch.requests)
+    return not all(isinstance(request, Question) for request in batch.requests)

@@ -4,6 +4,7 @@ A ``ParticipantHarness`` drives one participant: what it logs is stable at once,
 cut.
 """
 
+import math
 from collections.abc import Sequence
 
 from sinfonia.addresses import MemoryNodeId
@@ -17,12 +18,12 @@ from sinfonia.protocol.messages import (
     CommitAck,
     ExecCommit,
     ExecPrepare,
+    Probe,
     Reply,
     Request,
     Requests,
     Resolve,
     Resolved,
-    Status,
     Voted,
 )
 from sinfonia.protocol.participant import Participant
@@ -66,7 +67,6 @@ class ParticipantHarness:
             memory=self.memory,
             logged=logged,
             read_lease=1.0,
-            status=lambda: Status(node, "serving", {}),
         )
         self.participant.serving = serving
 
@@ -84,6 +84,9 @@ class ParticipantHarness:
             PROTOCOL_VERSION, client, incarnation, floor, list(requests), generation=generation
         )
         step = self.participant.on_requests(batch, self.now)
+        for question in step.questions:
+            if isinstance(question, Probe):
+                self.participant.on_probe(question, step, stable_before=math.inf)
         self.log += step.records
         return step
 
