@@ -19,6 +19,7 @@ from sinfonia.protocol.load import counters as load_counters
 from sinfonia.protocol.membership import rebuilding
 from sinfonia.protocol.replication import pacing, slowness
 from sinfonia.protocol.replication.agreement import ReplicationTimes
+from sinfonia.protocol.replication.limits import ReplicationLimits
 from sinfonia.storage.journal import KEEP_FOR_COPIES_FACTOR
 from sinfonia.storage.redo_log import SEGMENT_BYTES
 from sinfonia.structures import lease, lease_layout
@@ -67,14 +68,14 @@ LIMITS = {
         f"every {watching.WATCH_RENEW:g} s; after {watching.ASK_AGAIN:g} s",
         f"returns after {watch.POLL_EVERY:g} s without news",
         f"`lock_wait_ms` (at most {minitransaction.LOCK_WAIT_MAX * 1e3:g})",
-        f"at most {lock_waits.LOCK_WAITERS_MAX} at a time",
+        f"at most {lock_waits.LockLimits().waiters} at a time",
         f"is {rings.HEADER_BYTES} bytes of header",
         f"payloads of {codec.DETACH_BYTES_MIN // 1024} KiB and more",
         f"`slot_bytes`, more than {rings.SLOT_HEADER_BYTES}",
         f"the key has {authentication.CLIENTS_PER_KEY_MAX // 1024} Ki of them",
         f"unanswered after `RESEND_AFTER` ({conversation.RESEND_AFTER:g} s)",
         f"Segments are {SEGMENT_BYTES // MIB} MiB",
-        f"It is at most {pacing.CREDIT_BYTES_MAX // MIB} MiB",
+        f"It is at most {ReplicationLimits().credit // MIB} MiB",
         f"or for {pacing.PACE_MAX:g} s (`PACE_MAX`)",
         f"silent for {pacing.PACE_SILENT_MAX:g} s, or during",
         f"no more than {KEEP_FOR_COPIES_FACTOR} times `keep_log`",

@@ -22,7 +22,7 @@ from sinfonia.management.etcd_store import EtcdStore
 from sinfonia.management.server import ManagerServer
 from sinfonia.management.store import Store, open_embedded_store
 from sinfonia.memnode.server import MemoryNodeServer
-from sinfonia.memnode.settings import SCRUB_RATE, MemoryNodeSettings
+from sinfonia.memnode.settings import SCRUB_RATE, CheckpointLimits, MemoryNodeSettings
 from sinfonia.metrics.exposition import MetricsServer
 from sinfonia.protocol.membership.configuration import REPLICAS_MAX
 from sinfonia.protocol.membership.manager import ManagerSettings
@@ -336,7 +336,7 @@ def _configured_member(
         mode=entry.mode,
         read_lease=times.read_lease,
         settle_max=times.settle_max,
-        checkpoint_log_bytes=int(entry.checkpoint_log),
+        checkpoints=CheckpointLimits(log_bytes=int(entry.checkpoint_log)),
         keep_log_bytes=int(entry.keep_log),
         replicas=len(entry.replica),
         scrub_rate=scrub_rate,

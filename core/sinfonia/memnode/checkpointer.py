@@ -5,14 +5,12 @@ The image must not get ahead of the log: a step is made only when the log is sta
 
 from collections.abc import Callable
 
+from sinfonia.memnode.settings import CheckpointLimits
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.records import ParticipantState
 from sinfonia.storage.disk_image import RunningCheckpoint
 from sinfonia.storage.log_blocks import Lsn
 from sinfonia.storage.stable_storage import StableStorage
-
-# A checkpoint copies this much per wake-up: half a millisecond in which nobody is served.
-STEP_BYTES = 512 * 1024
 
 # A checkpoint that waits for the disk is looked after so often.
 LOOK_EVERY = 0.005
@@ -21,11 +19,11 @@ LOOK_EVERY = 0.005
 class Checkpointer:
     """Begins a checkpoint when the log has grown enough, and carries it on."""
 
-    def __init__(self, storage: StableStorage, log_bytes: int) -> None:
+    def __init__(self, storage: StableStorage, limits: CheckpointLimits) -> None:
         self.made = 0
         self.wanted = False  # whether one is to begin however little was logged
         self._storage = storage
-        self._log_bytes = log_bytes
+        self._limits = limits
         self._processed = storage.checkpoint.processed
         self._running: RunningCheckpoint | None = None
         self._ticked_at = 0.0
@@ -38,7 +36,9 @@ class Checkpointer:
     @property
     def due(self) -> bool:
         """Whether the log has grown enough, or something else asks for one."""
-        return self.wanted or self._storage.log.stable_lsn - self._processed >= self._log_bytes
+        return (
+            self.wanted or self._storage.log.stable_lsn - self._processed >= self._limits.log_bytes
+        )
 
     @property
     def processed(self) -> Lsn:
@@ -78,7 +78,7 @@ class Checkpointer:
             sync()
         # What a page may show is vouched for before the page is written.
         storage.log.vouch(saving=True)
-        if not self._running.step(storage.space, STEP_BYTES):
+        if not self._running.step(storage.space, self._limits.step_bytes):
             return False
         storage.log.vouch(saving=False)
         self._processed = self._running.processed

@@ -14,9 +14,6 @@ from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.replication.messages import GetLog, GetPages, ImageBegun, LogPart, Pages
 from sinfonia.storage.address_space import CHUNK_BYTES, PAGE_BYTES
 
-# What one reply carries: read and sent in less than a millisecond.
-PIECE_BYTES = 512 * 1024
-
 _ZERO_PAGE = bytes(PAGE_BYTES)
 _ZERO_CHUNK = bytes(CHUNK_BYTES)
 
@@ -27,6 +24,7 @@ class CopySource:
     def __init__(self, member_state: MemberState, incarnation: int) -> None:
         self._member_state = member_state
         self._incarnation = incarnation
+        self._piece_bytes = member_state.settings.replication.piece
         self.begun = False  # whether there was a GetImage; before it there are no pages to give
         self._chunks: list[int] = []  # as of the last GetImage
         self.bytes_sent = 0
@@ -54,7 +52,7 @@ class CopySource:
         assert self.begun
         memory = self._member_state.space.memory
         runs: list[tuple[int, bytes]] = []
-        room = PIECE_BYTES
+        room = self._piece_bytes
         following = 0
         for chunk in islice(self._chunks, bisect_left(self._chunks, request.start), None):
             if room <= 0:
@@ -63,7 +61,7 @@ class CopySource:
             for address, data in _runs(chunk, memory[chunk : chunk + CHUNK_BYTES]):
                 runs.append((address, data))
                 room -= len(data)
-        self.bytes_sent += PIECE_BYTES - room
+        self.bytes_sent += self._piece_bytes - room
         journal = self._member_state.journal
         upto = 0 if journal is None else journal.last
         return Pages(
@@ -90,7 +88,7 @@ class CopySource:
                 gone=True,
             )
         history = journal.history
-        batch = journal.read_after(request.after, PIECE_BYTES)
+        batch = journal.read_after(request.after, self._piece_bytes)
         if batch is None:
             return LogPart(
                 incarnation=self._incarnation,

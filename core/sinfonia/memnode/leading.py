@@ -10,7 +10,6 @@ from sinfonia.memnode.copies import CopySource
 from sinfonia.memnode.group_commit import GroupCommit, SendReplies
 from sinfonia.memnode.hybrid_clock import HybridClock
 from sinfonia.memnode.member_state import MemberState
-from sinfonia.memnode.replica import APPLY_BYTES_MAX, APPLY_RECORDS_MAX
 from sinfonia.memnode.settings import has_disk, is_replicated
 from sinfonia.protocol.effects import Question, Step
 from sinfonia.protocol.identifiers import Seq
@@ -55,7 +54,8 @@ class Leading:
             journal.begin_life(entry.incarnation)
             self._go_on_stamping(journal, clock)
         member_state.participant.incarnation = entry.incarnation
-        self.pacing = Pacing()
+        limits = member_state.settings.replication
+        self.pacing = Pacing(limits)
         self.shipping: Shipping | None = None
         if is_replicated(member_state.settings.mode):
             self.shipping = Shipping(
@@ -64,6 +64,7 @@ class Leading:
                 history=member_state.history,
                 last=member_state.last,
                 now=now,
+                limits=limits,
                 pacing=self.pacing,
                 # In memory alone is no copy to do with for the sake of speed.
                 alone=has_disk(member_state.settings.mode),
@@ -100,7 +101,7 @@ class Leading:
         self.group.carry_out(Step(route, now, replies=replies))
 
     def on_probe(self, probe: Probe, now: float) -> list[Unsettled]:
-        """What the manager may have to settle; called after ``flush``, for votes are stable then."""
+        """What the manager may have to settle.  Called after ``flush``: votes are stable then."""
         step = Step(b"", now)
         unsettled = self.member_state.participant.on_probe(
             probe, step, stable_before=self.group.stable_before
@@ -151,7 +152,7 @@ class Leading:
         """Come nearer to serving: replay, let promises of others end, settle what is in doubt."""
         member_state = self.member_state
         if self.replaying:
-            member_state.apply_up_to(self._replay_to, (APPLY_RECORDS_MAX, APPLY_BYTES_MAX))
+            member_state.apply_up_to(self._replay_to, member_state.settings.applying)
             self.replaying = member_state.applied < self._replay_to
             if self.replaying:
                 return

@@ -16,7 +16,7 @@ import msgspec
 from sinfonia.errors import DamagedData, StorageError
 from sinfonia.memnode.checkpointer import Checkpointer
 from sinfonia.memnode.scrubber import Scrubber
-from sinfonia.memnode.settings import MemoryNodeSettings, has_disk, is_replicated
+from sinfonia.memnode.settings import ApplyLimits, MemoryNodeSettings, has_disk, is_replicated
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.participant import Participant
 from sinfonia.protocol.records import (
@@ -32,9 +32,6 @@ from sinfonia.storage.batches import cut_batch
 from sinfonia.storage.files import Files
 from sinfonia.storage.journal import Journal, MemoryLog
 from sinfonia.storage.stable_storage import StableStorage, open_stable_storage, refound
-
-# What may be applied at a time: records, and bytes that they write.
-Room = tuple[int, int]
 
 MakeParticipant = Callable[[AddressSpace, bool], Participant]
 
@@ -123,13 +120,15 @@ class MemberState:
         if self.journal is not None:
             self.apply_up_to(self.last)
 
-    def apply_up_to(self, seq: Seq, room: Room | None = None) -> None:
-        """Show the records up to ``seq``, or as many of them as there is ``room`` for.
+    def apply_up_to(self, seq: Seq, limits: ApplyLimits | None = None) -> None:
+        """Show the records up to ``seq``, or as many of them as ``limits`` allow.
 
         Raises StorageError if the image turns out damaged.
         """
-        records, room_bytes = (math.inf, math.inf) if room is None else room
-        seq = int(min(seq, self.applied + records))
+        room_bytes = math.inf
+        if limits is not None:
+            seq = min(seq, self.applied + limits.records)
+            room_bytes = limits.written_bytes
         if self.applied < seq:
             first_kept = self._unapplied[0].first if self._unapplied else self.last + 1
             if self.applied + 1 < first_kept:
@@ -311,7 +310,7 @@ class MemberState:
         self.journal = storage.log
         self.applied = storage.checkpoint.seq
         self.participant = self._make_participant(self.space, True)
-        self.checkpointer = Checkpointer(storage, self.settings.checkpoint_log_bytes)
+        self.checkpointer = Checkpointer(storage, self.settings.checkpoints)
         self.scrubber = Scrubber(
             storage, self.checkpointer, rate=self.settings.scrub_rate, now=self._now
         )

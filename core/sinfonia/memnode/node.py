@@ -75,10 +75,6 @@ LIFE_BITS = 60
 # How often an unanswered registration is repeated.
 REGISTER_EVERY = 0.2
 
-# The mark that shows a loss of the log's end lags behind by so much.  Each raise is one more sync
-# of a small file, beside the loop.
-MARK_EVERY = 0.25
-
 Send = Callable[[bytes, Replies], None]
 
 
@@ -501,7 +497,7 @@ class MemoryNode:
         return min((each for each in wakeups if each is not None), default=None)
 
     def _note_synced(self, now: float) -> None:
-        if now - self._marked_at >= MARK_EVERY:
+        if now - self._marked_at >= self.settings.mark_every:
             self._marked_at = now
             self.member_state.note_synced()
 
@@ -540,6 +536,8 @@ class MemoryNode:
             memory=space,
             logged=logged,
             read_lease=self.settings.read_lease,
+            sessions=self.settings.sessions,
+            lock_waits=self.settings.lock_line(self.settings.locks),
         )
         self.load_windows = LoadWindows(participant.load, self._now)
         return participant

@@ -23,12 +23,6 @@ from sinfonia.protocol.replication.following import (
     TruncateAfter,
 )
 
-# Applied in one wake-up: a few milliseconds, in which nobody is answered.  A member that comes back
-# may have a whole log to apply; who is silent for long is taken for dead, and a primary that waits
-# for this one's acknowledgements would wait for that, too.
-APPLY_RECORDS_MAX = 1024
-APPLY_BYTES_MAX = 1024 * 1024
-
 # Logged without being asked to acknowledge it, before it is synced all the same.
 UNSYNCED_BYTES_MAX = 4 * 1024 * 1024
 
@@ -93,7 +87,7 @@ class Replica:
         return None if checkpointer is None else checkpointer.next_wakeup()
 
     def _apply(self) -> None:
-        self.member_state.apply_up_to(self._apply_to, (APPLY_RECORDS_MAX, APPLY_BYTES_MAX))
+        self.member_state.apply_up_to(self._apply_to, self.member_state.settings.applying)
 
     def _carry_out(self, effects: list[FollowerEffect]) -> None:
         member_state = self.member_state

@@ -1,11 +1,15 @@
 """How a memory node is set up, and where in its life it is."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import ConfigError
+from sinfonia.protocol.lock_waits import LockLimits, LockWaits
 from sinfonia.protocol.replication.agreement import ReplicationTimes
+from sinfonia.protocol.replication.limits import ReplicationLimits
+from sinfonia.protocol.sessions import SessionLimits
 from sinfonia.storage.journal import KEEP_BYTES
 
 # The paper's Figure 3.  NVRAM: a log that survives without being synced, on a device that the
@@ -44,14 +48,40 @@ class State(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointLimits:
+    """log_bytes: a checkpoint begins when the log has grown by so much.
+
+    step_bytes: it copies so much in a wake-up, half a millisecond in which no client is served.
+    """
+
+    log_bytes: int = 64 * 1024 * 1024
+    step_bytes: int = 512 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyLimits:
+    """What a member applies in one wake-up: records, and bytes that they write.
+
+    That takes a few milliseconds, in which no client is answered.  A member that comes back may
+    have a whole log to apply: meanwhile a manager would take it for dead if it were silent, and a
+    primary would wait for its acknowledgements.
+    """
+
+    records: int = 1024
+    written_bytes: int = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryNodeSettings:
     """endpoint: where others reach it; capacity in bytes, times in seconds.
 
     read_lease: how long the locks of a read-only minitransaction last; a restart takes at least as
-    long.  checkpoint_log_bytes: a checkpoint begins when the log has grown by so much.
-    keep_log_bytes: so much of the log is kept for replicas and backups.
-    replicas: how many the memory node should have, if nobody has said so before.
+    long.  keep_log_bytes: so much of the log is kept for replicas and backups.
+    replicas: how many the memory node should have, if no other member or operator has said so.
     scrub_rate: bytes of image and log that are checked each second; 0: none.
+    mark_every: the mark that shows a loss of the log's end lags behind by so much; each raise is
+    one more sync of a small file, beside the loop.
+    lock_line: makes the line for locks; the simulator's checks who leaves it when.
     """
 
     node: MemoryNodeId
@@ -60,12 +90,18 @@ class MemoryNodeSettings:
     mode: str = "LOG"
     read_lease: float = 0.25
     settle_max: float = 1.0
-    checkpoint_log_bytes: int = 64 * 1024 * 1024
     log_segment_bytes: int = 64 * 1024 * 1024
     keep_log_bytes: int = KEEP_BYTES
     replicas: int = 0
     scrub_rate: int = SCRUB_RATE
+    mark_every: float = 0.25
     times: ReplicationTimes = field(default_factory=ReplicationTimes)
+    replication: ReplicationLimits = field(default_factory=ReplicationLimits)
+    checkpoints: CheckpointLimits = field(default_factory=CheckpointLimits)
+    applying: ApplyLimits = field(default_factory=ApplyLimits)
+    sessions: SessionLimits = field(default_factory=SessionLimits)
+    locks: LockLimits = field(default_factory=LockLimits)
+    lock_line: Callable[[LockLimits], LockWaits] = LockWaits
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

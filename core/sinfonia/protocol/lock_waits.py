@@ -13,15 +13,12 @@ which costs time and never correctness.
 from collections import Counter
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from sinfonia.minitransaction import LOCK_WAIT_MAX
 from sinfonia.protocol.messages import ExecCommit
 from sinfonia.protocol.updates import locked_extent
-
-# Beyond so many that wait at one memory node, the next is told BAD_LOCK at once.  All of them are
-# looked at when locks are let go, so that it bounds that step to a millisecond or so.
-LOCK_WAITERS_MAX = 512
 
 CELL_BYTES = 64
 
@@ -40,10 +37,22 @@ class Waiter(NamedTuple):
     cells: frozenset[int]
 
 
+@dataclass(frozen=True, slots=True)
+class LockLimits:
+    """waiters: beyond so many that wait at one memory node, the next is told BAD_LOCK at once.
+
+    All of them are looked at when locks are let go, so that it bounds that step to a millisecond or
+    so.
+    """
+
+    waiters: int = 512
+
+
 class LockWaits:
     """The line of one memory node."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: LockLimits) -> None:
+        self._limits = limits
         self._line: dict[tuple[int, int], Waiter] = {}
         self._cells: Counter[int] = Counter()
         self.queued = 0
@@ -65,7 +74,7 @@ class LockWaits:
 
     def admit(self, route: bytes, client: int, request: ExecCommit, now: float) -> bool:
         """Let ``request`` join the line, if that is not too long."""
-        if len(self._line) >= LOCK_WAITERS_MAX:
+        if len(self._line) >= self._limits.waiters:
             return False
         until = now + min(request.lock_wait_ms / 1e3, LOCK_WAIT_MAX)
         waiter = Waiter(route, client, request, until, cells_of(request))
@@ -98,7 +107,7 @@ class LockWaits:
             assert (client, counter) == (waiter.client, waiter.request.counter)
             cells.update(waiter.cells)
         assert cells == self._cells
-        assert len(self._line) <= LOCK_WAITERS_MAX
+        assert len(self._line) <= self._limits.waiters
 
 
 def cells_of(request: ExecCommit) -> frozenset[int]:

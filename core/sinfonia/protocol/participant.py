@@ -43,7 +43,7 @@ from sinfonia.protocol.lists import (
     Reading,
     first_of,
 )
-from sinfonia.protocol.lock_waits import Waiter, meets
+from sinfonia.protocol.lock_waits import LockLimits, LockWaits, Waiter, meets
 from sinfonia.protocol.locks import lock_ranges
 from sinfonia.protocol.messages import (
     Answer,
@@ -71,6 +71,7 @@ from sinfonia.protocol.sessions import (
     EPOCHS_AHEAD_MAX,
     EPOCHS_STALE,
     Session,
+    SessionLimits,
     size_of,
 )
 from sinfonia.protocol.updates import leads_elsewhere
@@ -92,9 +93,18 @@ class Participant(LiveParticipantState):
         memory: Memory,
         logged: bool,
         read_lease: float,
+        sessions: SessionLimits | None = None,
+        lock_waits: LockWaits | None = None,
     ) -> None:
-        """``logged``: whether what happens is logged; ``read_lease`` is in seconds."""
-        super().__init__(memory)
+        """``logged``: whether what happens is logged; ``read_lease`` is in seconds.
+
+        ``lock_waits`` is the line in which requests wait for locks.
+        """
+        super().__init__(
+            memory,
+            sessions=sessions or SessionLimits(),
+            lock_waits=LockWaits(LockLimits()) if lock_waits is None else lock_waits,
+        )
         self.node = node
         self.incarnation = incarnation
         self.logged = logged

@@ -17,7 +17,7 @@ from sinfonia.protocol.load.counters import LoadCounters
 from sinfonia.protocol.lock_waits import LockWaits
 from sinfonia.protocol.locks import RangeLocks
 from sinfonia.protocol.messages import Vote, Voted
-from sinfonia.protocol.sessions import EPOCHS_STALE, Session, Sessions, size_of
+from sinfonia.protocol.sessions import EPOCHS_STALE, Session, SessionLimits, Sessions, size_of
 from sinfonia.protocol.watches import Watches
 
 OK = Vote.OK
@@ -26,19 +26,19 @@ OK = Vote.OK
 class LiveParticipantState:
     """What one memory node keeps of its minitransactions; times are monotonic seconds."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, *, sessions: SessionLimits, lock_waits: LockWaits) -> None:
         self.memory = memory
         self.epoch = 0
         # The last Stamp in the log, and whether anything may follow that has none.
         self.stamped = 0
         self.unstamped = False
-        self.sessions = Sessions()
+        self.sessions = Sessions(sessions)
         self.locks = RangeLocks()
         self.in_doubt: dict[Tid, InDoubt] = {}
         self.decided: dict[Tid, Decided] = {}
         self.reading: dict[Tid, Reading] = {}
         self.load = LoadCounters()
-        self.lock_waits = LockWaits()
+        self.lock_waits = lock_waits
         self.watches = Watches(memory.capacity)
         self._let_go = False  # locks were, since the line was looked at
 

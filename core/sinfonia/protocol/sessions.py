@@ -28,6 +28,7 @@ The log drops what the primary drops, so that replicas and restarts hold no more
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.messages import Requests, Vote, Voted
@@ -51,14 +52,6 @@ IN_DOUBT_BYTES_PER_SESSION_MAX = 128 * 1024 * 1024
 # under way, or without closing their connection.
 SESSIONS_MAX = 256 * 1024
 
-# Sessions that remember no answer: those heard last are kept when so many new clients have come
-# since others were dropped.  As long as there were no more clients than this, none has to be told
-# the generation before it is admitted.
-IDLE_SESSIONS_KEPT = 8 * 1024
-
-# While there is no room, it is looked for once in so many batches: to look takes milliseconds.
-LOOK_FOR_ROOM_EVERY = 4096
-
 # What one memory node remembers for all clients together, in number (some 300 bytes each) and in
 # bytes of what was read.
 OUTCOMES_MAX = 1024 * 1024
@@ -81,6 +74,20 @@ EPOCHS_AHEAD_MAX = 64
 # Promises to abort are remembered with the answers, and beyond that limit, since nothing is settled
 # without them; but not without end.
 PROMISES_PER_SESSION_MAX = 2 * OUTCOMES_PER_SESSION_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """idle_kept: of sessions that remember no answer, those heard last are kept when so many new
+    clients have come since others were dropped.  As long as there were no more clients than this,
+    none has to be told the generation before it is admitted.
+
+    look_for_room_every: while there is no room, it is looked for once in so many batches: to look
+    takes milliseconds.
+    """
+
+    idle_kept: int = 8 * 1024
+    look_for_room_every: int = 4096
 
 
 class Session:
@@ -173,7 +180,8 @@ class Session:
 class Sessions:
     """The sessions of all clients of one memory node."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: SessionLimits) -> None:
+        self._limits = limits
         self._by_client: dict[int, Session] = {}
         # How often sessions were dropped that held a floor, as far as some client may not know it.
         self.generation = 0
@@ -186,7 +194,7 @@ class Sessions:
         self.dropped = 0
         self.turned_away = 0
         self._batches = 0
-        self._make_room_at = 2 * IDLE_SESSIONS_KEPT
+        self._make_room_at = 2 * limits.idle_kept
         self._look_again_at = 0
 
     def __iter__(self) -> Iterator[Session]:
@@ -252,14 +260,14 @@ class Sessions:
         full = len(self._by_client) >= SESSIONS_MAX
         if full and self._batches < self._look_again_at:
             return []
-        self._look_again_at = self._batches + LOOK_FOR_ROOM_EVERY
+        self._look_again_at = self._batches + self._limits.look_for_room_every
         idle = [session for session in self if session.is_idle]
         idle.sort(key=lambda session: session.heard)
-        goes = idle if full else idle[: max(0, len(idle) - IDLE_SESSIONS_KEPT)]
+        goes = idle if full else idle[: max(0, len(idle) - self._limits.idle_kept)]
         for session in goes:
             self.generation = max(self.generation, session.generation + 1)
         self.drop([session.client for session in goes])
-        self._make_room_at = len(self._by_client) + IDLE_SESSIONS_KEPT
+        self._make_room_at = len(self._by_client) + self._limits.idle_kept
         return [session.client for session in goes]
 
     def drop(self, clients: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ longest wait; nobody leaves twice.
 from collections.abc import Sequence
 
 from sinfonia.minitransaction import LOCK_WAIT_MAX
-from sinfonia.protocol.lock_waits import LockWaits, Waiter
+from sinfonia.protocol.lock_waits import LockLimits, LockWaits, Waiter
 from sinfonia.protocol.locks import lock_ranges
 from sinfonia.protocol.messages import ExecCommit
 from sinfonia.protocol.records import LockRange
@@ -16,8 +16,8 @@ from sinfonia.protocol.records import LockRange
 class FairLine(LockWaits):
     """The line of one memory node."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, limits: LockLimits) -> None:
+        super().__init__(limits)
         self._late: list[Waiter] = []
 
     def admit(self, route: bytes, client: int, request: ExecCommit, now: float) -> bool:

@@ -90,7 +90,7 @@ def check_bounds(nodes: Sequence[SimulatedMemoryNode], *, clients: int) -> None:
         settings = node.settings
         # The log goes on while a checkpoint is made, and is cut by whole segments; for a replica
         # that copied just now, more is kept.
-        log_bytes_max = 2 * settings.checkpoint_log_bytes + 3 * settings.log_segment_bytes
+        log_bytes_max = 2 * settings.checkpoints.log_bytes + 3 * settings.log_segment_bytes
         log_bytes_max += settings.keep_log_bytes * KEEP_FOR_COPIES_FACTOR
         assert log_bytes <= log_bytes_max, f"{process.name} keeps {log_bytes} bytes of log"
         sessions = len(node.participant.sessions)

@@ -11,7 +11,7 @@ import msgspec
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.memnode.node import MemoryNode
-from sinfonia.memnode.settings import MemoryNodeSettings
+from sinfonia.memnode.settings import CheckpointLimits, MemoryNodeSettings
 from sinfonia.protocol.membership.messages import (
     Directory,
     Member,
@@ -31,6 +31,7 @@ from sinfonia.protocol.messages import (
     Voted,
 )
 from sinfonia.protocol.replication.agreement import ReplicationTimes
+from sinfonia.protocol.replication.limits import ReplicationLimits
 from sinfonia.simulation.disk import VirtualDisk
 from sinfonia.simulation.participant_harness import CLIENT, one_phase
 
@@ -49,11 +50,13 @@ class MemberGroup:
         mode: str = "LOG-REPL",
         keep_log_bytes: int = 1 << 20,
         checkpoint_log_bytes: int = 64 << 20,
+        limits: ReplicationLimits | None = None,
     ) -> None:
         self.now = 100.0
         self.mode = mode
         self.keep_log_bytes = keep_log_bytes
         self.checkpoint_log_bytes = checkpoint_log_bytes
+        self.limits = ReplicationLimits() if limits is None else limits
         self.disks = {name: VirtualDisk(random.Random(name)) for name in names}
         self.nodes: dict[str, MemoryNode] = {}
         self.cut: set[str] = set()  # members that nobody reaches
@@ -86,7 +89,8 @@ class MemberGroup:
                 capacity=CAPACITY,
                 mode=self.mode,
                 keep_log_bytes=self.keep_log_bytes,
-                checkpoint_log_bytes=self.checkpoint_log_bytes,
+                checkpoints=CheckpointLimits(log_bytes=self.checkpoint_log_bytes),
+                replication=self.limits,
                 log_segment_bytes=64 * 1024,
                 times=TIMES,
             ),

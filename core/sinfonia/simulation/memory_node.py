@@ -11,7 +11,7 @@ from typing import NoReturn, Protocol
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import DamagedData, StorageError
 from sinfonia.memnode.node import LIFE_BITS, MemoryNode
-from sinfonia.memnode.settings import MemoryNodeSettings, State, is_replicated, syncs_log
+from sinfonia.memnode.settings import State, is_replicated, syncs_log
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     ExecCommit,
@@ -22,10 +22,10 @@ from sinfonia.protocol.messages import (
     Requests,
     Voted,
 )
-from sinfonia.protocol.replication.agreement import ReplicationTimes
 from sinfonia.protocol.replication.following import Phase
 from sinfonia.simulation.disk import VirtualDisk
 from sinfonia.simulation.marks import MemberMarks
+from sinfonia.simulation.node_settings import settings_of
 from sinfonia.simulation.process import Killed, Process, Surroundings
 from sinfonia.simulation.wire import Message
 
@@ -79,19 +79,8 @@ class SimulatedMemoryNode(Process):
         self.struck = False  # whether this disk was ever damaged on purpose
         self.must_refuse = False  # its data is lost, and it must not serve anything else
         self.lived = ("", 0)  # identity and number of the last life
-        self._settings = MemoryNodeSettings(
-            node=node_id,
-            endpoint=self.name,
-            capacity=profile.capacity,
-            mode=self.mode,
-            checkpoint_log_bytes=profile.checkpoint_log_bytes,
-            log_segment_bytes=LOG_SEGMENT_BYTES,
-            keep_log_bytes=profile.keep_log_bytes,
-            read_lease=profile.read_lease_s,
-            settle_max=profile.settle_s_max,
-            replicas=profile.replicas,
-            scrub_rate=profile.scrub_rate,
-            times=ReplicationTimes(profile.lease_s, profile.drop_after_s, profile.ack_within_s),
+        self._settings = settings_of(
+            profile, node_id, endpoint=self.name, capacity=profile.capacity
         )
         # Clocks that were set are wrong by so much; others by days, as monotonic clocks are.
         self._wall_offset_us = rng.randint(-5_000_000, 5_000_000)

@@ -28,6 +28,7 @@ from sinfonia.protocol.messages import (
 )
 from sinfonia.protocol.participant import Participant
 from sinfonia.protocol.records import Record
+from sinfonia.protocol.sessions import SessionLimits
 
 CLIENT = 7
 CAPACITY = 1024
@@ -55,7 +56,13 @@ class ParticipantHarness:
     """A participant, what it logged, and a short way to talk to it."""
 
     def __init__(
-        self, node: int = 0, *, logged: bool = True, incarnation: int = 1, serving: bool = True
+        self,
+        node: int = 0,
+        *,
+        logged: bool = True,
+        incarnation: int = 1,
+        serving: bool = True,
+        sessions: SessionLimits | None = None,
     ) -> None:
         self.node = MemoryNodeId(node)
         self.memory = PlainMemory()
@@ -67,6 +74,7 @@ class ParticipantHarness:
             memory=self.memory,
             logged=logged,
             read_lease=1.0,
+            sessions=sessions,
         )
         self.participant.serving = serving
 

@@ -20,7 +20,6 @@ from sinfonia.simulation.fault_plans import FaultPlan
 from sinfonia.simulation.network import Traffic, Weather
 from sinfonia.simulation.profile import Profile
 from sinfonia.simulation.rest import come_to_rest, compare_replicas, lose_power
-from sinfonia.simulation.small_sizes import small_sizes
 from sinfonia.simulation.transcript import words
 from sinfonia.simulation.workload import Workload
 
@@ -58,8 +57,7 @@ class Simulation:
         """Play all three acts; raises SimulationFailure."""
         cluster = self.cluster
         try:
-            with small_sizes(cluster.profile):
-                self._play()
+            self._play()
         except Exception as error:  # whatever a machine raises is a finding, and needs its seed
             raise SimulationFailure(self._explain(error)) from error
         return Report(

@@ -30,6 +30,7 @@ from sinfonia.protocol.messages import (
     Voted,
     WrongConfig,
 )
+from sinfonia.protocol.sessions import SessionLimits
 from sinfonia.simulation.participant_harness import CAPACITY, CLIENT, ParticipantHarness
 
 # Items as (kind, node, address, bytes or length).
@@ -51,9 +52,11 @@ class World:
     endpoint, whom they take for the primary; who is in ``overloaded`` votes BAD_LOAD.
     """
 
-    def __init__(self, nodes: int = 2) -> None:
+    def __init__(self, nodes: int = 2, *, sessions: SessionLimits | None = None) -> None:
         self.now = 0.0
-        self.harnesses = {MemoryNodeId(i): ParticipantHarness(i) for i in range(nodes)}
+        self.harnesses = {
+            MemoryNodeId(i): ParticipantHarness(i, sessions=sessions) for i in range(nodes)
+        }
         self.members = {f"node{node}": harness for node, harness in self.harnesses.items()}
         self.wrong_config: dict[str, MemoryNodeEntry] = {}
         self.overloaded: set[MemoryNodeId] = set()

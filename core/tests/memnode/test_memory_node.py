@@ -10,7 +10,7 @@ from sinfonia.memnode.checkpointer import LOOK_EVERY
 from sinfonia.memnode.group_commit import LAZY_SYNC_MAX
 from sinfonia.memnode.leading import COPY_IDLE
 from sinfonia.memnode.node import MemoryNode
-from sinfonia.memnode.settings import MemoryNodeSettings, State
+from sinfonia.memnode.settings import CheckpointLimits, MemoryNodeSettings, State
 from sinfonia.protocol.attempts import CLOCK_DRIFT_MARGIN
 from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry, Registered
 from sinfonia.protocol.messages import (
@@ -39,7 +39,7 @@ def settings(mode: str = "LOG") -> MemoryNodeSettings:
         endpoint="",
         capacity=1024 * 1024,
         mode=mode,
-        checkpoint_log_bytes=CHECKPOINT_AFTER,
+        checkpoints=CheckpointLimits(log_bytes=CHECKPOINT_AFTER),
         log_segment_bytes=CHECKPOINT_AFTER,
         keep_log_bytes=0,
     )

@@ -6,7 +6,7 @@ from sinfonia.protocol.lock_waits import (
     CELL_BYTES,
     CELLS_MAX,
     EVERYWHERE,
-    LOCK_WAITERS_MAX,
+    LockLimits,
     cells_of,
     meets,
 )
@@ -26,6 +26,8 @@ from sinfonia.simulation.participant_harness import (
     prepare,
     tid,
 )
+
+WAITERS_MAX = LockLimits().waiters
 
 
 def deliver(
@@ -133,10 +135,10 @@ def test_what_its_client_has_finished_with_is_not_executed_from_the_line() -> No
 
 def test_a_line_that_is_too_long_takes_no_more() -> None:
     harness = locked()
-    for counter in range(1, LOCK_WAITERS_MAX + 1):
+    for counter in range(1, WAITERS_MAX + 1):
         assert asks_nothing(deliver(harness, add(counter)))
-    assert harness.vote(add(LOCK_WAITERS_MAX + 1), client=8).vote is Vote.BAD_LOCK
-    assert len(late(deliver(harness, Commit(tid(1), True), client=7))) == LOCK_WAITERS_MAX
+    assert harness.vote(add(WAITERS_MAX + 1), client=8).vote is Vote.BAD_LOCK
+    assert len(late(deliver(harness, Commit(tid(1), True), client=7))) == WAITERS_MAX
     harness.check()
 
 

@@ -6,6 +6,7 @@ from sinfonia.errors import OutcomeUnknown, Overloaded
 from sinfonia.protocol import sessions as sessions_module
 from sinfonia.protocol.messages import PROTOCOL_VERSION, Commit, ExecCommit, Requests, Vote, Voted
 from sinfonia.protocol.records import Forgotten
+from sinfonia.protocol.sessions import SessionLimits
 from sinfonia.simulation.participant_harness import (
     ParticipantHarness,
     asks_nothing,
@@ -19,12 +20,8 @@ SHORT_LIVED = 200_000
 KEPT = 4
 
 
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Idle sessions that are kept are few."""
-    monkeypatch.setattr(sessions_module, "IDLE_SESSIONS_KEPT", KEPT)
-    monkeypatch.setattr(sessions_module, "LOOK_FOR_ROOM_EVERY", 1)
-    return KEPT
+# Idle sessions that are kept are few, and room for new ones is looked for at once.
+FEW = SessionLimits(idle_kept=KEPT, look_for_room_every=1)
 
 
 def come_and_go(harness: ParticipantHarness, clients: int, first: int = 1000) -> None:
@@ -54,20 +51,20 @@ def test_200_000_short_lived_clients_are_all_served_and_cost_nothing() -> None:
                 break
             told, refused = primary.sessions.generation, refused + 1
         primary.on_requests(Requests(PROTOCOL_VERSION, client, 1, 2, [], generation=told), 0.0)
-    assert refused <= SHORT_LIVED / sessions_module.IDLE_SESSIONS_KEPT
+    assert refused <= SHORT_LIVED / SessionLimits().idle_kept
     for participant in (primary, replica):
-        assert len(participant.sessions) <= 2 * sessions_module.IDLE_SESSIONS_KEPT
+        assert len(participant.sessions) <= 2 * SessionLimits().idle_kept
         participant.check_invariants()
     assert primary.sessions.outcomes == 0
 
 
-def test_a_late_copy_is_not_executed_after_its_session_was_dropped(few: int) -> None:
+def test_a_late_copy_is_not_executed_after_its_session_was_dropped() -> None:
     """The floor that refused it has gone; that its client was told no generation refuses it now."""
-    harness = ParticipantHarness()
+    harness = ParticipantHarness(sessions=FEW)
     first = one_phase(1, write=[(0, b"old")])
     assert harness.vote(first).vote is Vote.OK
     assert harness.replies(floor=2) == []
-    come_and_go(harness, 3 * few)
+    come_and_go(harness, 3 * KEPT)
     assert harness.participant.sessions.get(7) is None
     late = harness.vote(first)
     assert late.vote is Vote.BAD_LOAD
@@ -80,12 +77,12 @@ def test_a_late_copy_is_not_executed_after_its_session_was_dropped(few: int) -> 
     harness.check()
 
 
-def test_a_copy_from_before_any_drop_is_not_admitted_by_a_promise(few: int) -> None:
+def test_a_copy_from_before_any_drop_is_not_admitted_by_a_promise() -> None:
     """A promise to abort makes a session without a floor, which admits nobody."""
-    harness = ParticipantHarness()
+    harness = ParticipantHarness(sessions=FEW)
     assert harness.vote(one_phase(1, write=[(0, b"old")])).vote is Vote.OK
     assert harness.replies(floor=3) == []
-    come_and_go(harness, 3 * few)
+    come_and_go(harness, 3 * KEPT)
     harness.resolve(tid(2), [0, 1])
     assert harness.vote(one_phase(1, write=[(0, b"old")])).vote is Vote.BAD_LOAD
     assert harness.read(0, 3) == b"xld"
@@ -94,11 +91,11 @@ def test_a_copy_from_before_any_drop_is_not_admitted_by_a_promise(few: int) -> N
     assert forced.vote is Vote.BAD_FORCED
 
 
-def test_sessions_with_answers_or_anything_in_doubt_stay(few: int) -> None:
-    harness = ParticipantHarness()
+def test_sessions_with_answers_or_anything_in_doubt_stay() -> None:
+    harness = ParticipantHarness(sessions=FEW)
     remembered = harness.vote(one_phase(1, read=[(0, 1)], write=[(0, b"a")]))
     prepared = harness.vote(prepare(1, write=[(64, b"b")], client=99), client=99)
-    come_and_go(harness, 3 * few)
+    come_and_go(harness, 3 * KEPT)
     assert harness.vote(one_phase(1, read=[(0, 1)], write=[(0, b"a")])) == remembered
     assert harness.vote(prepare(1, write=[(64, b"b")], client=99), client=99) == prepared
     assert harness.participant.duplicates == 2
@@ -111,28 +108,28 @@ def test_questions_and_goodbyes_make_no_session() -> None:
     assert [session.client for session in harness.participant.sessions] == [8], "the promise"
 
 
-def test_a_restart_drops_what_the_former_life_dropped(few: int) -> None:
-    harness = ParticipantHarness()
-    come_and_go(harness, 10 * few)
+def test_a_restart_drops_what_the_former_life_dropped() -> None:
+    harness = ParticipantHarness(sessions=FEW)
+    come_and_go(harness, 10 * KEPT)
     dropped = [client for r in harness.log if isinstance(r, Forgotten) for client in r.clients]
-    assert len(dropped) >= 8 * few
+    assert len(dropped) >= 8 * KEPT
     assert len(set(dropped)) == len(dropped)
     reborn = harness.restarted()
-    assert len(reborn.participant.sessions) <= 2 * few
+    assert len(reborn.participant.sessions) <= 2 * KEPT
     assert reborn.participant.sessions.generation == 0
     assert reborn.vote(one_phase(1, write=[(0, b"n")]), client=5).vote is Vote.OK
     reborn.check()
 
 
-def test_who_waits_in_line_while_its_session_is_dropped_is_asked_again(few: int) -> None:
+def test_who_waits_in_line_while_its_session_is_dropped_is_asked_again() -> None:
     """Its floor may have risen over the request, and nothing here knows that any more."""
-    harness = ParticipantHarness()
+    harness = ParticipantHarness(sessions=FEW)
     assert harness.vote(prepare(1, write=[(64, b"b")], client=99), client=99).vote is Vote.OK
     waiting = one_phase(1, write=[(64, b"c")])
     waiting = ExecCommit(counter=1, epoch=0, writes=waiting.writes, lock_wait_ms=50)
     assert harness.replies(waiting) == []
     assert harness.replies(floor=2) == []
-    come_and_go(harness, 3 * few)
+    come_and_go(harness, 3 * KEPT)
     assert harness.participant.sessions.get(7) is None
     told = harness.replies(Commit(tid(1, client=99), True), client=99)
     assert Voted(1, Vote.BAD_LOAD) in told
@@ -147,8 +144,7 @@ def test_who_waits_in_line_while_its_session_is_dropped_is_asked_again(few: int)
 def test_clients_that_died_without_a_word_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is refused is told so for each request; who is known goes on, and makes room."""
     monkeypatch.setattr(sessions_module, "SESSIONS_MAX", 3)
-    monkeypatch.setattr(sessions_module, "LOOK_FOR_ROOM_EVERY", 1)
-    harness = ParticipantHarness()
+    harness = ParticipantHarness(sessions=SessionLimits(look_for_room_every=1))
     for client in (1, 2, 3):
         assert harness.vote(one_phase(1, write=[(0, b"x")]), client=client).vote is Vote.OK
     asked = one_phase(1, write=[(0, b"y")]), one_phase(2, write=[(0, b"y")])
@@ -208,16 +204,16 @@ def test_what_all_clients_have_read_is_bounded(monkeypatch: pytest.MonkeyPatch) 
 # --- the client -----------------------------------------------------------------------------------
 
 
-def with_generation(world: World, few: int) -> ParticipantHarness:
+def with_generation(world: World) -> ParticipantHarness:
     [harness] = world.harnesses.values()
-    come_and_go(harness, 3 * few)
+    come_and_go(harness, 3 * KEPT)
     assert harness.participant.sessions.generation > 0
     return harness
 
 
-def test_a_new_client_is_told_the_generation_and_asks_again_at_once(few: int) -> None:
-    world = World(1)
-    with_generation(world, few)
+def test_a_new_client_is_told_the_generation_and_asks_again_at_once() -> None:
+    world = World(1, sessions=FEW)
+    with_generation(world)
     call = world.begin(("write", 0, 0, b"x"))
     world.settle()
     assert call.result is not None
@@ -226,9 +222,9 @@ def test_a_new_client_is_told_the_generation_and_asks_again_at_once(few: int) ->
     world.check()
 
 
-def test_the_generation_of_one_life_says_nothing_to_the_next(few: int) -> None:
-    world = World(1)
-    with_generation(world, few)
+def test_the_generation_of_one_life_says_nothing_to_the_next() -> None:
+    world = World(1, sessions=FEW)
+    with_generation(world)
     world.begin(("write", 0, 0, b"x"))
     world.settle()
     world.restart(0)

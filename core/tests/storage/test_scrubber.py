@@ -9,6 +9,7 @@ import pytest
 from sinfonia.errors import DamagedData
 from sinfonia.memnode.checkpointer import Checkpointer
 from sinfonia.memnode.scrubber import STEP_BYTES, Scrubber
+from sinfonia.memnode.settings import CheckpointLimits
 from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol.records import OnePhase, ParticipantState
 from sinfonia.simulation.disk import VirtualDisk
@@ -36,7 +37,7 @@ class Member:
             for item in record.writes:
                 self.storage.space.write(item.address, item.data)
         self.storage.image.confirm(self.storage.space.dirty, was_saving=self.storage.log.was_saving)
-        self.checkpointer = Checkpointer(self.storage, 1 << 30)
+        self.checkpointer = Checkpointer(self.storage, CheckpointLimits(log_bytes=1 << 30))
         self.scrubber = Scrubber(self.storage, self.checkpointer, rate=rate, now=0.0)
         if not self.storage.log.incarnation:
             self.storage.log.begin_life(1)

@@ -7,8 +7,8 @@ what it lacks shrinks, so it has everything after it has taken twice what it lac
 A replica has a *credit* for its writers: it grows by what the replica takes, divided by that share,
 and shrinks by what is logged.  The answer to a writer leaves while every replica that catches up
 has credit, or after ``PACE_MAX`` all the same.  Nothing is delayed while no replica catches up, nor
-while each is fast enough by itself: credit is collected up to ``CREDIT_BYTES_MAX``, and is full
-whenever a replica has everything that there is.
+while each is fast enough by itself: credit is collected up to a limit, and is full whenever a
+replica has everything that there is.
 
 So the delay is bounded, and what a bound costs is this: a replica that takes less in ``PACE_MAX``
 than twice what all writers together have under way may not catch up before they pause.
@@ -21,16 +21,10 @@ from collections.abc import Callable
 from enum import Enum
 
 from sinfonia.protocol.identifiers import Seq
+from sinfonia.protocol.replication.limits import ReplicationLimits
 
 # Of what a replica takes, writers may add one byte for so many.
 WRITERS_SHARE = 2
-
-# What writers may add at once without a delay: some of the largest writes, and little beside what
-# is sent to a replica without being acknowledged.
-CREDIT_BYTES_MAX = 4 * 1024 * 1024
-
-# What writers have added beyond their share is made up for, up to this: some large group commits.
-DEBT_BYTES_MAX = 64 * 1024 * 1024
 
 # An answer is held back no longer, in seconds.  Much less than callers wait, and than a
 # minitransaction over several memory nodes may be in doubt.  A client that hears nothing meanwhile
@@ -60,26 +54,37 @@ class Asked(Enum):
 class Copier:
     """One replica that catches up, or a backup; times are the primary's monotonic seconds."""
 
-    __slots__ = ("credit", "has", "heard_at", "identity", "on_the_way", "places", "pushed")
+    __slots__ = (
+        "_credit_max",
+        "credit",
+        "has",
+        "heard_at",
+        "identity",
+        "on_the_way",
+        "places",
+        "pushed",
+    )
 
-    def __init__(self, identity: str, now: float) -> None:
+    def __init__(self, identity: str, now: float, *, credit_max: int) -> None:
         self.identity = identity  # of a replica; a backup has none
         self.has: Seq | None = None  # it needs the log after this record
         self.heard_at = now
-        self.credit: float = CREDIT_BYTES_MAX
+        self._credit_max = credit_max
+        self.credit: float = credit_max
         self.places = {Asked.LOG: -1, Asked.PAGES: -1}
         self.on_the_way = {Asked.LOG: 0, Asked.PAGES: 0}
         self.pushed: int | None = None  # bytes of all that was shipped, up to what it has
 
     def take(self, size: int) -> None:
         """It has taken so many bytes more."""
-        self.credit = min(CREDIT_BYTES_MAX, self.credit + size / WRITERS_SHARE)
+        self.credit = min(self._credit_max, self.credit + size / WRITERS_SHARE)
 
 
 class Pacing:
     """All replicas and backups that catch up with one life of a primary."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: ReplicationLimits) -> None:
+        self._limits = limits
         self.copiers: dict[bytes, Copier] = {}  # by route
 
     # --- what they take ------------------------------------------------------------------------
@@ -111,7 +116,7 @@ class Pacing:
         copier = self.copiers[route]  # that has just asked
         copier.on_the_way[what] = size
         if what is Asked.LOG and not size:
-            copier.credit = CREDIT_BYTES_MAX
+            copier.credit = self._limits.credit
 
     def acknowledges(
         self, route: bytes, identity: str, seq: Seq, position: int, now: float
@@ -127,7 +132,7 @@ class Pacing:
     def has_all(self, route: bytes) -> None:
         """At this moment it has everything that was shipped."""
         if route in self.copiers:
-            self.copiers[route].credit = CREDIT_BYTES_MAX
+            self.copiers[route].credit = self._limits.credit
 
     def ends(self, route: bytes) -> None:
         """It has caught up, or is none any more."""
@@ -138,7 +143,7 @@ class Pacing:
     def spend(self, size: int) -> None:
         """Writers have added so many bytes to the log."""
         for copier in self.copiers.values():
-            copier.credit = max(copier.credit - size, -DEBT_BYTES_MAX)
+            copier.credit = max(copier.credit - size, -self._limits.debt)
 
     def may_go_on(self, now: float, counts: Callable[[str, float], bool]) -> bool:
         """Whether writers need not wait; ``counts``: whether now a member is to be paced for."""
@@ -164,7 +169,7 @@ class Pacing:
         if copier is None:
             if len(self.copiers) >= COPIERS_MAX:
                 self.ends(min(self.copiers, key=lambda each: self.copiers[each].heard_at))
-            copier = self.copiers[route] = Copier(identity, now)
+            copier = self.copiers[route] = Copier(identity, now, credit_max=self._limits.credit)
         copier.heard_at = now
         return copier
 
@@ -172,4 +177,4 @@ class Pacing:
         """Nothing is beyond its bounds."""
         assert len(self.copiers) <= COPIERS_MAX
         for copier in self.copiers.values():
-            assert -DEBT_BYTES_MAX <= copier.credit <= CREDIT_BYTES_MAX
+            assert -self._limits.debt <= copier.credit <= self._limits.credit

@@ -34,16 +34,11 @@ from sinfonia.protocol.membership.messages import MemoryNodeEntry, Reconfigure
 from sinfonia.protocol.messages import Reply
 from sinfonia.protocol.records import Batch
 from sinfonia.protocol.replication.agreement import ReplicationTimes, common_prefix, lacks
+from sinfonia.protocol.replication.limits import ReplicationLimits
 from sinfonia.protocol.replication.messages import Append, Appended, Join, Joined, Life
 from sinfonia.protocol.replication.pacing import Pacing
 from sinfonia.protocol.replication.peer import Peer, PeerEvent, PeerPhase
 from sinfonia.protocol.replication.window import Window
-
-# What may be under way to one replica without being acknowledged.
-AHEAD_BYTES_MAX = 8 * 1024 * 1024
-
-# A replica is waited for only once so little is missing that writers do not notice.
-JOIN_WITHIN_BYTES = 256 * 1024
 
 # What was not acknowledged by then is sent again.  Twice a slow fsync.
 RESEND_AFTER = 0.1
@@ -68,7 +63,8 @@ class Shipping:
         history: Sequence[Life],
         last: Seq,
         now: float,
-        pacing: Pacing | None = None,
+        limits: ReplicationLimits,
+        pacing: Pacing,
         alone: bool = True,
     ) -> None:
         """``entry`` makes this member the primary; its log, all stable, ends with ``last``.
@@ -86,8 +82,9 @@ class Shipping:
         self._times = times
         self._history = list(history)
         self._life_epoch = entry.config_epoch
-        self._window = Window(last)
-        self.pacing = Pacing() if pacing is None else pacing
+        self._window = Window(last, limits.window)
+        self._limits = limits
+        self.pacing = pacing
         self.dropped_slow = 0  # how often a replica was given up for being slow
         self._alone = alone
         self._ask_from = now
@@ -331,7 +328,7 @@ class Shipping:
             len(batch.body) for batch in self._window.after(peer.acked) if batch.last <= peer.sent
         )
         for batch in self._window.after(peer.sent):
-            if ahead > AHEAD_BYTES_MAX:
+            if ahead > self._limits.ahead:
                 break
             ahead += len(batch.body)
             sends.append((peer.route, self._append(batch.first, batch.count, batch.body, now)))
@@ -380,7 +377,7 @@ class Shipping:
         if config_epoch != self.entry.config_epoch or not peer.slowness.may_be_counted(now):
             return
         # Of the group commit that is under way no replica could have more.
-        if missing <= JOIN_WITHIN_BYTES or peer.acked + 1 >= self._window.newest:
+        if missing <= self._limits.join_within or peer.acked + 1 >= self._window.newest:
             peer.on_event(PeerEvent.CAUGHT_UP)
             # Replies that left before now did not wait for it.
             peer.due = self.last

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.records import Batch
 
-# A replica that stops for a second under full load must not have to pull when it goes on.
-WINDOW_BYTES_MAX = 32 * 1024 * 1024
-
 
 class Window:
-    """The end of the log that this primary ships, up to ``last``."""
+    """The end of the log that this primary ships, up to ``last``; at most ``bytes_max`` of it."""
 
-    def __init__(self, last: Seq) -> None:
+    def __init__(self, last: Seq, bytes_max: int) -> None:
         self.last = last  # of all that was shipped
+        self._bytes_max = bytes_max
         self.shipped_bytes = 0
         self._batches: deque[Batch] = deque()
         self._bytes = 0
@@ -36,7 +34,7 @@ class Window:
         self._batches.append(batch)
         self._bytes += len(batch.body)
         self.shipped_bytes += len(batch.body)
-        while self._bytes > WINDOW_BYTES_MAX and len(self._batches) > 1:
+        while self._bytes > self._bytes_max and len(self._batches) > 1:
             self._bytes -= len(self._batches.popleft().body)
 
     def after(self, seq: Seq) -> Iterator[Batch]:

@@ -282,7 +282,7 @@ def line_outlives_its_memory_node() -> Iterator[None]:
         line = lines.get(self.node)
         if line is not None and self.locks is not None:
             self.lock_waits = line
-        lines[self.node] = self.lock_waits  # type: ignore[assignment]  # small_sizes put it there
+        lines[self.node] = self.lock_waits  # type: ignore[assignment]  # see node_settings.py
 
     with patch.object(Participant, "__init__", broken):
         yield

@@ -9,7 +9,9 @@ from sinfonia.protocol.membership.messages import Member, MemoryNodeEntry, Regis
 from sinfonia.protocol.records import Batch, Stamp, encode_body
 from sinfonia.protocol.replication.agreement import lacks
 from sinfonia.protocol.replication.following import Follower
+from sinfonia.protocol.replication.limits import ReplicationLimits
 from sinfonia.protocol.replication.messages import Appended, ImageBegun, Join, Life
+from sinfonia.protocol.replication.pacing import Pacing
 from sinfonia.protocol.replication.shipping import Shipping
 from sinfonia.simulation.member_group import NODE, TIMES, MemberGroup
 from sinfonia.storage.damage import DAMAGED_FILE
@@ -167,7 +169,16 @@ def a_shipping(*, unproven: bool = True, loss_accepted: int = 0) -> Shipping:
         replicas=[b],
         loss_accepted=loss_accepted,
     )
-    return Shipping(entry, times=TIMES, history=[Life(2, 1), Life(3, 11)], last=10, now=0.0)
+    limits = ReplicationLimits()
+    return Shipping(
+        entry,
+        times=TIMES,
+        history=[Life(2, 1), Life(3, 11)],
+        last=10,
+        now=0.0,
+        limits=limits,
+        pacing=Pacing(limits),
+    )
 
 
 def join(*, last: int, starts: int = 2, committed: int = 0, lives: list[Life]) -> Join:

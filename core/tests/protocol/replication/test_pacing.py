@@ -4,10 +4,10 @@ import pytest
 
 from sinfonia.protocol.messages import PROTOCOL_VERSION, Replies, Reply, Requests
 from sinfonia.protocol.records import Batch
+from sinfonia.protocol.replication.limits import ReplicationLimits
 from sinfonia.protocol.replication.pacing import (
     COPIER_SILENT_MAX,
     COPIERS_MAX,
-    CREDIT_BYTES_MAX,
     PACE_MAX,
     PACE_SILENT_MAX,
     WRITERS_SHARE,
@@ -20,6 +20,7 @@ from sinfonia.storage.batches import head_of_batch, split_batch
 from sinfonia.storage.journal import KEEP_FOR_COPIES_FACTOR, MemoryLog
 
 MIB = 1 << 20
+LIMITS = ReplicationLimits()
 R = b"route"
 
 
@@ -31,7 +32,7 @@ def counts(identity: str, now: float) -> bool:
 
 def copying(now: float = 0.0) -> Pacing:
     """A replica has begun to copy."""
-    paced = Pacing()
+    paced = Pacing(LIMITS)
     paced.begins(R, "b", 10, now)
     return paced
 
@@ -40,14 +41,14 @@ def copying(now: float = 0.0) -> Pacing:
 
 
 def test_nobody_waits_while_no_replica_catches_up() -> None:
-    paced = Pacing()
+    paced = Pacing(LIMITS)
     paced.spend(1 << 40)
     assert paced.may_go_on(0.0, counts)
 
 
 def test_writers_may_go_on_until_the_credit_is_used_up() -> None:
     paced = copying()
-    paced.spend(CREDIT_BYTES_MAX - 1)
+    paced.spend(LIMITS.credit - 1)
     assert paced.may_go_on(0.0, counts)
     paced.spend(1)
     assert not paced.may_go_on(0.0, counts)
@@ -67,13 +68,13 @@ def test_what_a_replica_lacks_shrinks_however_much_writers_would_write() -> None
         while paced.may_go_on(0.0, counts):
             paced.spend(MIB)
             lacks += 1
-    slack = CREDIT_BYTES_MAX / MIB + 2
+    slack = LIMITS.credit / MIB + 2
     assert rounds <= WRITERS_SHARE * (256 + slack)
 
 
 def test_a_question_that_is_repeated_shows_no_progress() -> None:
     paced = copying()
-    paced.spend(2 * CREDIT_BYTES_MAX)
+    paced.spend(2 * LIMITS.credit)
     for _ in range(100):
         paced.asks(R, "b", Asked.PAGES, 0, 0.0)
         paced.answered(R, Asked.PAGES, MIB)
@@ -82,8 +83,8 @@ def test_a_question_that_is_repeated_shows_no_progress() -> None:
 
 def test_pages_of_an_image_are_progress_as_the_log_is() -> None:
     paced = copying()
-    paced.spend(2 * CREDIT_BYTES_MAX)
-    for page in range(5 * CREDIT_BYTES_MAX // MIB):
+    paced.spend(2 * LIMITS.credit)
+    for page in range(5 * LIMITS.credit // MIB):
         paced.asks(R, "b", Asked.PAGES, page, 0.0)
         paced.answered(R, Asked.PAGES, MIB)
     assert paced.may_go_on(0.0, counts)
@@ -93,7 +94,7 @@ def test_writers_that_a_replica_keeps_up_with_are_never_delayed() -> None:
     """It has everything again and again, whatever it had to take for that."""
     paced = copying()
     for place in range(10, 1000):
-        paced.spend(CREDIT_BYTES_MAX // 2)
+        paced.spend(LIMITS.credit // 2)
         assert paced.may_go_on(0.0, counts)
         paced.asks(R, "b", Asked.LOG, place, 0.0)
         paced.answered(R, Asked.LOG, 0)
@@ -102,7 +103,7 @@ def test_writers_that_a_replica_keeps_up_with_are_never_delayed() -> None:
 def test_of_two_replicas_that_catch_up_the_slower_one_counts() -> None:
     paced = copying()
     paced.begins(b"other", "c", 10, 0.0)
-    paced.spend(2 * CREDIT_BYTES_MAX)
+    paced.spend(2 * LIMITS.credit)
     paced.has_all(R)
     assert not paced.may_go_on(0.0, counts)
     paced.ends(b"other")
@@ -110,10 +111,10 @@ def test_of_two_replicas_that_catch_up_the_slower_one_counts() -> None:
 
 
 def test_nobody_is_slowed_down_for_a_backup_or_for_a_replica_that_is_silent() -> None:
-    paced = Pacing()
+    paced = Pacing(LIMITS)
     paced.begins(b"backup", "", 10, 0.0)
     paced.begins(R, "b", 10, 0.0)
-    paced.spend(2 * CREDIT_BYTES_MAX)
+    paced.spend(2 * LIMITS.credit)
     assert not paced.may_go_on(PACE_SILENT_MAX, counts)
     assert paced.may_go_on(PACE_SILENT_MAX + 0.01, counts)
 
@@ -137,7 +138,7 @@ def test_nothing_is_kept_for_a_copier_that_asks_no_more() -> None:
 
 
 def test_who_plays_at_copying_takes_no_memory() -> None:
-    paced = Pacing()
+    paced = Pacing(LIMITS)
     for number in range(10 * COPIERS_MAX):
         paced.begins(b"%d" % number, "", 1, float(number))
     paced.check_invariants()
@@ -213,7 +214,7 @@ def test_an_answer_to_a_writer_is_held_back_for_a_replica_and_at_most_for_so_lon
     leading = group.nodes["a"].leading
     assert leading is not None
     leading.pacing.begins(b"b", "b", 0, group.now)
-    leading.pacing.spend(2 * CREDIT_BYTES_MAX)
+    leading.pacing.spend(2 * LIMITS.credit)
     counter = group.begin_write("a", 0, b"x")
     began = group.now
     while group.answer(counter) is None:

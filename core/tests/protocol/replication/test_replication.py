@@ -10,7 +10,6 @@ from sinfonia.memnode.settings import State
 from sinfonia.protocol.attempts import CLOCK_DRIFT_MARGIN
 from sinfonia.protocol.membership.messages import Member, MemoryNodeEntry, Register
 from sinfonia.protocol.records import Batch, Stamp, encode_body
-from sinfonia.protocol.replication import window
 from sinfonia.protocol.replication.agreement import common_prefix, new_lives
 from sinfonia.protocol.replication.following import (
     LOST_AFTER,
@@ -21,6 +20,7 @@ from sinfonia.protocol.replication.following import (
     TellNow,
     TellOnceStable,
 )
+from sinfonia.protocol.replication.limits import ReplicationLimits
 from sinfonia.protocol.replication.messages import (
     Appended,
     GetImage,
@@ -32,18 +32,27 @@ from sinfonia.protocol.replication.messages import (
     LogPart,
     Pages,
 )
+from sinfonia.protocol.replication.pacing import Pacing
 from sinfonia.protocol.replication.peer import PeerPhase
 from sinfonia.protocol.replication.shipping import Shipping
 from sinfonia.simulation.member_group import NODE, TIMES, MemberGroup
 from sinfonia.simulation.participant_harness import one_phase
 from sinfonia.storage.journal import MemoryLog
 
+LIMITS = ReplicationLimits()
+
+# A replica that was away for a moment has to pull.
+SMALL_WINDOW = ReplicationLimits(window=2048)
+
 
 def in_sync_group(
-    *names: str, mode: str = "LOG-REPL", keep_log_bytes: int = 1 << 20
+    *names: str,
+    mode: str = "LOG-REPL",
+    keep_log_bytes: int = 1 << 20,
+    limits: ReplicationLimits = LIMITS,
 ) -> MemberGroup:
     """All replicas have joined and are counted in sync."""
-    group = MemberGroup(*names, mode=mode, keep_log_bytes=keep_log_bytes)
+    group = MemberGroup(*names, mode=mode, keep_log_bytes=keep_log_bytes, limits=limits)
     group.settle(1.0)
     assert set(group.entry.in_sync) == set(names[1:])
     return group
@@ -299,10 +308,9 @@ def test_everybody_crashes_and_the_acknowledged_is_there() -> None:
 
 @pytest.mark.parametrize("mode", ["LOG-REPL", "RAM-REPL"])
 def test_a_replica_that_was_away_for_too_long_copies_everything_while_writes_go_on(
-    mode: str, monkeypatch: pytest.MonkeyPatch
+    mode: str,
 ) -> None:
-    monkeypatch.setattr(window, "WINDOW_BYTES_MAX", 2048)
-    group = in_sync_group("a", "b", mode=mode, keep_log_bytes=2048)
+    group = in_sync_group("a", "b", mode=mode, keep_log_bytes=2048, limits=SMALL_WINDOW)
     group.crash("b")
     group.settle(1.5)
     for i in range(200):
@@ -326,9 +334,8 @@ def test_a_replica_that_was_away_for_too_long_copies_everything_while_writes_go_
     assert group.nodes["b"].space.memory[:] == group.nodes["a"].space.memory[:]
 
 
-def test_a_copy_that_is_interrupted_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(window, "WINDOW_BYTES_MAX", 2048)
-    group = in_sync_group("a", "b", keep_log_bytes=2048)
+def test_a_copy_that_is_interrupted_begins_again() -> None:
+    group = in_sync_group("a", "b", keep_log_bytes=2048, limits=SMALL_WINDOW)
     group.crash("b")
     group.settle(1.5)
     for i in range(250):
@@ -527,7 +534,15 @@ def a_shipping(*, in_sync: bool) -> Shipping:
         config_epoch=1,
         replicas=[Member(identity="b", endpoint="b", starts=1, in_sync=in_sync)],
     )
-    return Shipping(entry, times=TIMES, history=[Life(2, 1)], last=10, now=0.0)
+    return Shipping(
+        entry,
+        times=TIMES,
+        history=[Life(2, 1)],
+        last=10,
+        now=0.0,
+        limits=LIMITS,
+        pacing=Pacing(LIMITS),
+    )
 
 
 def test_what_a_replica_acknowledged_before_it_resigned_does_not_count_it_in_sync() -> None:
