@@ -136,25 +136,14 @@ def _superblocks(
 
 
 def _root(superblock: Superblock, owner: tuple[int, int], rng: random.Random) -> Inode:
-    now = superblock.created_ns
-    return Inode(
-        number=superblock.root,
+    uid, gid = owner
+    root = Inode.new(
+        superblock.root,
         iversion=rng.getrandbits(64),
         generation=rng.getrandbits(32),
-        kind=stat.S_IFDIR,
-        root=0,
-        height=0,
-        flags=0,
-        permissions=0o755,
-        nlink=2,
-        uid=owner[0],
-        gid=owner[1],
-        size=0,
-        blocks=0,
-        rdev=0,
-        parent=superblock.root,
-        atime=now,
-        mtime=now,
-        ctime=now,
-        btime=now,
+        mode=stat.S_IFDIR | 0o755,
+        uid=uid,
+        gid=gid,
+        now=superblock.created_ns,
     )
+    return root._replace(nlink=2, parent=superblock.root)

@@ -40,6 +40,7 @@ POINTERS: Final = AREA_SIZE // 8
 INLINE: Final = 1  # the contents are in the area, and ``size`` is their length
 
 LINKS_MAX: Final = 2**31  # programs keep a link count in 32 bits
+GENERATION_MAX: Final = 2**32 - 1
 SIZE_MAX: Final = 2**63 - 1  # off_t
 
 _SECTORS_PER_BLOCK: Final = BLOCK_SIZE // 512
@@ -78,6 +79,41 @@ class Inode(NamedTuple):
     btime: int
     openers: int = 0
     area: bytes = INODE_AREA_EMPTY
+
+    @classmethod
+    def new(
+        cls,
+        number: InodeNumber,
+        *,
+        iversion: int,
+        generation: int,
+        mode: int,
+        uid: int,
+        gid: int,
+        now: int,
+    ) -> "Inode":
+        """An inode with one name and no contents; ``mode`` has its kind and permissions."""
+        return cls(
+            number=number,
+            iversion=iversion,
+            generation=generation & GENERATION_MAX,
+            kind=stat.S_IFMT(mode),
+            root=0,
+            height=0,
+            flags=0,
+            permissions=stat.S_IMODE(mode),
+            nlink=1,
+            uid=uid,
+            gid=gid,
+            size=0,
+            blocks=0,
+            rdev=0,
+            parent=0,
+            atime=now,
+            mtime=now,
+            ctime=now,
+            btime=now,
+        )
 
     @classmethod
     def decode(cls, inode: InodeNumber, slot: bytes) -> "Inode":

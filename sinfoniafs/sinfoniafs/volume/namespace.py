@@ -13,7 +13,6 @@ from sinfoniafs.allocator import Kind
 from sinfoniafs.attributes import Attributes, DirectoryEntry, InodeNumber, Owner
 from sinfoniafs.errors import (
     DirectoryNotEmpty,
-    EntryExists,
     InvalidArgument,
     IsADirectory,
     NameTooLong,
@@ -22,11 +21,10 @@ from sinfoniafs.errors import (
     PermissionDenied,
     TooManyLinks,
 )
-from sinfoniafs.format.directory import COOKIE_FIRST, NAME_MAX, Entry
+from sinfoniafs.format.directory import COOKIE_FIRST, Entry
 from sinfoniafs.format.inode import (
     HEADER_SIZE,
     INLINE,
-    INODE_AREA_EMPTY,
     LINKS_MAX,
     Inode,
     opener_bit,
@@ -34,9 +32,19 @@ from sinfoniafs.format.inode import (
 from sinfoniafs.format.layout import INODE_SIZE, memory_node_of
 from sinfoniafs.session import Session
 from sinfoniafs.volume.attempt import Attempt
+from sinfoniafs.volume.entries import (
+    after_lost_name,
+    change_links,
+    check_empty,
+    check_length,
+    check_name,
+    directory_of,
+    lose_name,
+    occupied,
+    vacant,
+)
 from sinfoniafs.volume.file_blocks import put
-from sinfoniafs.volume.inode_attributes import PERMISSIONS
-from sinfoniafs.volume.lifetime import lose_last_name, opened, reap
+from sinfoniafs.volume.lifetime import lose_last_name, opened
 from sinfoniafs.volume.running import until_committed
 from sinfoniafs.volume.tree import Tree
 from sinfoniafs.volume.volume import Volume
@@ -50,7 +58,7 @@ KINDS: Final = frozenset(
 
 async def lookup(volume: Volume, parent: InodeNumber, name: bytes) -> Attributes:
     """The attributes of what ``name`` leads to; "." and ".." are understood."""
-    _check_length(name)
+    check_length(name)
 
     async def body(attempt: Attempt) -> Inode:
         directory = await directory_of(attempt, parent)
@@ -93,19 +101,11 @@ async def create(
         raise NameTooLong(f"the target of a symbolic link has at most {TARGET_MAX} bytes")
 
     async def body(attempt: Attempt) -> tuple[Inode, Session]:
-        await _vacant(attempt, parent, name)
-        inode = await _new_inode(
-            volume,
-            attempt,
-            parent,
-            kind=kind,
-            near=memory_node_of(parent),
-            mode=mode,
-            owner=owner,
-        )
-        inode = inode._replace(rdev=rdev, flags=INLINE)
-        if register:
-            inode = inode._replace(openers=opener_bit(attempt.session.slot))
+        await vacant(attempt, parent, name)
+        near, wanted = memory_node_of(parent), kind | stat.S_IMODE(mode)
+        inode = await _new_inode(volume, attempt, parent, mode=wanted, near=near, owner=owner)
+        openers = opener_bit(attempt.session.slot) if register else 0
+        inode = inode._replace(rdev=rdev, flags=INLINE, openers=openers)
         attempt.inodes.create(await put(attempt, inode, 0, target) if target else inode)
         await attempt.tree(parent).insert(name, inode)
         attempt.inodes.touch_directory(await attempt.inodes.get(parent))
@@ -136,15 +136,14 @@ async def mkdir(
     check_name(name)
 
     async def body(attempt: Attempt) -> Inode:
-        directory = await _vacant(attempt, parent, name)
+        directory = await vacant(attempt, parent, name)
         inherited = directory.permissions & stat.S_ISGID
         inode = await _new_inode(
             volume,
             attempt,
             parent,
-            kind=stat.S_IFDIR,
+            mode=stat.S_IFDIR | stat.S_IMODE(mode) | inherited,
             near=volume.spread(),
-            mode=mode | inherited,
             owner=owner,
         )
         inode = inode._replace(nlink=2, parent=parent)
@@ -172,7 +171,7 @@ async def link(volume: Volume, number: InodeNumber, parent: InodeNumber, name: b
             raise NoSuchEntry("the file was removed")
         if inode.nlink >= LINKS_MAX:
             raise TooManyLinks(f"an inode has at most {LINKS_MAX} names")
-        directory = await _vacant(attempt, parent, name)
+        directory = await vacant(attempt, parent, name)
         inode = inode._replace(nlink=inode.nlink + 1, ctime=attempt.now)
         attempt.inodes.change(inode)
         await attempt.tree(parent).insert(name, inode)
@@ -189,7 +188,7 @@ async def unlink(volume: Volume, parent: InodeNumber, name: bytes) -> None:
     """Remove a name; the inode lives on while any mount has it open."""
 
     async def body(attempt: Attempt) -> tuple[InodeNumber, bool]:
-        entry, inode = await _occupied(attempt, parent, name)
+        entry, inode = await occupied(attempt, parent, name)
         if inode.is_directory:
             raise IsADirectory("a directory is removed by rmdir")
         await attempt.tree(parent).remove(name)
@@ -209,7 +208,7 @@ async def rmdir(volume: Volume, parent: InodeNumber, name: bytes) -> None:
         raise DirectoryNotEmpty("a directory's parent is not empty")
 
     async def body(attempt: Attempt) -> tuple[InodeNumber, bool]:
-        entry, inode = await _occupied(attempt, parent, name)
+        entry, inode = await occupied(attempt, parent, name)
         await check_empty(attempt, inode)
         await attempt.tree(parent).remove(name)
         must_reap = await lose_last_name(volume, attempt, inode)
@@ -253,111 +252,25 @@ async def read_directory(
     return await until_committed(volume, body)
 
 
-# -- what rename needs, too
-
-
-def check_name(name: bytes) -> None:
-    """Refuse what cannot be the name of an entry."""
-    _check_length(name)
-    if not name or name in {b".", b".."} or b"/" in name or b"\0" in name:
-        raise InvalidArgument("not a name that an entry can have")
-
-
-async def directory_of(attempt: Attempt, number: InodeNumber) -> Inode:
-    """The directory in which a name is to be found or made."""
-    inode = await attempt.inodes.get_alive(number)
-    if not inode.is_directory:
-        raise NotADirectory("not a directory")
-    if not inode.nlink:
-        raise NoSuchEntry("the directory was removed")
-    return inode
-
-
-async def check_empty(attempt: Attempt, inode: Inode) -> None:
-    """Commit only if ``inode`` is a directory without entries."""
-    if not inode.is_directory:
-        raise NotADirectory("not a directory")
-    place = await attempt.tree(inode.number).descend(COOKIE_FIRST)
-    if place.path or (place.leaf is not None and place.leaf.entries):
-        raise DirectoryNotEmpty("the directory has entries")
-
-
-async def change_links(attempt: Attempt, number: InodeNumber, difference: int) -> None:
-    """Count the ".." of a directory that comes to, or goes from, directory ``number``."""
-    directory = await attempt.inodes.get(number)
-    if directory.nlink + difference > LINKS_MAX:
-        raise TooManyLinks(f"a directory has at most {LINKS_MAX - 2} directories in it")
-    attempt.inodes.change(directory._replace(nlink=directory.nlink + difference))
-
-
-async def lose_name(volume: Volume, attempt: Attempt, inode: Inode) -> bool:
-    """One name less for what is not a directory; True if ``reap`` must follow."""
-    if inode.nlink == 1:
-        return await lose_last_name(volume, attempt, inode)
-    attempt.inodes.change(inode._replace(nlink=inode.nlink - 1, ctime=attempt.now))
-    return False
-
-
-async def after_lost_name(volume: Volume, number: InodeNumber, must_reap: bool) -> None:
-    """What follows the minitransaction that took a name from an inode."""
-    if must_reap:
-        await reap(volume, number)
-    elif volume.cache.inodes.get(number) is None:
-        volume.open_inodes.unregister(number)
-
-
-async def _vacant(attempt: Attempt, parent: InodeNumber, name: bytes) -> Inode:
-    """The directory in which ``name`` is still to be had.  Raises EntryExists."""
-    directory = await directory_of(attempt, parent)
-    if await attempt.tree(parent).find(name) is not None:
-        raise EntryExists("the name is taken")
-    return directory
-
-
-async def _occupied(attempt: Attempt, parent: InodeNumber, name: bytes) -> tuple[Entry, Inode]:
-    """The entry of ``name`` and its inode.  Raises NoSuchEntry."""
-    _check_length(name)
-    await directory_of(attempt, parent)
-    entry = await attempt.tree(parent).find(name)
-    if entry is None:
-        raise NoSuchEntry("no such entry")
-    return entry, await attempt.inodes.get(entry.inode)
-
-
 async def _new_inode(
     volume: Volume,
     attempt: Attempt,
     parent: InodeNumber,
     *,
-    kind: int,
-    near: MemoryNodeId,
     mode: int,
+    near: MemoryNodeId,
     owner: Owner,
 ) -> Inode:
     directory = await attempt.inodes.get(parent)
     await attempt.numbers.provide(Kind.INODE, near, 1)
-    now = attempt.now
-    return Inode(
-        number=InodeNumber(attempt.numbers.take(Kind.INODE)),
+    return Inode.new(
+        InodeNumber(attempt.numbers.take(Kind.INODE)),
         iversion=volume.new_version(),
-        generation=volume.new_version() & 0xFFFFFFFF,
-        kind=kind,
-        root=0,
-        height=0,
-        flags=0,
-        permissions=mode & PERMISSIONS,
-        nlink=1,
+        generation=volume.new_version(),
+        mode=mode,
         uid=owner.uid,
         gid=directory.gid if directory.permissions & stat.S_ISGID else owner.gid,
-        size=0,
-        blocks=0,
-        rdev=0,
-        parent=0,
-        atime=now,
-        mtime=now,
-        ctime=now,
-        btime=now,
-        area=INODE_AREA_EMPTY,
+        now=attempt.now,
     )
 
 
@@ -371,8 +284,3 @@ async def _entries_after(tree: Tree, cookie: int, limit: int) -> list[Entry]:
         if found or place.following is None:
             return found[:limit]
         position = place.following
-
-
-def _check_length(name: bytes) -> None:
-    if len(name) > NAME_MAX:
-        raise NameTooLong(f"a name has at most {NAME_MAX} bytes")

@@ -19,8 +19,7 @@ from sinfoniafs.errors import (
 )
 from sinfoniafs.format.inode import Inode
 from sinfoniafs.volume.attempt import Attempt
-from sinfoniafs.volume.lifetime import lose_last_name
-from sinfoniafs.volume.namespace import (
+from sinfoniafs.volume.entries import (
     after_lost_name,
     change_links,
     check_empty,
@@ -28,6 +27,7 @@ from sinfoniafs.volume.namespace import (
     directory_of,
     lose_name,
 )
+from sinfoniafs.volume.lifetime import lose_last_name
 from sinfoniafs.volume.running import until_committed
 from sinfoniafs.volume.volume import Volume
 
