@@ -52,7 +52,7 @@ class Site:
         return self.volume.root
 
     async def mount(self, seed: int = 99) -> Volume:
-        """One more mount; which the caller closes."""
+        """One more mount, which the caller closes."""
         return await open_volume(self.cluster, clock=self.clock, rng=random.Random(seed))
 
     async def count(self, operation: Awaitable[object]) -> int:
@@ -96,6 +96,16 @@ async def open_site(*, mounts: int, memory_nodes: int, capacity: int) -> Site:
     return Site(cluster, clock, tuple(volumes))
 
 
+async def copy_site(site: Site) -> Site:
+    """A site with a copy of what the memory nodes of ``site`` hold, and one new mount."""
+    memory = site.cluster.memory
+    cluster = ModelCluster(memory_nodes=len(memory), capacity=max(map(len, memory.values())))
+    for memory_node, held in memory.items():
+        cluster.memory[memory_node][:] = held
+    volume = await open_volume(cluster, clock=site.clock, rng=random.Random(1))
+    return Site(cluster, site.clock, (volume,))
+
+
 async def close_site(site: Site) -> Report:
     """Unmount everything; the volume must be sound, and hold nothing back."""
     for volume in site.mounts:
@@ -131,7 +141,7 @@ def on_volume(
 
 
 class MountKilled(Exception):
-    """The mount is gone in the middle of what it did."""
+    """The mount was killed in the middle of an operation."""
 
 
 class Bomb:

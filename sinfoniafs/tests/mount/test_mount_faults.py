@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,10 @@ def pair(cluster: LocalCluster, tmp_path: Path) -> Iterator[tuple[Path, Path]]:
         yield a, b
         for path in a.iterdir():
             path.unlink()
+    assert_sound(cluster)
+
+
+def assert_sound(cluster: LocalCluster) -> None:
     checked = sinfoniafs("fsck", cluster.directory)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
@@ -90,7 +95,7 @@ def test_a_mount_that_was_taken_for_dead_is_still_mounted_and_goes_on(
 ) -> None:
     a, b = pair
     # The kernel asks once whether closing a file needs anything.  If the paused mount were asked,
-    # the commands that this test starts would wait for it: they close our files.
+    # the commands that this test starts would wait for it: they close this test's files.
     (a / "closed").write_bytes(b"")
     kept = os.open(a / "kept", os.O_RDWR | os.O_CREAT)
     gone = os.open(a / "gone", os.O_RDWR | os.O_CREAT)
@@ -154,18 +159,21 @@ BLOCKED: dict[str, str] = {
 }
 
 
-@pytest.mark.parametrize("work", BLOCKED.values(), ids=BLOCKED.keys())
 def test_a_blocked_caller_that_is_killed_is_gone_before_the_outage_is_over(
-    cluster: LocalCluster, tmp_path: Path, work: str
+    cluster: LocalCluster, tmp_path: Path
 ) -> None:
     with mounted(cluster, tmp_path / "a", "timeout=600") as a:
-        (a / "file").write_bytes(b"x")
-        with outage(cluster), blocked(work, a / "file") as program:
-            program.kill()
-            # Far less than the mount's timeout: only a request that was given up ends.
-            assert program.wait(timeout=60) == -signal.SIGKILL
-        for path in a.iterdir():
-            path.unlink()
+        for name in BLOCKED:
+            (a / name).mkdir()
+            (a / name / "file").write_bytes(b"x")
+        with outage(cluster):
+            for name, work in BLOCKED.items():
+                with blocked(work, a / name / "file") as program:
+                    program.kill()
+                    # Far less than the mount's timeout: only a request that was given up ends.
+                    assert program.wait(timeout=60) == -signal.SIGKILL, name
+        shutil.rmtree(a, ignore_errors=True)  # the mountpoint itself stays
+        assert not list(a.iterdir())
 
 
 def test_a_blocked_reader_that_is_interrupted_is_told_so(
@@ -184,22 +192,24 @@ def test_a_blocked_reader_that_is_interrupted_is_told_so(
 
 
 def test_calls_fail_when_the_time_of_the_mount_option_is_up(
-    cluster: LocalCluster, pair: tuple[Path, Path]
+    cluster: LocalCluster, tmp_path: Path
 ) -> None:
-    a, _ = pair
-    (a / "file").write_bytes(b"x")
-    (a / "file").stat()
-    with outage(cluster):
-        for work in (
-            (a / "file").stat,
-            lambda: (a / "file").write_bytes(b"y"),
-            (a / "new").mkdir,
-        ):
-            with fails_with(errno.ETIMEDOUT):
-                work()
-    until(lambda: answers(a))
-    assert (a / "file").stat().st_size == 1
-    assert not (a / "new").exists()
+    with mounted(cluster, tmp_path / "a", "timeout=1.5") as a:
+        (a / "file").write_bytes(b"x")
+        (a / "file").stat()
+        with outage(cluster):
+            for work in (
+                (a / "file").stat,
+                lambda: (a / "file").write_bytes(b"y"),
+                (a / "new").mkdir,
+            ):
+                with fails_with(errno.ETIMEDOUT):
+                    work()
+        until(lambda: answers(a))
+        assert (a / "file").stat().st_size == 1
+        assert not (a / "new").exists()
+        (a / "file").unlink()
+    assert_sound(cluster)
 
 
 def answers(mountpoint: Path) -> bool:

@@ -12,7 +12,16 @@ from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.testing.model import ModelCluster
 from sinfoniafs.attributes import RENAME_EXCHANGE, Changes, Place
 from sinfoniafs.fsck.check import check_volume
-from sinfoniafs.testing import MIB, OWNER, Bomb, Site, close_site, list_directory, open_site
+from sinfoniafs.testing import (
+    MIB,
+    OWNER,
+    Bomb,
+    Site,
+    close_site,
+    copy_site,
+    list_directory,
+    open_site,
+)
 from sinfoniafs.volume import contents, lifetime, namespace
 from sinfoniafs.volume.inode_attributes import get_attributes, set_attributes
 from sinfoniafs.volume.mounting import close_volume
@@ -134,9 +143,12 @@ class Doubt:
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.__name__)
 def test_a_mount_killed_at_any_point_leaves_a_sound_volume(operation: Operation) -> None:
     async def main() -> None:
+        furnished = await open_site(mounts=1, memory_nodes=2, capacity=16 * MIB)
+        await furnish(furnished)
+        await close_site(furnished)
         for survived in range(STEPS_MAX):
-            site = await open_site(mounts=1, memory_nodes=2, capacity=16 * MIB)
-            await furnish(site)
+            site = await copy_site(furnished)
+            await site.file(b"held", b"x" * BLOCK)  # the bystander has a reserve of both kinds
             victim = await site.mount()
             with Bomb(site, survived) as bomb:
                 await operation(victim)
