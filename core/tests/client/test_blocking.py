@@ -167,7 +167,7 @@ def test_what_a_silent_memory_node_may_have_executed_is_unknown(
             connection.outcome(Tid(0, 1, 1))
 
 
-def test_nobody_at_the_endpoint_is_said_so() -> None:
+def test_an_endpoint_without_a_process_is_said_to_be_one() -> None:
     [port] = free_ports(1)
     with pytest.raises(Unreachable, match=f"127.0.0.1:{port} within 0.1 s; is the cluster up"):
         connect_blocking(f"127.0.0.1:{port}", timeout=0.1)

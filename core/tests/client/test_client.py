@@ -210,7 +210,7 @@ def test_any_memory_node_will_do_to_connect(endpoint: str) -> None:
     anyio.run(main)
 
 
-def test_nobody_there_is_unreachable_and_says_so() -> None:
+def test_an_endpoint_without_a_process_is_unreachable_and_says_so() -> None:
     async def main() -> None:
         with pytest.raises(Unreachable, match=r"is the cluster up, and is this its address\?"):
             await sinfonia.connect("tcp://127.0.0.1:1", timeout=0.2)

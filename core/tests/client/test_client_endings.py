@@ -126,7 +126,7 @@ def test_a_pipeline_may_be_prepared_with_calls_of_the_same_thread(
     assert all(result.committed for result in results)
 
 
-def test_who_prepares_a_pipeline_may_fail_and_the_thread_goes_on(
+def test_preparing_a_pipeline_may_fail_and_the_thread_goes_on(
     blocking: BlockingCluster, local: LocalCluster
 ) -> None:
     def some() -> Iterator[Minitransaction[Any]]:
@@ -144,7 +144,7 @@ def test_who_prepares_a_pipeline_may_fail_and_the_thread_goes_on(
     assert blocking.read(0, 16384, 1) == b"x", "nobody has forgotten the thread"
 
 
-def test_who_prepares_a_pipeline_may_fail_and_the_client_goes_on(
+def test_preparing_a_pipeline_may_fail_and_the_client_goes_on(
     run: Callable[[Program], None],
 ) -> None:
     async def program(cluster: Cluster) -> None:

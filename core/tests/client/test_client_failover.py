@@ -190,7 +190,7 @@ def test_what_one_thread_learns_the_others_know() -> None:
         assert cluster.read(1, 0, 3) == b"new"
 
 
-def test_a_refresh_that_nobody_answers_says_so(run: Run) -> None:
+def test_a_refresh_without_an_answer_says_so(run: Run) -> None:
     async def program(cluster: sinfonia.Cluster) -> None:
         movable.__exit__(None, None, None)
         with pytest.raises(Unreachable, match="no manager or memory node answers"):
@@ -201,7 +201,7 @@ def test_a_refresh_that_nobody_answers_says_so(run: Run) -> None:
     run(movable, program)
 
 
-def test_nobody_is_asked_for_the_directory_while_all_is_well(run: Run) -> None:
+def test_no_process_is_asked_for_the_directory_while_all_is_well(run: Run) -> None:
     async def program(cluster: sinfonia.Cluster) -> None:
         asked = movable.directories_asked_for
         for _ in range(200):

@@ -22,7 +22,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 @BACKENDS
-def test_who_waits_goes_on_when_it_is_set_and_not_before(backend: str) -> None:
+def test_a_waiting_task_goes_on_when_it_is_set_and_not_before(backend: str) -> None:
     async def main() -> None:
         waiter = waiter_maker()()
         happened = []
@@ -67,7 +67,7 @@ def test_what_is_set_already_is_not_waited_for_but_others_get_their_turn(backend
 
 
 @BACKENDS
-def test_who_waits_can_be_cancelled_and_is_set_in_vain(backend: str) -> None:
+def test_a_waiting_task_can_be_cancelled_and_is_set_in_vain(backend: str) -> None:
     async def main() -> None:
         waiter = waiter_maker()()
         with anyio.move_on_after(0.01) as scope:

@@ -66,7 +66,7 @@ def test_what_one_stores_another_finds(etcd: Etcd) -> None:
         assert store.directory == Directory(2, 5, "found", [])
 
 
-def test_nobody_overwrites_what_they_have_not_seen(etcd: Etcd) -> None:
+def test_no_manager_overwrites_what_it_has_not_seen(etcd: Etcd) -> None:
     with opened(etcd, "race", "first") as first, opened(etcd, "race", "second") as second:
         mine, yours = following(first, epoch=1), following(second, epoch=2)
         first.replace(mine)

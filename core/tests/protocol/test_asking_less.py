@@ -35,8 +35,8 @@ def test_only_what_was_turned_away_is_asked_again() -> None:
     world.check()
 
 
-def test_who_was_never_reached_is_not_told_of_an_abort() -> None:
-    """It may be away for good, and nobody would stop telling it."""
+def test_a_participant_that_was_never_reached_is_not_told_of_an_abort() -> None:
+    """It may be away for good, and the client would never stop telling it."""
     world = World()
     call = world.begin(*WRITE_BOTH, timeout=0.2)
     for each in world.on_the_way:
@@ -57,7 +57,9 @@ def test_who_was_never_reached_is_not_told_of_an_abort() -> None:
     world.check()
 
 
-def test_outcomes_that_nobody_acknowledges_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unacknowledged_outcomes_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(outcomes, "COMMITTING_MAX", 3)
     world = World()
     for k in range(10):

@@ -32,7 +32,7 @@ def test_one_participant_takes_one_message_each_way() -> None:
     world.check()
 
 
-def test_two_participants_take_two_rounds_and_nobody_waits_for_the_second() -> None:
+def test_two_participants_take_two_rounds_and_no_caller_waits_for_the_second() -> None:
     world = World()
     call = world.begin(*WRITE_BOTH)
     world.deliver()

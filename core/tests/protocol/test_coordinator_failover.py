@@ -312,7 +312,7 @@ def test_a_process_of_another_memory_node_at_the_address_is_not_believed() -> No
 # --- when the directory is asked for ------------------------------------------------------------
 
 
-def test_nobody_is_asked_for_the_directory_while_all_answer() -> None:
+def test_no_process_is_asked_for_the_directory_while_all_answer() -> None:
     world = World()
     for _ in range(20):
         world.begin(("read", 0, 0, 1), ("write", 1, 0, b"y"))
@@ -429,7 +429,7 @@ def test_a_memory_node_that_no_copy_reached_has_certainly_not_executed_it() -> N
 # --- clocks, limits -----------------------------------------------------------------------------
 
 
-def test_the_highest_clock_that_was_heard_is_told_to_everybody() -> None:
+def test_the_highest_clock_that_was_heard_is_told_to_every_memory_node() -> None:
     world = World()
     for clock in (5, 17, 11):
         replies = Replies(PROTOCOL_VERSION, N0, 1, 0, [], [], clock)

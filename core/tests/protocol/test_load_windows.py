@@ -189,7 +189,7 @@ def test_a_load_cannot_be_changed(load: NodeLoad) -> None:
 # --- asking --------------------------------------------------------------------------------------
 
 
-def test_who_does_not_answer_is_asked_again() -> None:
+def test_a_memory_node_that_does_not_answer_is_asked_again() -> None:
     inquiry = LoadInquiry([MemoryNodeId(0), NODE])
     assert [(send.node, send.request) for send in inquiry.due(0.0)] == [
         (0, GetLoad()),
@@ -210,7 +210,7 @@ def test_a_second_answer_changes_nothing() -> None:
     assert list(inquiry.answers) == [NODE]
 
 
-def test_the_error_names_who_is_silent() -> None:
+def test_the_error_names_the_silent_memory_node() -> None:
     inquiry = LoadInquiry([MemoryNodeId(0), NODE])
     inquiry.on_load(MemoryNodeId(0), Load(MemoryNodeId(0), {}))
     with pytest.raises(Unreachable, match="memory node 3 did not say"):

@@ -190,7 +190,7 @@ def test_the_log_comes_before_the_vote() -> None:
     assert len(step.replies) == 1
 
 
-def test_the_outcome_is_logged_before_it_is_acknowledged_but_nobody_waits_for_that() -> None:
+def test_the_outcome_is_logged_before_it_is_acknowledged_but_no_caller_waits_for_that() -> None:
     harness = ParticipantHarness()
     harness.vote(prepare(1, write=[(0, b"x")]))
     step = harness.step(Commit(tid(1), True))

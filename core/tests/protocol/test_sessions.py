@@ -121,7 +121,7 @@ def test_a_restart_drops_what_the_former_life_dropped() -> None:
     reborn.check()
 
 
-def test_who_waits_in_line_while_its_session_is_dropped_is_asked_again() -> None:
+def test_a_waiter_in_line_whose_session_is_dropped_is_asked_again() -> None:
     """Its floor may have risen over the request, and nothing here knows that any more."""
     harness = ParticipantHarness(sessions=FEW)
     assert harness.vote(prepare(1, write=[(64, b"b")], client=99), client=99).vote is Vote.OK
@@ -157,7 +157,7 @@ def test_clients_that_died_without_a_word_are_bounded(monkeypatch: pytest.Monkey
     harness.participant.check_invariants()
 
 
-def test_who_only_reads_needs_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_only_reads_needs_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its answers are not remembered, so that it may be executed as often as it comes."""
     monkeypatch.setattr(sessions_module, "SESSIONS_MAX", 0)
     harness = ParticipantHarness()

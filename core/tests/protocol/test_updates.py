@@ -163,7 +163,7 @@ def test_an_append_in_two_phases_is_chosen_at_the_vote_and_leaves_no_hole_if_abo
     harness.check()
 
 
-def test_a_slot_that_somebody_reads_is_not_appended_to() -> None:
+def test_a_slot_that_a_minitransaction_reads_is_not_appended_to() -> None:
     """The header alone does not say which bytes are to be locked."""
     harness = harness_with_ring()
     slot = RING + HEADER_BYTES

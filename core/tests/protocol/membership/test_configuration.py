@@ -116,7 +116,7 @@ SHORT, LONG = Position(7, 99), Position(7, 101)
 # --- registration --------------------------------------------------------------------------------
 
 
-def test_who_is_heard_of_first_is_primary_and_says_how_many_replicas_there_should_be() -> None:
+def test_the_first_to_register_is_primary_and_says_how_many_replicas_there_should_be() -> None:
     first = accepted(on_register(None, register("p", replicas=2, log=(0, 0)), []))
     assert (first.identity, first.incarnation, first.config_epoch) == ("p", 1, 1)
     assert (first.replicas, first.wanted) == ([], 2)
@@ -134,7 +134,7 @@ def test_the_primary_may_ask_again() -> None:
     assert on_register(before, register("p", starts=5, empty=True), []) is before
 
 
-def test_a_restart_of_the_primary_begins_an_incarnation_and_keeps_who_is_in_sync() -> None:
+def test_a_restart_of_the_primary_begins_an_incarnation_and_keeps_the_in_sync_replicas() -> None:
     again = register("p", starts=6, endpoint="new")
     after = accepted(on_register(entry(member("a")), again, [], {"a": SHORT}))
     assert (after.endpoint, after.starts, after.incarnation, after.config_epoch) == (
@@ -165,7 +165,7 @@ def test_the_memory_node_waits_for_a_replica_that_is_away_but_has_the_data() -> 
     assert after.identity == "a"
 
 
-def test_a_primary_that_lost_its_data_is_refused_if_nobody_else_has_it() -> None:
+def test_a_primary_that_lost_its_data_is_refused_if_no_replica_has_it() -> None:
     before = entry(member("a", in_sync=False))
     reason = refused(on_register(before, register("p", starts=6, empty=True), ["a"]))
     assert "without its data" in reason
@@ -197,7 +197,7 @@ def test_a_new_data_directory_in_the_place_of_a_replica_replaces_it() -> None:
     ]
 
 
-def test_a_new_data_directory_in_the_place_of_the_primary_needs_somebody_to_take_over() -> None:
+def test_a_new_data_directory_in_the_place_of_the_primary_needs_a_replica_to_take_over() -> None:
     before = entry(member("a"))
     stranger = register("new", endpoint="at-p", empty=True)
     after = accepted(on_register(before, stranger, ["a"]))
@@ -222,7 +222,7 @@ def test_all_members_have_the_same_mode_and_capacity() -> None:
     assert "capacity 1024" in refused(on_register(before, register("a", capacity=2048), []))
 
 
-def test_after_the_loss_was_accepted_whoever_comes_first_begins_anew() -> None:
+def test_after_the_loss_was_accepted_the_first_to_register_begins_anew() -> None:
     given_up = accepted(on_recreate(entry(member("a", in_sync=False)), primary_is_up=False))
     assert given_up.identity == ""
     after = accepted(on_register(given_up, register("a", starts=1), []))
@@ -249,7 +249,7 @@ def reconfigured(before: MemoryNodeEntry, *in_sync: str, incarnation: int, epoch
     )
 
 
-def test_the_primary_changes_who_is_in_sync_if_it_knows_the_present_configuration() -> None:
+def test_the_primary_changes_the_in_sync_set_if_it_knows_the_present_configuration() -> None:
     before = entry(member("a"), member("b", in_sync=False))
     after = accepted(reconfigured(before, "b", incarnation=7, epoch=20))
     assert (after.in_sync, after.config_epoch, after.incarnation) == (["b"], 21, 7)

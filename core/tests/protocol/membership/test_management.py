@@ -270,7 +270,7 @@ def questions(sends: list[SendTo]) -> list[SendTo]:
     return [send for send in sends if isinstance(send.request, Resolve)]
 
 
-def test_after_a_power_cut_votes_are_laid_side_by_side_and_nobody_is_asked() -> None:
+def test_after_a_power_cut_votes_are_laid_side_by_side_and_no_participant_is_asked() -> None:
     office = restarted_cluster(back=4)
     pairs = [(N0, N1), (N1, N2), (N2, N3), (N3, N0)]
     sends: list[SendTo] = []

@@ -239,7 +239,7 @@ def test_a_primary_that_is_back_is_not_replaced_by_a_member_that_has_died_with_i
     assert town.entry.endpoint == "b", "one that is there need not wait for the third"
 
 
-def test_a_silent_primary_is_replaced_soon_and_everybody_is_told() -> None:
+def test_a_silent_primary_is_replaced_soon_and_every_member_is_told() -> None:
     town = replicated_town()
     town.members["c"].last = 9
     town.live(0.5)
@@ -274,7 +274,7 @@ def test_a_primary_that_speaks_but_does_not_hear_keeps_its_replicas_and_is_repla
     assert town.entry.endpoint in ("b", "c")
 
 
-def test_nobody_is_replaced_who_answers_or_whose_replicas_do_not() -> None:
+def test_no_primary_is_replaced_that_answers_or_whose_replicas_do_not() -> None:
     town = replicated_town()
     town.live(5.0)
     assert town.entry.endpoint == "a"
@@ -314,7 +314,7 @@ def test_a_manager_that_has_just_begun_waits_before_it_judges() -> None:
     assert town.entry.endpoint != "a"
 
 
-def test_a_manager_that_stood_still_gives_everybody_a_new_chance() -> None:
+def test_a_manager_that_stood_still_gives_every_member_a_new_chance() -> None:
     town = replicated_town()
     town.paused.add("manager0")
     town.live(10.0)

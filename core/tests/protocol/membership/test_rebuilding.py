@@ -157,7 +157,7 @@ def test_a_memory_node_that_goes_on_is_not_disturbed() -> None:
     assert restored(plan_of(*waiting)).incarnation == 7 + MARGIN
 
 
-def test_by_force_who_is_missing_holds_nobody_up_and_its_writes_are_given_up() -> None:
+def test_by_force_a_missing_member_delays_nothing_and_its_writes_are_given_up() -> None:
     plan = plan_of(report("p", entry()), force=True)
     assert plan.objections, "the risk is still named"
     after = restored(plan)
@@ -178,7 +178,7 @@ def test_a_store_that_is_there_counts_as_one_more_that_kept_something() -> None:
     assert plan.nodes[0].found == 20
 
 
-def test_a_memory_node_of_which_nobody_reports_is_not_forgotten() -> None:
+def test_a_memory_node_of_which_no_member_reports_is_not_forgotten() -> None:
     reports = [report("p", entry()), report("a", entry())]
     plan = plan_rebuild(reports, expected=[NODE, MemoryNodeId(4)])
     assert plan.objections == ["memory node 4: none of its members has reported"]

@@ -40,7 +40,7 @@ def copying(now: float = 0.0) -> Pacing:
 # --- the law -------------------------------------------------------------------------------------
 
 
-def test_nobody_waits_while_no_replica_catches_up() -> None:
+def test_no_writer_waits_while_no_replica_catches_up() -> None:
     paced = Pacing(LIMITS)
     paced.spend(1 << 40)
     assert paced.may_go_on(0.0, counts)
@@ -110,7 +110,7 @@ def test_of_two_replicas_that_catch_up_the_slower_one_counts() -> None:
     assert paced.may_go_on(0.0, counts)
 
 
-def test_nobody_is_slowed_down_for_a_backup_or_for_a_replica_that_is_silent() -> None:
+def test_no_writer_is_slowed_down_for_a_backup_or_for_a_silent_replica() -> None:
     paced = Pacing(LIMITS)
     paced.begins(b"backup", "", 10, 0.0)
     paced.begins(R, "b", 10, 0.0)
@@ -137,7 +137,7 @@ def test_nothing_is_kept_for_a_copier_that_asks_no_more() -> None:
     assert not paced.copiers
 
 
-def test_who_plays_at_copying_takes_no_memory() -> None:
+def test_a_client_that_only_pretends_to_copy_takes_no_memory() -> None:
     paced = Pacing(LIMITS)
     for number in range(10 * COPIERS_MAX):
         paced.begins(b"%d" % number, "", 1, float(number))

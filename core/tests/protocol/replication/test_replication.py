@@ -208,7 +208,7 @@ def test_a_restarted_replica_waits_as_long_as_it_may_have_granted() -> None:
     assert group.now >= restarted + TIMES.granted_lease + group.nodes["b"].settings.read_lease
 
 
-def test_a_replaced_primary_answers_nobody_though_it_does_not_know() -> None:
+def test_a_replaced_primary_answers_no_client_though_it_does_not_know() -> None:
     group = in_sync_group("a", "b")
     group.write(0, b"old")
     group.cut.add("a")
@@ -289,7 +289,7 @@ def test_a_replica_throws_away_what_the_new_primary_has_not() -> None:
     assert group.nodes["b"].member_state.last == group.nodes["c"].member_state.last
 
 
-def test_everybody_crashes_and_the_acknowledged_is_there() -> None:
+def test_all_members_crash_and_the_acknowledged_is_there() -> None:
     group = in_sync_group("a", "b")
     for i in range(50):
         group.write(i * 8, b"%08d" % i)
@@ -436,7 +436,7 @@ def copy_everything(follower: Follower) -> None:
     assert any(isinstance(effect, TellOnceStable) for effect in follower.on_copy_saved(0.5))
 
 
-def test_a_late_answer_to_join_makes_nobody_give_up_a_copy_that_may_count_already() -> None:
+def test_a_late_answer_to_join_makes_no_replica_give_up_a_copy_that_may_count_already() -> None:
     follower = a_follower()
     copy_everything(follower)
     assert (
