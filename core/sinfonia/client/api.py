@@ -1,10 +1,12 @@
-"""What every client of a cluster shows, whatever drives it.
+"""What every client of a cluster offers, whatever drives it, is said once, here.
 
 ``ClusterApi`` is what libraries should ask for: ``sinfonia.Cluster`` is one, and so is
-``sinfonia.testing.model.ModelCluster``.
+``sinfonia.testing.model.ModelCluster``.  ``sinfonia.BlockingCluster`` has the same methods, which
+wait for what they return.  Clients have these docstrings, and none of their own.
 """
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -16,6 +18,7 @@ from sinfonia.minitransaction import Minitransaction, Result
 from sinfonia.protocol.identifiers import Tid
 
 T = TypeVar("T")
+ClientT = TypeVar("ClientT")
 
 # A caller that names no timeout waits out a restart of a memory node.
 DEFAULT_TIMEOUT = 30.0
@@ -65,8 +68,28 @@ class ClientStatistics:
         self.unknown += others.unknown
 
 
+def documented_by(api: type[object]) -> Callable[[type[ClientT]], type[ClientT]]:
+    """Give a class the docstrings of ``api`` for all methods and properties that have none.
+
+    The blocking client cannot inherit from the asynchronous interface, and its users read the same.
+    """
+
+    def document(client: type[ClientT]) -> type[ClientT]:
+        for name, member in vars(client).items():
+            described = inspect.isfunction(member) or isinstance(member, property)
+            if described and not name.startswith("_") and not member.__doc__:
+                member.__doc__ = inspect.getdoc(getattr(api, name, None))
+        return client
+
+    return document
+
+
 class ClusterApi(Protocol):
-    """An open connection to a cluster.  Where no ``timeout`` is given it is DEFAULT_TIMEOUT."""
+    """An open connection to a cluster.
+
+    Where no ``timeout`` is given it is 30 seconds (DEFAULT_TIMEOUT): enough for a memory node to
+    restart.
+    """
 
     @property
     def nodes(self) -> Mapping[MemoryNodeId, MemoryNodeInfo]:
@@ -74,7 +97,7 @@ class ClusterApi(Protocol):
 
     @property
     def statistics(self) -> ClientStatistics:
-        """Counts of this client."""
+        """Counts of this client; of the blocking one, of all its threads together."""
 
     def minitransaction(
         self, *, reads_on_failure: bool = False, lock_wait: float = 0.0, tag: str = ""
@@ -93,7 +116,7 @@ class ClusterApi(Protocol):
 
         Busy locks are retried until the timeout.  That compares failed, so that nothing happened,
         is a Result.  Raises InvalidMinitransaction or NotExecuted (definite: it did not happen and
-        never will) or OutcomeUnknown: perhaps; the client's ``outcome`` settles it.
+        never will) or OutcomeUnknown: it may have happened, and ``outcome`` settles it.
         """
 
     async def execute_many(
@@ -125,22 +148,23 @@ class ClusterApi(Protocol):
     ) -> Mapping[MemoryNodeId, NodeLoad]:
         """What ``node``, or each memory node, did lately, by window and tag (section 3.6).
 
-        Raises OutOfRange if there is no such memory node, and Unreachable if one does not answer
-        within ``timeout`` seconds; both are definite.
+        Asks their primaries, again and again for ``timeout`` seconds.  Raises OutOfRange if there
+        is no such memory node, and Unreachable if one does not answer; both are definite.
         """
 
     async def outcome(self, tid: Tid, *, timeout: float | None = None) -> bool:
         """Whether the minitransaction of an OutcomeUnknown happened; if not, it never will.
 
         Raises OutcomeUnknown if that cannot be found out within ``timeout`` seconds, or is too
-        long ago.
+        long ago.  With the blocking client, the thread that got the OutcomeUnknown must ask.
         """
 
     def watch(self, node: int, address: int, length: int) -> Watch:
         """Watch the ``length`` bytes at ``address`` of ``node``, within ``async with`` (watch.py).
 
-        It may be as long as the memory.  There are limits to the number of watches, of a client
-        and of a memory node; a reader that meets them has to poll.
+        ``length`` may be that of the memory.  There are limits to the number of watches, of a
+        client and of a memory node; a reader that meets them has to poll.  A watch of the blocking
+        client is opened by ``with``, and belongs to the thread that opens it.
         """
 
     async def run(self, steps: Steps[T], *, timeout: float | None = None) -> T:
@@ -152,4 +176,19 @@ class ClusterApi(Protocol):
         """
 
     async def aclose(self) -> None:
-        """Close the connection; what is in flight has an unknown outcome."""
+        """Close the connection.
+
+        Calls that are under way in other tasks raise OutcomeUnknown, or NotExecuted if it is known
+        that they did not happen.
+        """
+
+
+class ConnectedApi(ClusterApi, Protocol):
+    """A client of processes, which may move."""
+
+    async def refresh(self, *, timeout: float = 5.0) -> None:
+        """Ask where the memory nodes are now (section 4.11); new ones are in ``nodes`` then.
+
+        There is no need to ask when one fails over.  Raises Unreachable if none answers within
+        ``timeout`` seconds.
+        """

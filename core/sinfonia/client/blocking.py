@@ -19,7 +19,13 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.client.api import ClientStatistics, MemoryNodeInfo, time_allowed
+from sinfonia.client.api import (
+    ClientStatistics,
+    ConnectedApi,
+    MemoryNodeInfo,
+    documented_by,
+    time_allowed,
+)
 from sinfonia.client.connection import Connection
 from sinfonia.client.load import NodeLoad
 from sinfonia.client.running import run_blocking
@@ -52,10 +58,11 @@ def connect_blocking(
     return BlockingCluster(directory, endpoints, loaded)
 
 
+@documented_by(ConnectedApi)
 class BlockingCluster:
-    """An open connection to a cluster, for any number of threads.
+    """An open connection to a cluster, within ``with``; for any number of threads.
 
-    Where no ``timeout`` is given it is 30 seconds: enough for a memory node to restart.
+    Its methods are those of ConnectedApi, and wait for what they return.
     """
 
     def __init__(
@@ -87,12 +94,10 @@ class BlockingCluster:
 
     @property
     def nodes(self) -> Mapping[MemoryNodeId, MemoryNodeInfo]:
-        """The memory nodes, by id."""
         return self._nodes
 
     @property
     def statistics(self) -> ClientStatistics:
-        """Counts of all threads together."""
         total = ClientStatistics()
         with self._guard:
             total.add(self._past)
@@ -103,23 +108,11 @@ class BlockingCluster:
     def minitransaction(
         self, *, reads_on_failure: bool = False, lock_wait: float = 0.0, tag: str = ""
     ) -> Minitransaction[Result]:
-        """An empty minitransaction, to be filled and executed.
-
-        ``reads_on_failure``: return the read items even if a compare fails, of each memory node
-        as of a moment of its own; ``lock_wait`` (seconds) and ``tag`` as Minitransaction has them.
-        Raises LimitExceeded.
-        """
         return Minitransaction(self, reads_on_failure, lock_wait=lock_wait, tag=tag)
 
     def execute(
         self, minitransaction: Minitransaction[Any], *, timeout: float | None = None
     ) -> Result:
-        """Execute and commit ``minitransaction``; ``timeout`` in seconds.
-
-        Busy locks are retried until the timeout.  That compares failed, so that nothing happened,
-        is a Result.  Raises InvalidMinitransaction or NotExecuted (definite: it did not happen and
-        never will) or OutcomeUnknown: it may have happened, and ``outcome`` settles it.
-        """
         return self._connection().execute(minitransaction, time_allowed(timeout))
 
     def execute_many(
@@ -129,68 +122,33 @@ class BlockingCluster:
         timeout: float | None = None,
         in_flight: int = 1024,
     ) -> list[Result]:
-        """Execute independent minitransactions, at most ``in_flight`` at a time.
-
-        They are not ordered among each other; ``timeout`` (seconds) is for each.  Returns their
-        results in the order given.  If some fail, the others are executed all the same, and the
-        first error, as ``execute`` raises it, is raised then.
-        """
         return self._connection().execute_many(minitransactions, time_allowed(timeout), in_flight)
 
     def read(self, node: int, address: int, length: int, *, timeout: float | None = None) -> bytes:
-        """The ``length`` bytes at ``address`` of ``node``; errors as ``execute``, all definite."""
         minitransaction = self.minitransaction()
         minitransaction.read(node, address, length)
         return self.execute(minitransaction, timeout=timeout).reads[0]
 
     def write(self, node: int, address: int, data: bytes, *, timeout: float | None = None) -> None:
-        """Put ``data`` at ``address`` of ``node``; errors as ``execute``."""
         minitransaction = self.minitransaction()
         minitransaction.write(node, address, data)
         self.execute(minitransaction, timeout=timeout)
 
     def outcome(self, tid: Tid, *, timeout: float | None = None) -> bool:
-        """Whether the minitransaction of an OutcomeUnknown happened; if not, it never will.
-
-        To be asked by the thread that got the OutcomeUnknown.  Raises OutcomeUnknown if that cannot
-        be found out within ``timeout`` seconds, or is too long ago.
-        """
         return self._connection().outcome(tid, time_allowed(timeout))
 
     def watch(self, node: int, address: int, length: int) -> BlockingWatch:
-        """Watch the ``length`` bytes at ``address`` of ``node``, within ``with`` (watch.py).
-
-        It may be as long as the memory, and belongs to the thread that opens it.  There are limits
-        to the number of watches, of a client and of a memory node; a reader that meets them has to
-        poll.
-        """
         return BlockingWatch(self._connection, node, address, length)
 
     def load(
         self, node: int | None = None, *, timeout: float | None = None
     ) -> Mapping[MemoryNodeId, NodeLoad]:
-        """What ``node``, or each memory node, did lately, by window and tag (section 3.6).
-
-        Asks their primaries, again and again for ``timeout`` seconds.  Raises OutOfRange if there
-        is no such memory node, and Unreachable if one does not answer; both are definite.
-        """
         return self._connection().load(node, time_allowed(timeout))
 
     def run(self, steps: Steps[T], *, timeout: float | None = None) -> T:
-        """Carry out an operation of several minitransactions (steps.py).
-
-        ``timeout`` (seconds) is for all of it; each minitransaction gets what is left.  Raises
-        what the operation raises; and TimedOut (definite: what it has executed it has executed,
-        and no more is under way) if it would pause beyond the deadline.
-        """
         return run_blocking(self, steps, timeout=timeout)
 
     def refresh(self, *, timeout: float = 5.0) -> None:
-        """Ask where the memory nodes are now (section 4.11); new ones are in ``nodes`` then.
-
-        There is no need to ask when one fails over.  Raises Unreachable if none answers within
-        ``timeout`` seconds.
-        """
         places = self._connection().wire.places()
         self._share(search_directory(places, timeout=timeout, usable=False, keys=self._keys))
 

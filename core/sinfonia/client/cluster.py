@@ -23,7 +23,9 @@ from sinfonia.client.api import (
     SEND_SOON,
     SEND_TOGETHER,
     ClientStatistics,
+    ConnectedApi,
     MemoryNodeInfo,
+    documented_by,
     time_allowed,
 )
 from sinfonia.client.load import NodeLoad, loads_of
@@ -80,11 +82,9 @@ async def _search(
     raise search.failure(timeout)
 
 
+@documented_by(ConnectedApi)
 class Cluster:
-    """An open connection to a cluster, within ``async with``; for any number of tasks.
-
-    Where no ``timeout`` is given it is 30 seconds: enough for a memory node to restart.
-    """
+    """An open connection to a cluster, within ``async with``; for any number of tasks."""
 
     def __init__(
         self, directory: Directory, seeds: Sequence[str], keys: Keys | None = None
@@ -135,34 +135,20 @@ class Cluster:
 
     @property
     def nodes(self) -> Mapping[MemoryNodeId, MemoryNodeInfo]:
-        """The memory nodes, by id."""
         return self._wire.nodes
 
     @property
     def statistics(self) -> ClientStatistics:
-        """Counts of this client."""
         return self._wire.statistics
 
     def minitransaction(
         self, *, reads_on_failure: bool = False, lock_wait: float = 0.0, tag: str = ""
     ) -> Minitransaction[Any]:
-        """An empty minitransaction, to be filled and executed.
-
-        ``reads_on_failure``: return the read items even if a compare fails, of each memory node
-        as of a moment of its own; ``lock_wait`` (seconds) and ``tag`` as Minitransaction has them.
-        Raises LimitExceeded.
-        """
         return Minitransaction(self, reads_on_failure, lock_wait=lock_wait, tag=tag)
 
     async def execute(
         self, minitransaction: Minitransaction[Any], *, timeout: float | None = None
     ) -> Result:
-        """Execute and commit ``minitransaction``; ``timeout`` in seconds.
-
-        Busy locks are retried until the timeout.  That compares failed, so that nothing happened,
-        is a Result.  Raises InvalidMinitransaction or NotExecuted (definite: it did not happen and
-        never will) or OutcomeUnknown: it may have happened, and ``outcome`` settles it.
-        """
         self._check_open()
         now = monotonic.seconds()
         wire = self._wire
@@ -189,12 +175,6 @@ class Cluster:
         timeout: float | None = None,
         in_flight: int = 1024,
     ) -> list[Result]:
-        """Execute independent minitransactions, at most ``in_flight`` at a time.
-
-        They are not ordered among each other; ``timeout`` (seconds) is for each.  Returns their
-        results in the order given.  If some fail, the others are executed all the same, and the
-        first error, as ``execute`` raises it, is raised then.
-        """
         self._check_open()
         window = _Window(in_flight)
         calls: list[Call] = []
@@ -218,7 +198,6 @@ class Cluster:
     async def read(
         self, node: int, address: int, length: int, *, timeout: float | None = None
     ) -> bytes:
-        """The ``length`` bytes at ``address`` of ``node``; errors as ``execute``, all definite."""
         minitransaction = self.minitransaction()
         minitransaction.read(node, address, length)
         return (await self.execute(minitransaction, timeout=timeout)).reads[0]
@@ -226,17 +205,11 @@ class Cluster:
     async def write(
         self, node: int, address: int, data: bytes, *, timeout: float | None = None
     ) -> None:
-        """Put ``data`` at ``address`` of ``node``; errors as ``execute``."""
         minitransaction = self.minitransaction()
         minitransaction.write(node, address, data)
         await self.execute(minitransaction, timeout=timeout)
 
     async def outcome(self, tid: Tid, *, timeout: float | None = None) -> bool:
-        """Whether the minitransaction of an OutcomeUnknown happened; if not, it never will.
-
-        Raises OutcomeUnknown if that cannot be found out within ``timeout`` seconds, or is too
-        long ago.
-        """
         with anyio.move_on_after(time_allowed(timeout)):
             while True:
                 outcome = self._wire.outcome(tid)
@@ -248,21 +221,11 @@ class Cluster:
         raise OutcomeUnknown(f"the outcome of {tid} cannot be found out", tid)
 
     def watch(self, node: int, address: int, length: int) -> Watch:
-        """Watch the ``length`` bytes at ``address`` of ``node``, within ``async with`` (watch.py).
-
-        It may be as long as the memory.  There are limits to the number of watches, of a client
-        and of a memory node; a reader that meets them has to poll.
-        """
         return Watch(lambda waiter: self._begin_watch(node, address, length, waiter), self._unwatch)
 
     async def load(
         self, node: int | None = None, *, timeout: float | None = None
     ) -> Mapping[MemoryNodeId, NodeLoad]:
-        """What ``node``, or each memory node, did lately, by window and tag (section 3.6).
-
-        Asks their primaries, again and again for ``timeout`` seconds.  Raises OutOfRange if there
-        is no such memory node, and Unreachable if one does not answer; both are definite.
-        """
         self._check_open()
         inquiry = self._wire.begin_inquiry(node, monotonic.seconds())
         try:
@@ -277,20 +240,9 @@ class Cluster:
         return loads_of(inquiry)
 
     async def run(self, steps: Steps[T], *, timeout: float | None = None) -> T:
-        """Carry out an operation of several minitransactions (steps.py).
-
-        ``timeout`` (seconds) is for all of it; each minitransaction gets what is left.  Raises
-        what the operation raises; and TimedOut (definite: what it has executed it has executed,
-        and no more is under way) if it would pause beyond the deadline.
-        """
         return await run(self, steps, timeout=timeout)
 
     async def refresh(self, *, timeout: float = 5.0) -> None:
-        """Ask where the memory nodes are now (section 4.11); new ones are in ``nodes`` then.
-
-        There is no need to ask when one fails over.  Raises Unreachable if none answers within
-        ``timeout`` seconds.
-        """
         self._check_open()
         directory = await _search(self._wire.places(), self._keys, timeout=timeout, usable=False)
         self._check_open()
@@ -298,11 +250,6 @@ class Cluster:
         self._flush_now()
 
     async def aclose(self) -> None:
-        """Close the connection.
-
-        Calls that are under way in other tasks raise OutcomeUnknown, or NotExecuted if it is known
-        that they did not happen.
-        """
         await self.__aexit__(None, None, None)
 
     # --- tasks ---------------------------------------------------------------------------------

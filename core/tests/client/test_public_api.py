@@ -1,14 +1,16 @@
-"""Both clients show the same names, and everything public says what it does."""
+"""Both clients show the same names, and everything public says what it does, once."""
 
+import ast
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import sinfonia
 from sinfonia import structures
-from sinfonia.client.api import ClusterApi
+from sinfonia.client.api import ClusterApi, ConnectedApi
 from sinfonia.testing.model import ModelCluster
 
 # Only these differ: what AnyIO and what the standard library call it.
@@ -39,6 +41,24 @@ def test_libraries_can_do_with_the_protocol_and_be_tested_on_the_model() -> None
     names = public(ClusterApi).keys()
     assert names <= public(sinfonia.Cluster).keys()
     assert names <= public(ModelCluster).keys() | {"statistics"}
+
+
+@pytest.mark.parametrize("client", [sinfonia.Cluster, sinfonia.BlockingCluster])
+def test_clients_have_the_docstrings_of_the_interface_and_none_of_their_own(client: type) -> None:
+    """``Cluster.aclose`` is the interface's, and ``BlockingCluster.close`` has no counterpart."""
+    said = {name: inspect.getdoc(member) for name, member in public(ConnectedApi).items()}
+    assert all(said.values())
+    for name, member in public(client).items():
+        if name != "close":
+            assert inspect.getdoc(member) == said[name], name
+    source = ast.parse(Path(inspect.getfile(client)).read_text("utf-8"))
+    [body] = [each for each in source.body if getattr(each, "name", "") == client.__name__]
+    assert isinstance(body, ast.ClassDef)
+    functions = [
+        each for each in body.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    repeated = [each.name for each in functions if each.name in said and ast.get_docstring(each)]
+    assert repeated == []
 
 
 @pytest.mark.parametrize("module", [sinfonia, structures])
