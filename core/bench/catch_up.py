@@ -12,8 +12,8 @@ import click
 import msgspec
 
 from bench.steady_load import MIB, SteadyClient, fill, look, members, private_cluster
-from sinfonia.operating.local_cluster import CATCHING_UP, LocalCluster
-from sinfonia.operating.observer import Sight
+from sinfonia.operating.local_cluster import LocalCluster
+from sinfonia.operating.sights import CATCHING_UP, Sight
 
 # How long the client is looked at while nothing is copied.
 QUIET_SECONDS = 3.0

@@ -19,8 +19,10 @@ from bench.steady_load import MIB, fill, look, members, private_cluster
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.blocking import BlockingCluster, connect_blocking
 from sinfonia.minitransaction import Minitransaction
-from sinfonia.operating.local_cluster import LocalCluster, StartFailed
-from sinfonia.operating.observer import Observer, Sight
+from sinfonia.operating.local_cluster import LocalCluster
+from sinfonia.operating.observer import Observer
+from sinfonia.operating.refusals import StartFailed
+from sinfonia.operating.sights import Sight
 
 # Writers overwrite this over and over; it is all that is in the image.
 IMAGE_BYTES = 6 * MIB

@@ -19,3 +19,8 @@ def normalise_endpoint(endpoint: str) -> str:
 def endpoints_of(text: str) -> list[str]:
     """The endpoints in a list with commas, each once.  Raises ConfigError."""
     return list(dict.fromkeys(normalise_endpoint(each.strip()) for each in text.split(",")))
+
+
+def host_of(endpoint: str) -> str:
+    """The host of a complete endpoint."""
+    return endpoint.removeprefix("tcp://").rpartition(":")[0]

@@ -23,6 +23,7 @@ from sinfonia.backup.restore import (
     restored_directory,
 )
 from sinfonia.cli.arguments import default_cluster, json_option, names_cluster
+from sinfonia.cli.reaching import reached
 from sinfonia.config import (
     MODES,
     ByteCount,
@@ -31,11 +32,10 @@ from sinfonia.config import (
     as_mode,
     count_of,
     format_size,
-    resolve_endpoint,
 )
 from sinfonia.endpoints import DEFAULT_PORT
 from sinfonia.errors import BackupError, StorageError
-from sinfonia.keys_option import keys_of, keys_option
+from sinfonia.keys_option import keys_option
 from sinfonia.management.store import write_directory
 from sinfonia.operating.local_description import new_cluster, ports_needed, write_description
 from sinfonia.protocol.membership.configuration import REPLICAS_MAX, keeps_replicas
@@ -48,8 +48,12 @@ MIB = 1 << 20
 
 @click.command(short_help="Back up a running cluster into a directory.")
 @click.argument("places", metavar="[CLUSTER] DEST", nargs=-1, required=True)
-@click.option("--incremental", is_flag=True, help="Add to the backup in DEST what came since.")
-@click.option("--list", "listing", is_flag=True, help="Only show what the backup in DEST reaches.")
+@click.option(
+    "--incremental", is_flag=True, help="Extend the backup in DEST by the logs since its end."
+)
+@click.option(
+    "--list", "listing", is_flag=True, help="Only show which moments the backup in DEST reaches."
+)
 @keys_option
 @json_option
 def backup(places: Sequence[str], *, incremental: bool, listing: bool, as_json: bool) -> None:
@@ -59,9 +63,10 @@ def backup(places: Sequence[str], *, incremental: bool, listing: bool, as_json: 
     backup's own directory: a new one, or with --incremental that of the backup to extend.  A
     cluster is no DEST.
 
-    Nobody waits and nothing is locked; the backup shows one moment, at which every minitransaction
-    had happened at all its memory nodes or at none.  With --incremental, the backup in DEST is
-    extended by the logs since: any moment between its first and its last can then be restored.
+    No client waits and nothing is locked.  The backup shows one moment, at which every
+    minitransaction had happened at all its memory nodes or at none.  With --incremental, the backup
+    in DEST is extended by the logs since: any moment between its first and its last can then be
+    restored.
 
     \b
         sinfonia backup demo /backups/monday
@@ -80,13 +85,13 @@ def backup(places: Sequence[str], *, incremental: bool, listing: bool, as_json: 
         raise click.UsageError("there are CLUSTER and DEST, and no more")
     _refuse_cluster(places[-1], "DEST is a directory for the backup: sinfonia backup CLUSTER DEST")
     cluster = places[0] if len(places) == 2 else default_cluster()
-    endpoint, destination = resolve_endpoint(cluster), Path(places[-1])
+    source, destination = reached(cluster), Path(places[-1])
     take = take_increment if incremental else take_full
     with _showing("backing up") as show:
         manifest = take(
-            endpoint,
+            source.contact,
             destination,
-            keys_of(cluster),
+            source.keys,
             on_progress=lambda progress: show(*_copied(progress)),
         )
     if as_json:
@@ -104,17 +109,25 @@ def backup(places: Sequence[str], *, incremental: bool, listing: bool, as_json: 
 @click.command(short_help="Make a new cluster from a backup.")
 @click.argument("source", metavar="SOURCE", type=path_type)
 @click.argument("directory", metavar="[DIR]", type=path_type, required=False)
-@click.option("--at", metavar="TIME", help="As of this moment.  [default: the last in the backup]")
-@click.option("--mode", type=click.Choice(MODES), help="[default: as the original]")
-@click.option("--replicas", type=click.IntRange(0, REPLICAS_MAX), help="[default: as the original]")
+@click.option("--at", metavar="TIME", help="Moment to restore.  [default: the last in the backup]")
+@click.option(
+    "--mode", type=click.Choice(MODES), help="Mode of the new cluster.  [default: as the original]"
+)
+@click.option(
+    "--replicas",
+    type=click.IntRange(0, REPLICAS_MAX),
+    help="Replicas of each memory node.  [default: as the original]",
+)
 @click.option(
     "--port",
     type=click.IntRange(1, 65_535),
-    help=f"The manager's; the others take the following ones.  [default: {DEFAULT_PORT}]",
+    help=f"Port of the manager; other processes take the next ones.  [default: {DEFAULT_PORT}]",
 )
-@click.option("--node", type=click.IntRange(0), help="Only this memory node's data directory.")
-@click.option("--data-directory", type=path_type, help="With --node: where to make it.")
-@click.option("--log-directory", type=path_type, help="With --node: where its redo log is to be.")
+@click.option(
+    "--node", type=click.IntRange(0), help="Restore only the data directory of this memory node."
+)
+@click.option("--data-directory", type=path_type, help="With --node: the directory to make.")
+@click.option("--log-directory", type=path_type, help="With --node: directory for its redo log.")
 @json_option
 def restore(
     source: Path,
@@ -312,7 +325,7 @@ Show = Callable[[float, float, str], None]
 
 @contextmanager
 def _showing(what: str) -> Iterator[Show]:
-    """A progress bar, if somebody is looking: of so much, so much is done, in words."""
+    """A progress bar on a terminal; it is given what is done, of how much, and words for it."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

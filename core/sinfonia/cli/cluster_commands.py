@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from sinfonia.addresses import MemoryNodeId
 from sinfonia.cli.arguments import (
     cluster_argument,
     cluster_or_default,
@@ -21,61 +20,66 @@ from sinfonia.cli.arguments import (
     json_option,
     parse_size_option,
 )
+from sinfonia.cli.reaching import reached
 from sinfonia.cli.status_tables import memory_node_table, problem_lines, process_table
 from sinfonia.config import CONFIG_FILE, MODES, count_of, format_size
 from sinfonia.endpoints import DEFAULT_PORT
 from sinfonia.errors import ConfigError
-from sinfonia.keys_option import chosen_keys
-from sinfonia.operating.cluster_status import look_at
+from sinfonia.operating.actions import RecreateMemoryNode
 from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.operating.local_description import port_of, ports_needed
-from sinfonia.operating.operators import Operator
 from sinfonia.operating.tables import table_console
 from sinfonia.protocol.membership.configuration import REPLICAS_MAX, keeps_replicas
-from sinfonia.protocol.membership.messages import Recreate
 
 MEMORY_NODES_DEFAULT = 3
 MODE_DEFAULT = "LOG"
 CAPACITY_DEFAULT = 1 << 30
 
 
-@click.command(short_help="Start a cluster, or what is down of it, here.")
+@click.command(short_help="Start a cluster here, or its processes that are down.")
 @directory_argument
 @click.option(
     "--memory-nodes",
     type=click.IntRange(1, 64),
-    help=f"How many.  [default: {MEMORY_NODES_DEFAULT}]",
+    help=f"Number of memory nodes.  [default: {MEMORY_NODES_DEFAULT}]",
 )
 @click.option(
     "--mode",
     type=click.Choice(MODES),
-    help=f"LOG and NVRAM keep data over crashes, RAM does not.  [default: {MODE_DEFAULT}]",
+    help=f"What keeps the data: RAM loses it in a crash, LOG and NVRAM do not.  "
+    f"[default: {MODE_DEFAULT}]",
 )
 @click.option(
     "--replicas",
     type=click.IntRange(0, REPLICAS_MAX),
-    help="Of each memory node, in the modes with -REPL.  [default: 1 in these]",
+    help="Replicas of each memory node, in the modes with -REPL.  [default: 1 in these]",
 )
 @click.option(
     "--capacity",
     type=parse_size_option,
     metavar="SIZE",
-    help="Addresses of each memory node.  [default: 1GiB]",
+    help="Size of the address space of each memory node.  [default: 1GiB]",
 )
-@click.option("--managers", type=click.IntRange(1, 9), help="How many.  [default: 1]")
-@click.option("--etcd", multiple=True, metavar="URL", help="Where managers keep what they know.")
+@click.option("--managers", type=click.IntRange(1, 9), help="Number of managers.  [default: 1]")
+@click.option(
+    "--etcd",
+    multiple=True,
+    metavar="URL",
+    help="Address of each etcd that keeps the managers' store.",
+)
 @click.option(
     "--port",
     type=click.IntRange(1, 65_535),
-    help=f"The manager's; the others take the following ones.  [default: {DEFAULT_PORT}]",
+    help=f"Port of the manager; other processes take the next ones.  [default: {DEFAULT_PORT}]",
 )
 @click.option(
     "--metrics-port",
     type=click.IntRange(1, 65_535),
     metavar="PORT",
-    help="Where the manager answers Prometheus; the others follow.  [default: nowhere]",
+    help="Port at which the manager answers Prometheus; other processes take the next ones.  "
+    "[default: no metrics]",
 )
-@click.option("--secure", is_flag=True, help="Make keys: nobody connects without one.")
+@click.option("--secure", is_flag=True, help="Make keys; no peer connects without one.")
 @json_option
 def up(
     *,
@@ -195,7 +199,7 @@ def status(cluster: str, *, as_json: bool) -> None:
       CLIENTS    clients that it remembers answers for
       COMMITTED  minitransactions that it voted for since its primary started
     """
-    found = look_at(cluster, chosen_keys(cluster))
+    found = reached(cluster).status()
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
     else:
@@ -210,21 +214,14 @@ def status(cluster: str, *, as_json: bool) -> None:
 @click.command(short_help="Let a memory node begin anew, empty.")
 @cluster_argument
 @click.argument("node", type=click.IntRange(0))
-@click.confirmation_option(prompt="What this memory node held will be given up for good. Go on?")
+@click.confirmation_option(prompt="What this memory node held will be lost. Go on?")
 def recreate(cluster: str, node: int) -> None:
     """Let memory node NODE of CLUSTER begin anew, empty.
 
     For a memory node whose data is lost: one in mode RAM that has restarted, or one whose disk is
-    gone.  Whoever registers next as this memory node is let in, with whatever data it has.
+    gone.  The next process that registers as this memory node is let in, whatever data it has.
     """
-    with Operator(cluster, chosen_keys(cluster)) as operator:
-        if operator.local is not None:
-            # Somebody may have ended them when the memory node was refused.
-            operator.start([manager.name for manager in operator.local.config.manager])
-        operator.request(Recreate(MemoryNodeId(node)))
-    click.echo(
-        f"Memory node {node} may begin anew: start it, with `sinfonia up` if it is on this machine."
-    )
+    click.echo(reached(cluster).operate(RecreateMemoryNode(node)).message)
 
 
 def _create(

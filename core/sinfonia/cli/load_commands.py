@@ -1,26 +1,20 @@
 """`sinfonia load`: what each memory node did lately, over the paper's windows (section 3.6).
 
-Each primary counts in its own life; whoever is silent is named, and the others are shown.
+Memory nodes that are silent are named, and the others are shown.
 """
 
 import json
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 
 import click
 from rich.table import Table
 
-from sinfonia.addresses import MemoryNodeId
 from sinfonia.cli.arguments import cluster_or_default, json_option
-from sinfonia.client.load import NodeLoad, WindowLoad, node_load
-from sinfonia.client.seed import key_hint
-from sinfonia.config import resolve_endpoint
-from sinfonia.errors import Unreachable
-from sinfonia.keys_option import keys_of
-from sinfonia.operating.observer import ANSWER_WITHIN, Observer
+from sinfonia.cli.reaching import reached
+from sinfonia.client.load import NodeLoad, WindowLoad
+from sinfonia.operating.cluster_load import ClusterLoad
 from sinfonia.operating.tables import table_console
-from sinfonia.protocol.messages import GetLoad, Load
 
 _COLUMNS = ("MTX/s", "ABORTS/s", "RETRIES/s", "READ/s", "WRITTEN/s")
 
@@ -30,34 +24,10 @@ _UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
 NO_TAG = "-"
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterLoad:
-    """What the memory nodes of a cluster say; ``silent`` are those that say nothing."""
-
-    cluster: str
-    loads: Mapping[MemoryNodeId, NodeLoad]
-    silent: list[MemoryNodeId]
-
-    def as_dict(self, only: str | None = None) -> dict[str, object]:
-        """For JSON; ``only``: the one tag to tell of."""
-        nodes = [
-            {
-                "node": node,
-                "windows": [_window_dict(window) for window in load.total],
-                "by_tag": {
-                    tag: [_window_dict(window) for window in windows]
-                    for tag, windows in _classes(load, only)
-                },
-            }
-            for node, load in sorted(self.loads.items())
-        ]
-        return {"cluster": self.cluster, "memory_nodes": nodes, "silent": self.silent}
-
-
 @click.command(short_help="Show the load of each memory node, by class.")
 @cluster_or_default
 @click.option("--by-tag", is_flag=True, help="A row for each class of minitransactions.")
-@click.option("--tag", metavar="TAG", help="Only minitransactions with this tag.")
+@click.option("--tag", metavar="TAG", help="Show only minitransactions with this tag.")
 @json_option
 def load(cluster: str, *, by_tag: bool, tag: str | None, as_json: bool) -> None:
     """Show what each memory node of CLUSTER did in the last 5 seconds to 12 hours.
@@ -71,10 +41,10 @@ def load(cluster: str, *, by_tag: bool, tag: str | None, as_json: bool) -> None:
         sinfonia load demo --by-tag
         sinfonia load demo --json
     """
-    found = ask_for_load(cluster)
+    found = reached(cluster).load()
     _refuse_unknown(tag, found)
     if as_json:
-        click.echo(json.dumps(found.as_dict(tag), indent=2))
+        click.echo(json.dumps(_as_dict(found, tag), indent=2))
     else:
         table_console().print(_table(found.loads.values(), by_tag=by_tag, tag=tag))
     for node in found.silent:
@@ -93,35 +63,20 @@ def _refuse_unknown(tag: str | None, found: ClusterLoad) -> None:
     raise click.ClickException(f"no memory node counts the tag {tag!r}; tags: {names}{silent}")
 
 
-def ask_for_load(cluster: str, *, timeout: float = ANSWER_WITHIN) -> ClusterLoad:
-    """Ask the primaries of the cluster that a user named; ``timeout`` in seconds for each question.
-
-    Raises ConfigError, or Unreachable if nobody says who belongs to the cluster.
-    """
-    endpoints = resolve_endpoint(cluster).split(",")
-    keys = keys_of(cluster)
-    with Observer(endpoints, keys) as observer:
-        directory = observer.look(timeout).directory
-        if directory is None:
-            raise Unreachable(
-                f"no manager or memory node answers at {', '.join(endpoints)} within {timeout:g} "
-                f"s; is the cluster up, and is this its address? {key_hint(keys)}"
-            )
-        nodes = {
-            entry.endpoint: entry.node
-            for entry in directory.nodes
-            if entry.identity and entry.endpoint in observer.endpoints
+def _as_dict(found: ClusterLoad, only: str | None) -> dict[str, object]:
+    """The load for JSON; ``only``: the one tag to tell of."""
+    nodes = [
+        {
+            "node": node,
+            "windows": [_window_dict(window) for window in load.total],
+            "by_tag": {
+                tag: [_window_dict(window) for window in windows]
+                for tag, windows in _classes(load, only)
+            },
         }
-        loads: dict[MemoryNodeId, NodeLoad] = {}
-        observer.begin()
-        deadline = time.monotonic() + timeout
-        while len(loads) < len(nodes) and time.monotonic() < deadline:
-            observer.ask([GetLoad()], [place for place, node in nodes.items() if node not in loads])
-            for endpoint, reply in observer.receive():
-                if isinstance(reply, Load) and endpoint in nodes:
-                    loads[nodes[endpoint]] = node_load(nodes[endpoint], reply)
-    silent = [entry.node for entry in directory.nodes if entry.node not in loads]
-    return ClusterLoad(directory.cluster, loads, silent)
+        for node, load in sorted(found.loads.items())
+    ]
+    return {"cluster": found.cluster, "memory_nodes": nodes, "silent": found.silent}
 
 
 def _table(loads: Iterable[NodeLoad], *, by_tag: bool, tag: str | None) -> Table:

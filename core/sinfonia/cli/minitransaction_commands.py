@@ -27,10 +27,10 @@ from sinfonia.cli.arguments import (
     parse_value,
     printable,
 )
-from sinfonia.client.blocking import BlockingCluster, connect_blocking
-from sinfonia.config import count_of, resolve_endpoint
+from sinfonia.cli.reaching import reached
+from sinfonia.client.blocking import BlockingCluster
+from sinfonia.config import count_of
 from sinfonia.errors import OutcomeUnknown
-from sinfonia.keys_option import keys_of
 from sinfonia.minitransaction import LOCK_WAIT_MAX, Result
 
 COMPARE_FAILED_EXIT_CODE = 3
@@ -42,7 +42,7 @@ timeout_option = click.option(
     default=5.0,
     show_default=True,
     metavar="SECONDS",
-    help="When to give up.",
+    help="Give up after so long.",
 )
 
 
@@ -111,7 +111,7 @@ def put(cluster: str, place: Place, value: bytes, *, timeout: float, as_json: bo
     multiple=True,
     type=parse_extent,
     metavar="NODE:OFFSET+LENGTH",
-    help="Return these bytes, as they were before.",
+    help="Print these bytes, as they were before.",
 )
 @click.option(
     "--write",
@@ -135,7 +135,7 @@ def put(cluster: str, place: Place, value: bytes, *, timeout: float, as_json: bo
     multiple=True,
     type=parse_addition,
     metavar="NODE:OFFSET[/WIDTH]=+N",
-    help="Add N to the little-endian integer there, and return what it was.",
+    help="Add N to the little-endian integer there, and print what it was.",
 )
 @click.option(
     "--append",
@@ -143,16 +143,18 @@ def put(cluster: str, place: Place, value: bytes, *, timeout: float, as_json: bo
     multiple=True,
     type=parse_datum,
     metavar="NODE:RING=VALUE",
-    help="Append VALUE to the ring there (see `ring create`), and return its position.",
+    help="Append VALUE to the ring there (see `ring create`), and print its position.",
 )
 @click.option(
     "--lock-wait",
     type=click.IntRange(0, round(LOCK_WAIT_MAX * 1e3)),
     default=0,
     metavar="MS",
-    help="Queue so long for a busy lock, if only one memory node is named.",
+    help="Queue so long for a busy lock; only with items of one memory node.",
 )
-@click.option("--tag", default="", help="The class under which its load is counted.")
+@click.option(
+    "--tag", default="", help="Class under which the load of the minitransaction is counted."
+)
 @timeout_option
 @json_option
 def execute(
@@ -219,7 +221,7 @@ def execute(
 
 def connected(cluster: str, timeout: float) -> BlockingCluster:
     """Connect to the CLUSTER of a command."""
-    return connect_blocking(resolve_endpoint(cluster), timeout=timeout, keys=keys_of(cluster))
+    return reached(cluster).connect(timeout)
 
 
 def _print_result(result: Result, reads: Sequence[Extent], asked: Sequence[Datum | Check]) -> None:

@@ -1,11 +1,10 @@
 """Commands that change a running cluster: they show what they wait for, and say what became of it.
 
-Whoever is interrupted may say the same again; what has been done is not done a second time.
+After an interruption the operator may say the same again; what is done is not done a second time.
 """
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,19 +18,18 @@ from sinfonia.cli.arguments import (
     json_option,
     parse_size_option,
 )
+from sinfonia.cli.reaching import reached
 from sinfonia.cli.status_tables import progress_of
-from sinfonia.keys_option import chosen_keys
-from sinfonia.operating.cluster_status import replicas_of
-from sinfonia.operating.observer import Sight
-from sinfonia.operating.operations import (
-    add_memory_node,
-    add_replica,
-    drain_host,
-    move_member,
-    promote,
-    remove_replica,
+from sinfonia.operating.actions import (
+    Action,
+    AddMemoryNode,
+    AddReplica,
+    DrainHost,
+    MoveMember,
+    Promote,
+    RemoveReplica,
 )
-from sinfonia.operating.operators import Done, Operator
+from sinfonia.operating.cluster_status import ClusterStatus
 from sinfonia.protocol.membership.configuration import REPLICAS_MAX
 
 node_argument = click.argument("node", type=click.IntRange(0))
@@ -39,12 +37,12 @@ timeout_option = click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="Wait no longer; what was begun goes on.  [default: until it is done]",
+    help="Wait no longer than this; what was begun goes on.  [default: until it is done]",
 )
 to_option = click.option(
     "--to",
     metavar="ENDPOINT",
-    help="Where the new one will be; on this machine the next free port is taken.",
+    help="Address of the new member; on this machine the next free port is taken.",
 )
 
 
@@ -70,15 +68,16 @@ def add(cluster: str, node: int, *, to: str | None, timeout: float | None, as_js
         sinfonia replica add tcp://a:7000 0 --to tcp://b:7001   # says what to start on host b
     """
     _refuse_place(cluster, to)
-    with _operator(cluster, timeout, node) as operator:
-        _say(add_replica(operator, node, to), as_json=as_json)
+    _carry_out(cluster, AddReplica(node, to), timeout=timeout, shown=node, as_json=as_json)
 
 
 @replica.command("remove", short_help="Give up a replica.")
 @cluster_argument
 @node_argument
 @click.argument("endpoint")
-@click.option("--force", is_flag=True, help="Even if the primary alone holds the data then.")
+@click.option(
+    "--force", is_flag=True, help="Remove it even if the primary alone holds the data then."
+)
 @json_option
 def remove(cluster: str, node: int, endpoint: str, *, force: bool, as_json: bool) -> None:
     """Give up the replica of memory node NODE at ENDPOINT.
@@ -86,8 +85,7 @@ def remove(cluster: str, node: int, endpoint: str, *, force: bool, as_json: bool
     In a cluster on this machine ENDPOINT may be a name, as node0r1; its process ends, and its data
     directory stays until you delete it.
     """
-    with _operator(cluster, None, node) as operator:
-        _say(remove_replica(operator, node, endpoint, force=force), as_json=as_json)
+    _carry_out(cluster, RemoveReplica(node, endpoint, force), as_json=as_json)
 
 
 @replica.command("move", short_help="Move a member to another place.")
@@ -116,8 +114,8 @@ def move(
         sinfonia replica move tcp://a:7000 0 tcp://b:7001 --to tcp://c:7001
     """
     _refuse_place(cluster, to)
-    with _operator(cluster, timeout, node) as operator:
-        _say(move_member(operator, node, endpoint, to), as_json=as_json)
+    action = MoveMember(node, endpoint, to)
+    _carry_out(cluster, action, timeout=timeout, shown=node, as_json=as_json)
 
 
 @replica.command("promote", short_help="Make an in-sync replica the primary.")
@@ -127,7 +125,7 @@ def move(
 @click.option(
     "--force",
     is_flag=True,
-    help="Even if it is not in sync: acknowledged writes that it lacks are lost for good.",
+    help="Promote it even if it is not in sync: acknowledged writes that it lacks are lost.",
 )
 @click.option("--yes", is_flag=True, help="With --force: do not ask again.")
 @json_option
@@ -138,18 +136,17 @@ def promote_replica(
 
     Clients notice a pause of about a lease (half a second).
 
-    With --force, for a primary that is lost for good, the replica need not be in sync, or may have
-    restarted since.  What was acknowledged and is not in its log is given up: members that held it
-    are overwritten when they come back.  Refused while the primary is up.
+    With --force, for a primary that will never come back, the replica need not be in sync, or may
+    have restarted since.  What was acknowledged and is not in its log is given up: members that
+    held it are overwritten when they come back.  Refused while the primary is up.
     """
     if force and not yes:
         click.confirm(
-            "What was acknowledged and this replica lacks will be lost for good. Go on?",
+            "Acknowledged writes that this replica lacks will be lost. Go on?",
             abort=True,
             err=True,
         )
-    with _operator(cluster, None, node) as operator:
-        _say(promote(operator, node, endpoint, force=force), as_json=as_json)
+    _carry_out(cluster, Promote(node, endpoint, force), as_json=as_json)
 
 
 @click.command(short_help="Hand over all primaries that are on a host.")
@@ -163,23 +160,24 @@ def drain(cluster: str, host: str, *, as_json: bool) -> None:
     done, if a memory node there has no in-sync replica elsewhere.  In the modes RAM, LOG and NVRAM
     there are no replicas: there, `backup` and `restore` move the data, while clients are stopped.
     """
-    with _operator(cluster, None) as operator:
-        _say(drain_host(operator, host), as_json=as_json)
+    _carry_out(cluster, DrainHost(host), as_json=as_json)
 
 
 @click.command("add-memnode", short_help="Add a memory node to a running cluster.")
 @directory_argument
-@click.option("--node", type=click.IntRange(0), help="Its id.  [default: the next one]")
+@click.option(
+    "--node", type=click.IntRange(0), help="Id of the memory node.  [default: the next one]"
+)
 @click.option(
     "--capacity",
     type=parse_size_option,
     metavar="SIZE",
-    help="Address space.  [default: as the first memory node]",
+    help="Size of the address space.  [default: as the first memory node]",
 )
 @click.option(
     "--replicas",
     type=click.IntRange(0, REPLICAS_MAX),
-    help="How many.  [default: as the first memory node]",
+    help="Number of replicas.  [default: as the first memory node]",
 )
 @json_option
 def add_memnode(
@@ -197,12 +195,8 @@ def add_memnode(
     node yet.  Clients that run see it when they look for it again (`refresh`).  With --node the
     command may be repeated: what is there already is only started.
     """
-    with _operator(str(directory), None) as operator:
-        _say(add_memory_node(operator, node, capacity=capacity, replicas=replicas), as_json=as_json)
-
-
-def _say(done: Done, *, as_json: bool) -> None:
-    click.echo(json.dumps(asdict(done)) if as_json else done.message)
+    action = AddMemoryNode(node, capacity, replicas)
+    _carry_out(str(directory), action, as_json=as_json)
 
 
 def _refuse_place(cluster: str, to: str | None) -> None:
@@ -210,29 +204,39 @@ def _refuse_place(cluster: str, to: str | None) -> None:
         raise click.UsageError("--to cannot be given for a cluster on this machine")
 
 
-@contextmanager
-def _operator(cluster: str, timeout: float | None, node: int | None = None) -> Iterator[Operator]:
-    """An operator that shows on a terminal how far the replicas of ``node`` are."""
+def _carry_out(
+    cluster: str,
+    action: Action,
+    *,
+    as_json: bool,
+    timeout: float | None = None,
+    shown: int | None = None,
+) -> None:
+    """Carry out ``action``; a terminal shows how far the replicas of node ``shown`` are."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     silent = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=silent) as progress:
-        watch = _watcher(progress, node) if node is not None else lambda _: None
 
         def tell(line: str) -> None:
             progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-        keys = chosen_keys(cluster)
-        with Operator(cluster, keys, tell=tell, on_sight=watch, timeout=timeout) as operator:
-            yield operator
+        done = reached(cluster).operate(
+            action,
+            timeout=timeout,
+            tell=tell,
+            on_status=_watcher(progress, shown) if shown is not None else lambda _: None,
+        )
+    click.echo(json.dumps(asdict(done)) if as_json else done.message)
 
 
-def _watcher(progress: Progress, node: int) -> Callable[[Sight], None]:
+def _watcher(progress: Progress, node: int) -> Callable[[ClusterStatus], None]:
     """Shows the replica of ``node`` that has the longest way to go."""
     task = progress.add_task(f"memory node {node}", total=100)
 
-    def watch(sight: Sight) -> None:
-        late = [replica for replica in replicas_of(node, sight) if not replica.in_sync]
+    def watch(status: ClusterStatus) -> None:
+        nodes = [each for each in status.memory_nodes if each.node == node]
+        late = [replica for each in nodes for replica in each.replicas if not replica.in_sync]
         if late:
             last = min(late, key=lambda replica: replica.percent or 0.0)
             said = f"memory node {node}: {last.endpoint} {progress_of(last)}"

@@ -18,11 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from sinfonia.cli.arguments import cluster_or_default, json_option
+from sinfonia.cli.reaching import reached
 from sinfonia.cli.status_tables import progress_of
-from sinfonia.keys_option import chosen_keys
-from sinfonia.operating.cluster_status import ClusterStatus, ClusterView
-from sinfonia.operating.observer import ANSWER_WITHIN
+from sinfonia.operating.cluster_status import ClusterStatus
+from sinfonia.operating.cluster_view import ClusterView
 from sinfonia.operating.rates import ClusterRates, NodeRates, Rates, rates_between
+from sinfonia.operating.sights import ANSWER_WITHIN
 from sinfonia.operating.tables import table_console
 
 QUIT_KEYS = {b"q", b"Q"}
@@ -46,12 +47,12 @@ _SHOWN = {
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="Between two looks.",
+    help="Time between two looks.",
 )
 @click.option("--once", is_flag=True, help="Show one sample, and end.")
 @json_option
 def top(cluster: str, *, interval: float, once: bool, as_json: bool) -> None:
-    """Show live what CLUSTER does: rates, replication, who is primary.
+    """Show live what CLUSTER does: rates, replication, which members are primary.
 
     A minitransaction counts at each of its memory nodes, and its votes to abort by reason.  q or
     Ctrl-C ends it.
@@ -62,8 +63,7 @@ def top(cluster: str, *, interval: float, once: bool, as_json: bool) -> None:
     """
     if as_json and not once:
         raise click.UsageError("--json shows one sample; give --once, too")
-    view = ClusterView(cluster, chosen_keys(cluster))
-    try:
+    with reached(cluster).view() as view:
         samples = _samples(view, interval)
         if once:
             rates = next(samples)
@@ -74,8 +74,6 @@ def top(cluster: str, *, interval: float, once: bool, as_json: bool) -> None:
         else:
             with contextlib.suppress(KeyboardInterrupt):
                 _show(samples)
-    finally:
-        view.close()
 
 
 def _show(samples: Iterator[ClusterRates]) -> None:
@@ -93,7 +91,7 @@ def _show(samples: Iterator[ClusterRates]) -> None:
 def _samples(view: ClusterView, interval: float) -> Iterator[ClusterRates]:
     """A sample each ``interval``, until a key says to end."""
     earlier, seen_at = _look(view, interval)
-    # Looks begin at their time, however long the one before had to wait for who is down.
+    # Looks begin at their time, however long the one before had to wait for silent processes.
     while not _quit_within(seen_at + interval - time.monotonic()):
         later, now = _look(view, interval)
         yield rates_between(earlier, later, now - seen_at)

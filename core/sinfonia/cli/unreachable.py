@@ -1,4 +1,4 @@
-"""Who finds nobody is told what to do, as far as this machine knows.
+"""A user whose command reaches no process is told what to do, as far as this machine knows.
 
 An address that is silent may be anything; a directory of `sinfonia up` says whether its processes
 run, and a word that is no directory is probably a mistyped one.
@@ -8,7 +8,8 @@ from pathlib import Path
 
 from sinfonia.config import described_at
 from sinfonia.errors import ConfigError, Unreachable
-from sinfonia.operating.local_cluster import RUN_DIRECTORY, LocalCluster
+from sinfonia.operating.local_cluster import LocalCluster
+from sinfonia.operating.process_table import RUN_DIRECTORY
 
 
 def explained(error: Unreachable, cluster: str | None) -> str:

@@ -8,12 +8,10 @@ import click
 
 from sinfonia import monotonic
 from sinfonia.cli.arguments import Extent, cluster_argument, json_option, parse_extent, printable
-from sinfonia.client.blocking import BlockingCluster, connect_blocking
+from sinfonia.cli.reaching import reached
+from sinfonia.client.blocking import BlockingCluster
 from sinfonia.client.watch import POLL_EVERY, BlockingWatch
-from sinfonia.config import resolve_endpoint
-from sinfonia.keys_option import keys_of
-
-CONNECT_TIMEOUT = 5.0
+from sinfonia.operating.handle import CONNECT_TIMEOUT
 
 
 @click.command(short_help="Print bytes now and after each change.")
@@ -24,7 +22,7 @@ CONNECT_TIMEOUT = 5.0
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     metavar="SECONDS",
-    help="End after so long; with --count, that is a failure.",
+    help="End after so long; with --count, too few changes are a failure then.",
 )
 @json_option
 def watch(
@@ -40,9 +38,8 @@ def watch(
         sinfonia watch demo 0:100+5 --count 1 --timeout 60 && echo changed
     """
     deadline = math.inf if timeout is None else monotonic.seconds() + timeout
-    endpoint = resolve_endpoint(cluster)
     with (
-        connect_blocking(endpoint, timeout=CONNECT_TIMEOUT, keys=keys_of(cluster)) as connection,
+        reached(cluster).connect(CONNECT_TIMEOUT) as connection,
         connection.watch(*extent) as hints,
     ):
         try:

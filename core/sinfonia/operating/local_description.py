@@ -28,7 +28,8 @@ from sinfonia.config import (
     ReplicaDescription,
     Times,
 )
-from sinfonia.errors import ConfigError, SinfoniaError
+from sinfonia.errors import ConfigError
+from sinfonia.operating.refusals import StartFailed
 from sinfonia.protocol.membership.configuration import REPLICAS_MAX, keeps_replicas
 
 LOOPBACK = "127.0.0.1"
@@ -38,10 +39,6 @@ PRIVATE_PORTS = range(20_000, 32_000)
 
 # Processes that are added by one command: a memory node and its replicas.
 ADDED_TOGETHER_MAX = 1 + REPLICAS_MAX
-
-
-class StartFailed(SinfoniaError):
-    """A process of the cluster did not start; the message quotes its log."""
 
 
 def new_cluster(
@@ -201,9 +198,9 @@ def without_member(config: ClusterConfig, node: int, endpoint: str) -> ClusterCo
 
 
 def write_description(config: ClusterConfig, directory: Path) -> None:
-    """Put it there at once and for good: a crash leaves the one before, or this.
+    """Put the description into ``directory`` whole, and synced.
 
-    Raises ConfigError.
+    A crash leaves the description that was there before, or this one.  Raises ConfigError.
     """
     file = directory / CONFIG_FILE
     new = file.with_suffix(".new")
@@ -218,9 +215,10 @@ def write_description(config: ClusterConfig, directory: Path) -> None:
 
 
 def refuse_taken(endpoint: str) -> None:
-    """Raise StartFailed if someone listens at ``endpoint``.
+    """Raise StartFailed if another process listens at ``endpoint``.
 
-    The process would say so itself, but only after its rival had answered in its place.
+    The process that is to start there would say so itself, but only after its rival had answered in
+    its place.
     """
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
     with socket.socket() as probe:
@@ -235,7 +233,7 @@ def refuse_taken(endpoint: str) -> None:
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports of loopback on which nobody listens."""
+    """Ports of loopback on which no process listens."""
     # Not from the range that the kernel gives to connections: they would be taken at any time.
     found: list[int] = []
     for port in random.sample(PRIVATE_PORTS, len(PRIVATE_PORTS)):

@@ -1,13 +1,11 @@
-"""Whoever looks at a cluster asks all of its processes at once, and waits for none too long.
+"""An observer asks all processes of a cluster at once, and waits for none of them too long.
 
-Dead processes cost one time limit and not one each.  Who belongs to the cluster stands in its
-directory, which every process that is up can tell, so that one endpoint is enough to find the
-others.
+Dead processes cost one time limit and not one each.  Every process that is up can tell the
+directory, which names the processes of the cluster: one endpoint is enough to find the others.
 """
 
 import time
 from collections.abc import Iterable, Iterator, KeysView, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -15,7 +13,9 @@ import zmq
 
 from sinfonia.client.seed import ASK_AGAIN, ASK_EVERY, role_hint
 from sinfonia.endpoints import normalise_endpoint
-from sinfonia.errors import ProtocolError, SinfoniaError, Unreachable
+from sinfonia.errors import ProtocolError, Unreachable
+from sinfonia.operating.refusals import OperationRefused
+from sinfonia.operating.sights import ANSWER_WITHIN, Sight
 from sinfonia.protocol.membership.messages import Changed, Directory, NotLeading, Recreated
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
@@ -30,19 +30,12 @@ from sinfonia.transport.codec import decode_replies, encode_requests
 from sinfonia.transport.keys import Keys
 from sinfonia.transport.zeromq import connect_dealer, drain, is_connectable, try_send
 
-# A process that serves answers within a wake-up; one that syncs a lot may take a moment.
-ANSWER_WITHIN = 1.0
-
-# Answers to the two questions of a look come together, or the second never comes; and who was
-# silent at the last look is probably down.
+# Answers to the two questions of a look come together, or the second never comes; and a process
+# that was silent at the last look is probably down.
 GRACE = 0.1
 
 # A manager answers an operator once it has stored the change; and leadership may pass meanwhile.
 MANAGERS_ANSWER_WITHIN = 10.0
-
-
-class OperationRefused(SinfoniaError):
-    """A manager will not do what an operator asked for; the message says why."""
 
 
 class Correspondence:
@@ -98,7 +91,7 @@ class Correspondence:
                 try:
                     replies = decode_replies(frames).replies
                 except ProtocolError:
-                    continue  # whoever that is, it is no process of this cluster
+                    continue  # the sender is no process of this cluster
                 for reply in replies:
                     yield endpoint, reply
 
@@ -120,22 +113,10 @@ class Correspondence:
         self.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """What was seen at one look, begun at ``taken_at``; whoever is not in ``statuses`` was silent.
-
-    Who is well answers at once, so that figures are as of the beginning.
-    """
-
-    taken_at: float
-    statuses: dict[str, Status]
-    directory: Directory | None
-
-
 class Observer(Correspondence):
     """Looks at a cluster, once or again and again.
 
-    ``follow``: look at those, too, whom the directory names.
+    ``follow``: look at the processes, too, that the directory names.
     """
 
     def __init__(
@@ -147,7 +128,10 @@ class Observer(Correspondence):
         self._silent: set[str] = set()
 
     def look(self, timeout: float = ANSWER_WITHIN) -> Sight:
-        """Ask everybody, for at most ``timeout`` seconds; less for who was silent the last time."""
+        """Ask all processes, for at most ``timeout`` seconds.
+
+        The look ends sooner if only those do not answer that were silent the last time.
+        """
         self.begin()
         statuses: dict[str, Status] = {}
         begun = time.monotonic()

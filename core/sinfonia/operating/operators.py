@@ -1,78 +1,87 @@
-"""An operator knows a cluster as a whole: its directory, its managers, and its processes if here.
+"""An operator changes a cluster by asking its managers, and looks whether the change came about.
 
-What is to change is asked of the managers; whether it came about is looked up, again and again.
+Managers grant or refuse every change.  Processes are started and ended here only if the cluster is
+described on this machine.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.client.seed import key_hint
-from sinfonia.cluster_keys import resolve_keys
-from sinfonia.config import ClusterConfig, described_at, resolve_endpoint
+from sinfonia.config import ClusterConfig
 from sinfonia.endpoints import normalise_endpoint
-from sinfonia.errors import ConfigError, SinfoniaError, Unreachable
-from sinfonia.operating.local_cluster import LocalCluster, OnSight
-from sinfonia.operating.observer import Observer, Sight, ask_managers
+from sinfonia.errors import ConfigError, Unreachable
+from sinfonia.operating.handle import Tell
+from sinfonia.operating.observer import Observer, ask_managers
+from sinfonia.operating.refusals import NotYet
+from sinfonia.operating.sights import OnSight, Sight
 from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import MANAGER, Request
+from sinfonia.transport.keys import Keys
 
-# How often is looked whether something has come about.
+# How often an operator looks whether something has come about.
 LOOK_EVERY = 0.1
 
-Tell = Callable[[str], None]
 
+class ProcessesHere(Protocol):
+    """The processes of a cluster that this machine describes, starts and ends."""
 
-class NotYet(SinfoniaError):
-    """What was begun goes on, but is not done within the time that it was given."""
+    @property
+    def config(self) -> ClusterConfig: ...
 
+    @property
+    def directory(self) -> Path: ...
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """How it ended; ``changed`` is False if there was nothing to do."""
+    @property
+    def endpoints(self) -> Mapping[str, str]: ...
 
-    changed: bool
-    message: str
+    @property
+    def running(self) -> Mapping[str, object]: ...
+
+    def change(self, config: ClusterConfig) -> None: ...
+
+    def start(self, names: Sequence[str], *, on_sight: OnSight) -> list[str]: ...
+
+    def stop(self, names: Sequence[str]) -> list[str]: ...
 
 
 class Operator:
-    """A cluster as its operator has it: its directory, its managers, and its processes if here.
-
-    tell: says a line while something is under way.  on_sight: is called with every look.
-    """
+    """One action on a cluster: what it asks, and what it waits for."""
 
     def __init__(
         self,
-        cluster: str,
-        chosen_keys: Path | None = None,
+        name: str,
         *,
-        tell: Tell = lambda _: None,
-        on_sight: OnSight = lambda _: None,
-        timeout: float | None = None,
+        asked: Sequence[str],
+        managers: Sequence[str],
+        keys: Keys | None,
+        local: ProcessesHere | None,
+        tell: Tell,
+        on_sight: OnSight,
+        timeout: float | None,
     ) -> None:
-        """The cluster that a user named, as `resolve_endpoint` does.  Raises ConfigError."""
-        self.name = cluster
+        """Act on the cluster that commands call ``name``.
+
+        ``asked``: processes that tell of the others; ``managers``: those that are known already.
+        ``tell`` gets a line when something is under way, ``on_sight`` every look.  ``timeout`` in
+        seconds; None: wait as long as it takes.  Raises ConfigError.
+        """
+        self.name = name
         self.tell = tell
+        self.local = local
         self._on_sight = on_sight
         self._timeout = timeout
-        path = described_at(cluster)
-        self._keys = resolve_keys(cluster, chosen_keys)
-        self.local = LocalCluster(Path(cluster)) if Path(cluster).is_dir() else None
-        if path is None:
-            self._asked = resolve_endpoint(cluster).split(",")
-            self._managers: list[str] = []
-        else:
-            config = ClusterConfig.load(path)
-            self._asked = [process.endpoint for process in config.processes]
-            self._managers = [manager.endpoint for manager in config.manager]
-        self._observer = Observer(self._asked, self._keys)
+        self._keys = keys
+        self._asked = list(asked)
+        self._managers = list(managers)
+        self._observer = Observer(self._asked, keys)
 
     def close(self) -> None:
-        """Ask no more."""
+        """Close the connections to the processes."""
         self._observer.close()
 
     def __enter__(self) -> Self:
@@ -89,13 +98,13 @@ class Operator:
     # --- what there is -------------------------------------------------------------------------
 
     def look(self) -> Sight:
-        """What everybody says."""
+        """What all processes answer."""
         sight = self._observer.look()
         self._on_sight(sight)
         return sight
 
     def directory(self) -> Directory:
-        """Who belongs to the cluster.  Raises Unreachable."""
+        """Which processes belong to the cluster.  Raises Unreachable."""
         directory = self.look().directory
         if directory is None:
             raise Unreachable(
@@ -125,7 +134,7 @@ class Operator:
         raise ConfigError(f"there is no process {member!r} here; there are {known}")
 
     def managers(self) -> list[str]:
-        """Whom to ask for changes."""
+        """The managers to ask for changes."""
         sight = self._observer.look()
         found = [place for place, status in sight.statuses.items() if status.node == MANAGER]
         told = [] if sight.directory is None else sight.directory.managers
@@ -134,7 +143,7 @@ class Operator:
     # --- what is to be --------------------------------------------------------------------------
 
     def request(self, request: Request) -> None:
-        """Have a manager do it.  Raises OperationRefused or Unreachable."""
+        """Have the manager that leads do it.  Raises OperationRefused or Unreachable."""
         ask_managers(self.managers(), request, self._keys)
 
     def wait_until(
@@ -142,7 +151,7 @@ class Operator:
     ) -> None:
         """Look until ``reached`` says so.
 
-        ``patience`` overrides how long the operator would wait.  Raises NotYet.
+        ``patience`` (seconds) takes the place of the operator's timeout.  Raises NotYet.
         """
         limit = self._timeout if patience is None else patience
         deadline = None if limit is None else time.monotonic() + limit
@@ -151,7 +160,7 @@ class Operator:
                 raise NotYet(f"{what}: not within {limit:g} s; say the same again to wait on")
             time.sleep(LOOK_EVERY)
 
-    def start(self, names: list[str]) -> None:
+    def start(self, names: Sequence[str]) -> None:
         """Start processes here as far as they do not run, and wait until they are ready."""
         assert self.local is not None, "only a cluster on this machine has processes here"
         self.local.start(names, on_sight=self._on_sight)

@@ -1,7 +1,7 @@
 """A process is known by its pid and its start time, never by its name.
 
-A pid is used again after a while, so a pid file holds both; a signal is sent only while both still
-hold.  So nothing is ever killed that was not started here.
+A pid is used again after a while, so a pid file holds both, and a signal is sent only while both
+still hold.  So no process is ever killed that was not started here.
 """
 
 import contextlib
@@ -16,17 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-# How often a process that is asked to end is looked at.
+# How often the state of a process that was sent a signal is looked at.
 LOOK_EVERY = 0.02
 
 # The field of /proc/PID/stat behind the name, counted from it: state, ..., start time in ticks.
 _STATE = 0
 _START_TIME = 19
 
-# States of a process that has ended.  Two are ours: nothing is left of it; not all has ended yet.
+# States of a process that has ended.  Two are not the kernel's: nothing is left of the process, and
+# not all of its threads have ended yet.
 _GONE = "-"
 _ENDING = "z"
 _ENDED = {"Z", "X", _GONE}
+
+# The state of a process that a signal has stopped.
+_STOPPED = "T"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class ProcessIdentity:
 
     @property
     def running(self) -> bool:
-        """Whether it still runs, and is the same."""
+        """Whether the process still runs, and is the same."""
         state, start_time = _look_up(self.pid)
         if start_time != self.start_time:
             return False
@@ -67,8 +71,14 @@ class ProcessIdentity:
             return False
         return True
 
+    @property
+    def paused(self) -> bool:
+        """Whether the process stands still because a signal stopped it."""
+        state, start_time = _look_up(self.pid)
+        return start_time == self.start_time and state == _STOPPED
+
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal; nothing happens if it no longer runs."""
+        """Send a signal; nothing happens if the process no longer runs."""
         try:
             # A descriptor stays with its process even if the pid is used again after the look.
             descriptor = os.pidfd_open(self.pid)
@@ -78,18 +88,18 @@ class ProcessIdentity:
             if self.running:
                 signal.pidfd_send_signal(descriptor, number)
         except ProcessLookupError:
-            pass  # it ended in between
+            pass  # the process ended in between
         finally:
             os.close(descriptor)
 
     def _reap(self) -> None:
-        """Let the kernel forget it, if it was our child."""
+        """Let the kernel forget the process, if it was our child."""
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
 
 
 def _look_up(pid: int) -> tuple[str, int]:
-    """State and start time of whoever has ``pid``."""
+    """State and start time of the process that has ``pid`` now."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
         threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
@@ -106,7 +116,7 @@ def _look_up(pid: int) -> tuple[str, int]:
 def uninterrupted() -> Iterator[None]:
     """Hold SIGINT and SIGTERM back until the block ends.
 
-    What a block starts it can then also note, so that whoever is interrupted can end it.
+    The block can then also note what it starts, so that an interrupted program can end that.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are handled elsewhere
@@ -142,14 +152,14 @@ def spawn_detached(arguments: Sequence[str], *, log_file: Path) -> ProcessIdenti
         ],
         setsid=True,
     )
-    # Nobody has waited for it, so it is there, alive or not.
+    # The kernel keeps the entry of a child until its parent waits for it, alive or not.
     return ProcessIdentity(pid, _look_up(pid)[1])
 
 
 def end(processes: Sequence[ProcessIdentity], *, patience: float) -> list[ProcessIdentity]:
-    """Ask processes to end, and kill those that have not after ``patience`` seconds.
+    """Ask processes to end, and kill those that still run after ``patience`` seconds.
 
-    Returns those that had to be killed.
+    Returns those that were killed.
     """
     for process in processes:
         process.signal(signal.SIGTERM)
@@ -160,6 +170,23 @@ def end(processes: Sequence[ProcessIdentity], *, patience: float) -> list[Proces
     if stuck:
         raise TimeoutError(f"process {stuck[0].pid} does not end, not even by SIGKILL")
     return remaining
+
+
+def pause(process: ProcessIdentity, *, patience: float) -> bool:
+    """Stop a process, and wait until it stands still; False if it ended first.
+
+    A process in a system call stops when the call ends.  Raises TimeoutError after ``patience``
+    seconds.
+    """
+    process.signal(signal.SIGSTOP)
+    deadline = time.monotonic() + patience
+    while process.running:
+        if process.paused:
+            return True
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"process {process.pid} does not stop, not even by SIGSTOP")
+        time.sleep(LOOK_EVERY)
+    return False
 
 
 def _wait(processes: Sequence[ProcessIdentity], patience: float) -> list[ProcessIdentity]:

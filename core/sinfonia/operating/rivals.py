@@ -6,8 +6,9 @@ all commands on the directory would act on the other cluster.
 
 from collections.abc import Iterable
 
-from sinfonia.operating.local_description import StartFailed, refuse_taken
+from sinfonia.operating.local_description import refuse_taken
 from sinfonia.operating.observer import Observer
+from sinfonia.operating.refusals import StartFailed
 from sinfonia.transport.keys import Keys
 
 

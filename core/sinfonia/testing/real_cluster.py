@@ -1,13 +1,11 @@
 """A replicated cluster of real processes for one test; nothing of it is left afterwards.
 
-Processes are found by their pid files, never by name.  Whoever waits here looks at what the
-processes say of themselves, again and again, and for no longer than a deadline.
+A wait here looks at what the processes say of themselves, again and again, and for no longer than
+a deadline.
 """
 
 import shutil
-import signal
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,25 +13,13 @@ from pathlib import Path
 import msgspec
 
 from sinfonia.config import ByteCount, Times
-from sinfonia.operating.cluster_status import (
-    PRIMARY,
-    REPLICA,
-    ClusterStatus,
-    ClusterView,
-    ProcessStatus,
-    look_at,
-)
+from sinfonia.operating.cluster_status import ClusterStatus, ProcessStatus
+from sinfonia.operating.handle import HEAL_TIMEOUT, ClusterHandle
 from sinfonia.operating.local_cluster import LocalCluster, free_ports
 from sinfonia.operating.local_description import ports_needed
 
 # A process that ignores SIGTERM for so long is killed, and the test has failed.
 STOP_PATIENCE = 10.0
-
-# The longest that a cluster which is whole again may take to be in sync again.
-HEAL_PATIENCE = 40.0
-
-LOOK_EVERY = 0.05
-LOOK_WITHIN = 0.3
 
 CAPACITY = 256 << 20
 
@@ -95,56 +81,39 @@ def _set_log_sizes(cluster: LocalCluster, checkpoint_log: int | None, keep_log: 
 
 
 @contextmanager
-def paused(cluster: LocalCluster, name: str) -> Iterator[None]:
+def paused(cluster: ClusterHandle, name: str) -> Iterator[None]:
     """The process ``name`` stands still until the end of the block."""
-    process = cluster.process(name)
-    assert process is not None, f"{name} does not run"
-    process.signal(signal.SIGSTOP)
+    cluster.pause(name)
     try:
         yield
     finally:
-        process.signal(signal.SIGCONT)
+        cluster.resume(name)
 
 
 def wait_until(
-    cluster: LocalCluster, reached: Callable[[ClusterStatus], bool], what: str
+    cluster: ClusterHandle, reached: Callable[[ClusterStatus], bool], what: str
 ) -> ClusterStatus:
     """Look until ``reached`` says so; fails with what was seen last."""
-    view = ClusterView(str(cluster.directory))
-    deadline = time.monotonic() + HEAL_PATIENCE
-    try:
-        while True:
-            status = view.status(view.look(LOOK_WITHIN))
-            if reached(status):
-                return status
-            assert time.monotonic() < deadline, f"{what}: not yet; {status.problems}"
-            time.sleep(LOOK_EVERY)
-    finally:
-        view.close()
+    return cluster.wait_until(reached, what, HEAL_TIMEOUT)
 
 
-def wait_until_well(cluster: LocalCluster) -> ClusterStatus:
+def wait_until_well(cluster: ClusterHandle) -> ClusterStatus:
     """Until every process serves and every replica is in sync."""
-    return wait_until(cluster, lambda status: status.healthy, "the cluster is well")
+    return cluster.wait_until_healthy()
 
 
-def process_status(cluster: LocalCluster, name: str) -> ProcessStatus:
+def process_status(cluster: ClusterHandle, name: str) -> ProcessStatus:
     """What ``name`` says of itself."""
-    status = look_at(str(cluster.directory))
-    return next(each for each in status.processes if each.name == name)
+    return cluster.status().process(name)
 
 
-def primary_of(cluster: LocalCluster, node: int) -> str:
+def primary_of(cluster: ClusterHandle, node: int) -> str:
     """The name of the primary of memory node ``node``."""
-    [name] = _members(cluster, node, PRIMARY)
-    return name
+    primary = cluster.status().primary_of(node)
+    assert primary is not None, f"memory node {node} has no primary"
+    return primary
 
 
-def replicas_of(cluster: LocalCluster, node: int) -> list[str]:
+def replicas_of(cluster: ClusterHandle, node: int) -> list[str]:
     """The names of the replicas of memory node ``node``."""
-    return _members(cluster, node, REPLICA)
-
-
-def _members(cluster: LocalCluster, node: int, role: str) -> list[str]:
-    status = look_at(str(cluster.directory))
-    return [each.name for each in status.processes if (each.node, each.role) == (node, role)]
+    return cluster.status().replicas_of(node)

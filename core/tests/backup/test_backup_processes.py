@@ -26,7 +26,8 @@ from sinfonia.cli.main import main
 from sinfonia.client.seed import ask_for_directory
 from sinfonia.errors import BackupError
 from sinfonia.operating.local_cluster import LocalCluster
-from sinfonia.operating.local_description import LOOPBACK, PRIVATE_PORTS, StartFailed, refuse_taken
+from sinfonia.operating.local_description import LOOPBACK, PRIVATE_PORTS, refuse_taken
+from sinfonia.operating.refusals import StartFailed
 from sinfonia.testing.bank import (
     ACCOUNTS,
     OPENING_BALANCE,
@@ -342,7 +343,7 @@ def sinfonia(*arguments: object, limit: str = "") -> "subprocess.Popen[str]":
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_backup_that_was_killed_is_not_there_and_in_nobodys_way(
+def test_a_backup_that_was_killed_is_not_there_and_not_in_the_way(
     full_cluster: LocalCluster, place: Path
 ) -> None:
     backup = place / "backup"

@@ -13,18 +13,15 @@ from msgspec.structs import replace
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.cli.main import main
 from sinfonia.errors import ConfigError, Unreachable
-from sinfonia.operating.cluster_status import ClusterStatus, look_at
+from sinfonia.operating.actions import AddReplica, DrainHost, MoveMember, Promote
+from sinfonia.operating.actions import RemoveReplica as RemoveReplicaAction
+from sinfonia.operating.cluster_status import ClusterStatus
 from sinfonia.operating.local_description import free_ports
-from sinfonia.operating.observer import OperationRefused, Sight, ask_all, ask_managers, members_of
-from sinfonia.operating.operations import (
-    add_replica,
-    drain_host,
-    is_on,
-    move_member,
-    promote,
-    remove_replica,
-)
-from sinfonia.operating.operators import NotYet, Operator
+from sinfonia.operating.named_cluster import look_at
+from sinfonia.operating.observer import ask_all, ask_managers, members_of
+from sinfonia.operating.operations.draining import is_on
+from sinfonia.operating.refusals import NotYet, OperationRefused
+from sinfonia.operating.remote_cluster import RemoteCluster
 from sinfonia.protocol.membership.configuration import Change, Refusal
 from sinfonia.protocol.membership.messages import (
     Changed,
@@ -64,7 +61,7 @@ TICK_MS = 20
 class FakeCluster(threading.Thread):
     """Managers and members in one thread, which answer from one directory.
 
-    Whoever is in the directory is alive, unless it is in ``silent``.
+    A process in the directory is alive, unless it is in ``silent``.
     """
 
     def __init__(self, replicas: list[int], *, managers: int = 1, mode: str = "LOG-REPL") -> None:
@@ -256,7 +253,7 @@ def test_without_a_leader_the_managers_are_named(make: Make) -> None:
         ask_managers(cluster.managers, WantReplicas(MemoryNodeId(0), 0), timeout=0.3)
 
 
-def test_a_silent_process_costs_one_time_limit_and_hides_nobody(make: Make) -> None:
+def test_a_silent_process_costs_one_time_limit_and_hides_no_other(make: Make) -> None:
     cluster = make(0, 0, 0)
     silent, *speaking = [entry.endpoint for entry in cluster.directory.nodes]
     cluster.silent = {silent}
@@ -349,40 +346,38 @@ def test_a_replica_elsewhere_is_waited_for_until_it_is_in_sync(make: Make) -> No
         told.append(line)
         cluster.arrive(0, place, in_sync=False)
 
-    def copy_it(sight: Sight) -> None:
+    def copy_it(_status: ClusterStatus) -> None:
         if told:
             cluster.arrive(0, place, in_sync=True)
 
-    with Operator(cluster.managers[0], tell=start_it, on_sight=copy_it) as operator:
-        done = add_replica(operator, 0, place)
-        assert done.changed
-        assert cluster.entry(0).wanted == 2
-        [line] = told
-        assert f"sinfonia memnode --node 0 --listen {place} --manager {cluster.managers[0]}" in line
-        assert "--mode LOG-REPL --capacity 1MiB" in line
-        assert not add_replica(operator, 0, place).changed
+    handle = RemoteCluster(cluster.managers[0])
+    add = AddReplica(0, place)
+    done = handle.operate(add, tell=start_it, on_status=copy_it)
+    assert done.changed
+    assert cluster.entry(0).wanted == 2
+    [line] = told
+    assert f"sinfonia memnode --node 0 --listen {place} --manager {cluster.managers[0]}" in line
+    assert "--mode LOG-REPL --capacity 1MiB" in line
+    assert not handle.operate(add, tell=start_it, on_status=copy_it).changed
     assert len(told) == 1
 
 
-def test_an_operator_who_waits_no_longer_may_go_on_later(make: Make) -> None:
+def test_an_operator_that_waits_no_longer_may_go_on_later(make: Make) -> None:
     cluster = make(0)
     place = cluster.spare()
-    with Operator(cluster.managers[0], timeout=0.2) as operator:
-        for _ in range(2):
-            with pytest.raises(NotYet, match=r"is not in sync: not within 0\.2 s"):
-                add_replica(operator, 0, place)
-            assert cluster.entry(0).wanted == 1
-        cluster.arrive(0, place)
-        assert not add_replica(operator, 0, place).changed
+    handle = RemoteCluster(cluster.managers[0])
+    for _ in range(2):
+        with pytest.raises(NotYet, match=r"is not in sync: not within 0\.2 s"):
+            handle.operate(AddReplica(0, place), timeout=0.2)
+        assert cluster.entry(0).wanted == 1
+    cluster.arrive(0, place)
+    assert not handle.operate(AddReplica(0, place), timeout=0.2).changed
 
 
 def test_a_mode_without_replicas_gets_none(make: Make) -> None:
     cluster = make(0, mode="LOG")
-    with (
-        Operator(cluster.managers[0]) as operator,
-        pytest.raises(OperationRefused, match="mode LOG, which keeps no replicas"),
-    ):
-        add_replica(operator, 0, cluster.spare())
+    with pytest.raises(OperationRefused, match="mode LOG, which keeps no replicas"):
+        RemoteCluster(cluster.managers[0]).operate(AddReplica(0, cluster.spare()))
     assert cluster.asked == []
 
 
@@ -404,24 +399,22 @@ def test_the_only_replica_in_sync_is_removed_by_force_only(make: Make) -> None:
 
 def test_a_primary_is_not_removed(make: Make) -> None:
     cluster = make(1)
-    with (
-        Operator(cluster.managers[0]) as operator,
-        pytest.raises(OperationRefused, match="is the primary of memory node 0"),
-    ):
-        remove_replica(operator, 0, cluster.entry(0).endpoint, force=True)
+    remove = RemoveReplicaAction(0, cluster.entry(0).endpoint, force=True)
+    with pytest.raises(OperationRefused, match="is the primary of memory node 0"):
+        RemoteCluster(cluster.managers[0]).operate(remove)
 
 
 def test_a_promoted_replica_serves_when_the_command_returns(make: Make) -> None:
     cluster = make(2)
     first, heir = cluster.entry(0).endpoint, cluster.entry(0).replicas[1].endpoint
-    with Operator(cluster.managers[0]) as operator:
-        assert promote(operator, 0, heir).changed
-        assert cluster.entry(0).endpoint == heir
-        assert not promote(operator, 0, heir).changed
-        with pytest.raises(OperationRefused, match="is not in sync"):
-            promote(operator, 0, first)
-        with pytest.raises(ConfigError, match="there is no memory node 1; the cluster has 0"):
-            promote(operator, 1, heir)
+    handle = RemoteCluster(cluster.managers[0])
+    assert handle.operate(Promote(0, heir)).changed
+    assert cluster.entry(0).endpoint == heir
+    assert not handle.operate(Promote(0, heir)).changed
+    with pytest.raises(OperationRefused, match="is not in sync"):
+        handle.operate(Promote(0, first))
+    with pytest.raises(ConfigError, match="there is no memory node 1; the cluster has 0"):
+        handle.operate(Promote(1, heir))
 
 
 def test_a_replica_that_may_lack_something_is_promoted_by_force_once_that_is_confirmed(
@@ -438,7 +431,7 @@ def test_a_replica_that_may_lack_something_is_promoted_by_force_once_that_is_con
     cluster.asked.clear()
     asked = CliRunner().invoke(main, [*command, "--force"], input="n\n")
     assert asked.exit_code == 1
-    assert "lost for good" in asked.output
+    assert "will be lost" in asked.output
     assert cluster.asked == []
     up = invoke(*command, "--force", "--yes")
     assert "nothing needs to be given up by force" in up.output
@@ -461,7 +454,7 @@ def test_a_member_moves_without_a_moment_with_fewer_copies(
     source = entry.endpoint if moved == "primary" else entry.replicas[-1].endpoint
     copies: list[int] = []
 
-    def count_copies(sight: Sight) -> None:
+    def count_copies(_status: ClusterStatus) -> None:
         now = cluster.entry(0)
         copies.append(1 + len(now.replicas))
 
@@ -469,9 +462,9 @@ def test_a_member_moves_without_a_moment_with_fewer_copies(
         if "Start the replica" in line:
             cluster.arrive(0, place)
 
-    with Operator(cluster.managers[0], tell=start_it, on_sight=count_copies) as operator:
-        assert move_member(operator, 0, source, place).changed
-        assert not move_member(operator, 0, source, place).changed
+    handle, move = RemoteCluster(cluster.managers[0]), MoveMember(0, source, place)
+    assert handle.operate(move, tell=start_it, on_status=count_copies).changed
+    assert not handle.operate(move, tell=start_it, on_status=count_copies).changed
     after = cluster.entry(0)
     members = {after.endpoint, *(each.endpoint for each in after.replicas)}
     assert place in members
@@ -485,12 +478,12 @@ def test_a_member_moves_without_a_moment_with_fewer_copies(
 def test_a_move_that_was_interrupted_is_finished_by_the_same_command(make: Make) -> None:
     cluster = make(1)
     source, place = cluster.entry(0).endpoint, cluster.spare()
-    with Operator(cluster.managers[0], timeout=0.2) as operator:
-        with pytest.raises(NotYet):
-            move_member(operator, 0, source, place)
-        cluster.arrive(0, place)
-        promote(operator, 0, place)
-        assert move_member(operator, 0, source, place).changed
+    handle, move = RemoteCluster(cluster.managers[0]), MoveMember(0, source, place)
+    with pytest.raises(NotYet):
+        handle.operate(move, timeout=0.2)
+    cluster.arrive(0, place)
+    handle.operate(Promote(0, place), timeout=0.2)
+    assert handle.operate(move, timeout=0.2).changed
     assert (cluster.entry(0).endpoint, cluster.entry(0).wanted) == (place, 1)
 
 
@@ -500,12 +493,11 @@ def test_a_move_that_was_interrupted_is_finished_by_the_same_command(make: Make)
 def test_all_primaries_leave_a_drained_host(make: Make) -> None:
     cluster = make(1, 1, 0)
     port = cluster.entry(0).endpoint.rpartition(":")[2]
-    with Operator(cluster.managers[0]) as operator:
-        done = drain_host(operator, f"127.0.0.1:{port}")
-        assert done.changed
-        assert cluster.entry(0).endpoint.rpartition(":")[2] != port
-        assert cluster.entry(1).incarnation == 1
-        assert not drain_host(operator, f"127.0.0.1:{port}").changed
+    handle, drain = RemoteCluster(cluster.managers[0]), DrainHost(f"127.0.0.1:{port}")
+    assert handle.operate(drain).changed
+    assert cluster.entry(0).endpoint.rpartition(":")[2] != port
+    assert cluster.entry(1).incarnation == 1
+    assert not handle.operate(drain).changed
 
 
 def test_a_host_is_drained_whole_or_not_at_all(make: Make) -> None:

@@ -90,7 +90,7 @@ def test_the_next_member_takes_the_place_of_the_first_and_keeps_its_name(tmp_pat
     assert shrunk.describe(0).data_directory == second.data_directory
 
 
-def test_who_replaced_a_member_that_is_gone_replaces_nobody(tmp_path: Path) -> None:
+def test_a_replica_that_replaced_a_member_that_is_gone_replaces_none(tmp_path: Path) -> None:
     config = described(tmp_path)
     source = config.describe(0).replica[0].endpoint
     config = written(with_replica(config, tmp_path, 0, replaces=source), tmp_path)

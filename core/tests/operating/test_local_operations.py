@@ -1,7 +1,6 @@
 """Replicated clusters of real processes, as an operator starts, breaks, grows and shrinks them."""
 
 import json
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +12,11 @@ from sinfonia import connect_blocking
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.cli.main import main
 from sinfonia.config import MODES
-from sinfonia.operating.cluster_status import ClusterStatus, look_at
-from sinfonia.operating.local_cluster import LocalCluster, StartFailed
+from sinfonia.operating.actions import Promote
+from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.operating.local_description import free_ports, ports_needed, with_replica
-from sinfonia.operating.observer import OperationRefused
-from sinfonia.operating.operations import promote
-from sinfonia.operating.operators import Operator
+from sinfonia.operating.named_cluster import look_at
+from sinfonia.operating.refusals import OperationRefused, StartFailed
 from sinfonia.protocol.membership.configuration import keeps_replicas
 from sinfonia.testing.etcd import running_etcd
 
@@ -59,34 +57,13 @@ def succeeds(*arguments: str) -> str:
     return done.stdout
 
 
-def primary_of(status: ClusterStatus, node: int) -> str:
-    """The name of the process."""
-    [found] = [each for each in status.memory_nodes if each.node == node]
-    return next(each.name for each in status.processes if each.endpoint == found.primary)
-
-
-def wait_for(cluster: LocalCluster, name: str, node: int = 0) -> None:
-    """Until ``name`` is the primary and serves."""
-    with Operator(str(cluster.directory), timeout=DEADLINE) as operator:
-        endpoint = cluster.endpoints[name]
-        operator.wait_until(
-            lambda sight: (
-                sight.directory is not None
-                and sight.directory.nodes[node].endpoint == endpoint
-                and endpoint in sight.statuses
-                and sight.statuses[endpoint].state == "serving"
-            ),
-            f"{name} does not serve",
-        )
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_a_cluster_of_every_mode_comes_up_in_sync(tmp_path: Path, mode: str) -> None:
     with running(tmp_path, mode=mode, replicas=int(keeps_replicas(mode))) as cluster:
         name = str(cluster.directory)
         status = look_at(name)
         assert status.healthy, status.problems
-        assert primary_of(status, 0) == "node0"
+        assert status.primary_of(0) == "node0"
         succeeds("put", name, "0:0", "text:kept")
         if not mode.startswith("RAM"):
             cluster.stop()
@@ -120,7 +97,7 @@ def test_a_replica_takes_over_and_the_old_primary_comes_back_as_one(tmp_path: Pa
         assert cluster.start() == ["node0"]
         status = look_at(name)
         assert status.healthy, status.problems
-        assert primary_of(status, 0) == "node0r1"
+        assert status.primary_of(0) == "node0r1"
 
 
 def test_a_member_moves_and_a_replica_goes_while_a_client_works(tmp_path: Path) -> None:
@@ -132,7 +109,7 @@ def test_a_member_moves_and_a_replica_goes_while_a_client_works(tmp_path: Path) 
         assert client.read(0, 0, 5, timeout=DEADLINE) == b"first"
         now = LocalCluster(cluster.directory)
         assert set(now.running) == {"manager", "node0r1", "node0r2", "node0r3"}
-        assert primary_of(look_at(name), 0) == "node0r3"
+        assert look_at(name).primary_of(0) == "node0r3"
         succeeds("replica", "remove", name, "0", "node0r1")
         again = json.loads(succeeds("replica", "remove", name, "0", "node0r1", "--json"))
         assert again["changed"] is False
@@ -180,38 +157,30 @@ def test_another_manager_goes_on_when_the_leader_dies(tmp_path: Path) -> None:
         name = str(cluster.directory)
         status = look_at(name)
         assert status.healthy, status.problems
-        [leader] = [each.name for each in status.processes if each.figures.get("leading") == 1]
+        leader = status.leader
+        assert leader is not None
         cluster.kill(leader)
-        with Operator(name, timeout=DEADLINE) as operator:
-            operator.wait_until(
-                lambda sight: any(
-                    status.figures.get("leading") == 1 for status in sight.statuses.values()
-                ),
-                "nobody leads",
-            )
-            assert promote(operator, 0, "node0r1").changed
+        cluster.wait_until(lambda now: now.leader is not None, "a manager leads", DEADLINE)
+        assert cluster.operate(Promote(0, "node0r1"), timeout=DEADLINE).changed
         cluster.kill("node0r1")
-        wait_for(cluster, "node0")
+        cluster.wait_until(
+            lambda now: now.primary_of(0) == "node0" and now.memory_node(0).serving,
+            "node0 serves",
+            DEADLINE,
+        )
         assert len(succeeds("get", name, "0:0+1")) > 0
 
 
 def test_a_process_that_is_paused_is_silent_and_not_down(tmp_path: Path) -> None:
     with running(tmp_path) as cluster:
-        paused = cluster.process("node0r1")
-        assert paused is not None
-        paused.signal(signal.SIGSTOP)
-        try:
-            states = {each.name: each.state for each in look_at(str(cluster.directory)).processes}
-        finally:
-            paused.signal(signal.SIGCONT)
+        cluster.pause("node0r1")
+        states = {each.name: each.state for each in cluster.status().processes}
+        cluster.resume("node0r1")
         assert states == {"manager": "serving", "node0": "serving", "node0r1": "silent"}
 
 
 def test_a_primary_is_not_handed_to_a_replica_that_is_down(tmp_path: Path) -> None:
     with running(tmp_path) as cluster:
         cluster.kill("node0r1")
-        with (
-            Operator(str(cluster.directory)) as operator,
-            pytest.raises(OperationRefused, match=r"is not in sync|does not answer"),
-        ):
-            promote(operator, 0, "node0r1")
+        with pytest.raises(OperationRefused, match=r"is not in sync|does not answer"):
+            cluster.operate(Promote(0, "node0r1"))

@@ -8,7 +8,6 @@ from click.testing import CliRunner, Result
 
 from sinfonia import connect_blocking
 from sinfonia.cli.main import main
-from sinfonia.operating.cluster_status import look_at
 from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.testing.plugin import ClusterFactory
 
@@ -75,7 +74,7 @@ def test_a_member_without_its_identity_is_replaced_by_another(
         for command in commands:
             done = sinfonia(*command.split())
             assert done.exit_code == 0, done.output
-        assert look_at(str(cluster.directory)).healthy
+        assert cluster.status().healthy
         with connect_blocking(cluster.endpoint) as connection:
             assert connection.read(0, 0, 8) == b"recorded"
     finally:

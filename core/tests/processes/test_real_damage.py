@@ -7,7 +7,8 @@ import pytest
 
 from sinfonia import BlockingCluster, connect_blocking
 from sinfonia.config import Times
-from sinfonia.operating.local_cluster import LocalCluster, StartFailed
+from sinfonia.operating.local_cluster import LocalCluster
+from sinfonia.operating.refusals import StartFailed
 from sinfonia.storage.files import SECTOR_BYTES
 from sinfonia.testing.real_cluster import (
     primary_of,

@@ -1,29 +1,29 @@
 """Managers and their store are killed, and operators are at work; minitransactions go on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from sinfonia import connect_blocking
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.operating.cluster_status import ClusterStatus, leads, look_at
-from sinfonia.operating.local_cluster import LocalCluster
-from sinfonia.operating.operations import (
-    add_memory_node,
-    add_replica,
-    drain_host,
-    move_member,
-    promote,
-    remove_replica,
+from sinfonia.operating.actions import (
+    Action,
+    AddMemoryNode,
+    AddReplica,
+    DrainHost,
+    MoveMember,
+    Promote,
+    RemoveReplica,
 )
-from sinfonia.operating.operators import Operator
+from sinfonia.operating.cluster_status import ClusterStatus
+from sinfonia.operating.handle import ClusterHandle
+from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.testing.bank import Bank, bank_under_load
 from sinfonia.testing.etcd import Etcd, running_etcd
 from sinfonia.testing.real_cluster import (
     primary_of,
     real_cluster,
-    replicas_of,
     wait_until,
     wait_until_well,
 )
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.network, pytest.mark.slow]
 
 DEADLINE = 60.0
 
-# Nobody waits for a manager: a call takes what it takes on a machine that is busy.
+# No call waits for a manager: it takes what it takes on a machine that is busy.
 UNDISTURBED_MAX = 1.0
 
 # A hand-over is a lease, and what is in doubt is settled.
@@ -41,7 +41,7 @@ HAND_OVER_MAX = 3.0
 MANAGERS = ("manager0", "manager1")
 
 
-def test_the_only_manager_is_not_missed_until_somebody_must_be_replaced() -> None:
+def test_the_only_manager_is_not_missed_until_a_primary_must_be_replaced() -> None:
     with real_cluster() as cluster, bank_under_load(cluster.endpoint) as bank:
         with undisturbed(bank):
             cluster.kill("manager")
@@ -63,7 +63,7 @@ def test_a_primary_that_dies_while_the_manager_is_away_is_replaced_once_it_is_ba
         wait_until_well(cluster)
 
 
-def test_the_other_manager_replaces_who_dies_after_the_leader() -> None:
+def test_the_other_manager_replaces_a_primary_that_dies_after_the_leader() -> None:
     with managed_on_etcd() as (cluster, _), bank_under_load(cluster.endpoint) as bank:
         leader = leader_of(cluster)
         with undisturbed(bank):
@@ -75,7 +75,7 @@ def test_the_other_manager_replaces_who_dies_after_the_leader() -> None:
         wait_until_well(cluster)
 
 
-def test_the_death_of_the_leader_of_etcd_disturbs_nobody() -> None:
+def test_the_death_of_the_leader_of_etcd_disturbs_no_call() -> None:
     with managed_on_etcd() as (cluster, etcd), bank_under_load(cluster.endpoint) as bank:
         victim = etcd.leader()
         with undisturbed(bank):
@@ -104,27 +104,25 @@ def test_operators_move_everything_while_clients_work() -> None:
         real_cluster() as cluster,
         bank_under_load(cluster.endpoint) as bank,
         connect_blocking(cluster.endpoint) as connection,
-        Operator(str(cluster.directory), timeout=DEADLINE) as operator,
     ):
         bank.begin_to_measure()
-        steps: list[Callable[[], object]] = [
-            lambda: add_replica(operator, 0),
-            lambda: move_member(operator, 1, "node1"),
-            lambda: move_member(operator, 1, "node1r1"),
-            lambda: promote(operator, 0, "node0r2"),
-            lambda: remove_replica(operator, 0, "node0"),
-            lambda: drain_host(operator, operator.entry(2).endpoint.removeprefix("tcp://")),
-            lambda: add_memory_node(operator, 3, capacity=1 << 20, replicas=1),
+        actions: list[Action] = [
+            AddReplica(0),
+            MoveMember(1, "node1"),
+            MoveMember(1, "node1r1"),
+            Promote(0, "node0r2"),
+            RemoveReplica(0, "node0"),
+            DrainHost(cluster.endpoints["node2"].removeprefix("tcp://")),
+            AddMemoryNode(3, capacity=1 << 20, replicas=1),
         ]
-        for step in steps:
-            step()
+        for action in actions:
+            cluster.operate(action, timeout=DEADLINE)
             bank.wait_for_more()
             assert bank.longest_call < HAND_OVER_MAX
-        now = LocalCluster(cluster.directory)
-        wait_until_well(now)
-        assert primary_of(now, 0) == "node0r2"
-        assert {primary_of(now, 1), *replicas_of(now, 1)} == {"node1r2", "node1r3"}
-        assert primary_of(now, 2) == "node2r1"
+        status = wait_until_well(cluster)
+        assert status.primary_of(0) == "node0r2"
+        assert {status.primary_of(1), *status.replicas_of(1)} == {"node1r2", "node1r3"}
+        assert status.primary_of(2) == "node2r1"
         connection.refresh()
         assert MemoryNodeId(3) in connection.nodes
         connection.write(3, 0, b"new")
@@ -167,10 +165,10 @@ def in_sync_with(status: ClusterStatus, node: int) -> list[str]:
 
 
 def has_leader(status: ClusterStatus) -> bool:
-    return any(leads(process) for process in status.processes if process.name in MANAGERS)
+    return status.leader in MANAGERS
 
 
-def leader_of(cluster: LocalCluster) -> str:
-    status = look_at(str(cluster.directory))
-    [leader] = [each.name for each in status.processes if leads(each)]
+def leader_of(cluster: ClusterHandle) -> str:
+    leader = cluster.status().leader
+    assert leader is not None
     return leader

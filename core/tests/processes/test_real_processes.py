@@ -1,4 +1,4 @@
-"""Real processes, killed at bad moments: what was acknowledged stays, and nobody waits for good."""
+"""Real processes, killed at bad moments: what was acknowledged stays, and no wait is unbounded."""
 
 import re
 import signal
@@ -13,8 +13,8 @@ import pytest
 
 from sinfonia import BlockingCluster, Contended, Unreachable, connect_blocking
 from sinfonia.config import Times
-from sinfonia.operating.local_cluster import StartFailed
 from sinfonia.operating.processes import ProcessIdentity
+from sinfonia.operating.refusals import StartFailed
 from sinfonia.testing.bank import (
     NODES,
     Account,

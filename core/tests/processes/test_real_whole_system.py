@@ -16,8 +16,10 @@ from msgspec.structs import replace
 
 from sinfonia import connect_blocking
 from sinfonia.cli.main import main
-from sinfonia.operating.local_cluster import LocalCluster, StartFailed
+from sinfonia.operating.handle import Condition
+from sinfonia.operating.local_cluster import LocalCluster
 from sinfonia.operating.observer import ask_all
+from sinfonia.operating.refusals import StartFailed
 from sinfonia.protocol.membership.configuration import keeps_replicas
 from sinfonia.testing.bank import bank_under_load
 from sinfonia.testing.real_cluster import (
@@ -121,13 +123,13 @@ def test_a_member_whose_disk_is_full_stops_and_its_replica_goes_on(tmp_path: Pat
             connect_blocking(cluster.endpoint) as connection,
         ):
             written = 0
-            while cluster.process("node0") is not None:
+            while cluster.condition("node0") is Condition.RUNNING:
                 connection.write(0, (100 + written % 32) * MIB, bytes([written]) * MIB)
                 written += 1
                 assert written < 200, "the disk is never full"
             assert re.search(
                 r"No space left on device; this memory node has stopped serving; .*free space",
-                cluster.last_words("node0"),
+                cluster.log_text("node0"),
             )
             bank.wait_for_more()
             assert primary_of(cluster, 0) == "node0r1"
@@ -159,7 +161,6 @@ def start_one_after_the_other(cluster: LocalCluster, names: list[str]) -> None:
     """Start the next as soon as the one before says anything at all."""
     deadline = time.monotonic() + 2 * DEADLINE
     for name in names:
-        with cluster._alone():
-            cluster._start(name)
+        cluster.launch([name])
         while not ask_all([cluster.endpoints[name]]):
             assert time.monotonic() < deadline, f"{name} does not answer"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sinfonia.operating.cluster_status import look_at
+from sinfonia.operating.named_cluster import look_at
 from sinfonia.testing.plugin import ClusterFactory
 from sinfoniafs.mount_testing import can_mount, mounted, sinfoniafs
 

@@ -1,20 +1,19 @@
-"""What an operator changes about a running cluster; each change is safe to repeat.
+"""Replicas are added, removed, moved and promoted, one step after the other.
 
-A change is made of steps, and each looks first whether it is done: who was interrupted says the
-same again.  The manager that leads grants or refuses every step, so that nothing here has to be
-trusted to keep a promise.
+Each step looks first whether it is done.  The manager that leads grants or refuses it, so that
+nothing here has to be trusted to keep a promise.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+import time
 
 from sinfonia.config import format_size
 from sinfonia.endpoints import normalise_endpoint
-from sinfonia.errors import ConfigError, Unreachable
-from sinfonia.operating.local_cluster import SERVING, LocalCluster, is_in_sync
-from sinfonia.operating.local_description import with_memory_node, with_replica, without_member
-from sinfonia.operating.observer import OperationRefused, Sight
-from sinfonia.operating.operators import Done, Operator
+from sinfonia.errors import ConfigError
+from sinfonia.operating.actions import Done
+from sinfonia.operating.local_description import with_replica, without_member
+from sinfonia.operating.operators import LOOK_EVERY, Operator, ProcessesHere
+from sinfonia.operating.refusals import OperationRefused
+from sinfonia.operating.sights import SERVING, Sight, is_in_sync, is_ready
 from sinfonia.protocol.membership.configuration import keeps_replicas
 from sinfonia.protocol.membership.messages import (
     HandOver,
@@ -22,12 +21,12 @@ from sinfonia.protocol.membership.messages import (
     RemoveReplica,
     WantReplicas,
 )
-from sinfonia.protocol.messages import MANAGER
 
-# A hand-over is a lease, and what is in doubt is settled: seconds, if anybody is there to do it.
+# A hand-over takes a lease, and the settling of what is in doubt: seconds, if a manager leads.
 HAND_OVER_PATIENCE = 30.0
 
-# --- replicas ------------------------------------------------------------------------------------
+# A manager hears of a member that has just started within some probes: seconds on a busy machine.
+PROBED_WITHIN = 3.0
 
 
 def add_replica(operator: Operator, node: int, to: str | None = None, replaces: str = "") -> Done:
@@ -111,7 +110,7 @@ def promote(operator: Operator, node: int, member: str, *, force: bool = False) 
     entry = operator.entry(node)
     changed = entry.endpoint != endpoint
     if changed:
-        operator.request(HandOver(entry.node, endpoint, force))
+        _hand_over(operator, HandOver(entry.node, endpoint, force))
 
     def serves(sight: Sight) -> bool:
         status = sight.statuses.get(endpoint)
@@ -126,99 +125,26 @@ def promote(operator: Operator, node: int, member: str, *, force: bool = False) 
     return Done(changed, f"{endpoint} is {word} the primary of memory node {node}.")
 
 
-def drain_host(operator: Operator, host: str) -> Done:
-    """Hand over every primary on a host, or none of them."""
-    directory = operator.directory()
-    entries = [entry for entry in directory.nodes if entry.identity]
-    here = [entry for entry in entries if is_on(entry.endpoint, host)]
-    load = Counter(_host(entry.endpoint) for entry in entries)
-    if not here:
-        hosts = ", ".join(load) or "no host"
-        return Done(False, f"No memory node has its primary on {host}; they are on {hosts}.")
-    heirs = {
-        entry.node: [
-            replica.endpoint
-            for replica in entry.replicas
-            if replica.in_sync and not is_on(replica.endpoint, host)
-        ]
-        for entry in here
-    }
-    _refuse_without_replicas(operator, [entry for entry in here if not heirs[entry.node]])
-    stuck = [str(node) for node, places in heirs.items() if not places]
-    if stuck:
-        raise OperationRefused(
-            f"memory nodes {', '.join(stuck)} have no in-sync replica that is not on {host}; "
-            "give them one with `sinfonia replica add` first; nothing was handed over"
-        )
-    for entry in here:
-        target = min(heirs[entry.node], key=lambda place: load[_host(place)])
-        load[_host(target)] += 1
-        operator.tell(f"memory node {entry.node}: {target} takes over")
-        promote(operator, entry.node, target)
-    return Done(True, f"{len(here)} memory nodes were handed over; none has its primary on {host}.")
+def _hand_over(operator: Operator, request: HandOver) -> None:
+    """Ask for a hand-over, again if the manager has not heard of the replica yet.
 
-
-def _refuse_without_replicas(operator: Operator, entries: Sequence[MemoryNodeEntry]) -> None:
-    """Raise OperationRefused if one of ``entries`` is in a mode that keeps no replicas."""
-    alone = [entry for entry in entries if not keeps_replicas(entry.mode)]
-    if not alone:
-        return
-    nodes = ", ".join(str(entry.node) for entry in alone)
-    modes = ", ".join(sorted({entry.mode for entry in alone}))
-    raise OperationRefused(
-        f"memory nodes {nodes} are in mode {modes}, which keeps no replicas that could take over; "
-        "nothing was handed over. To move the data of all memory nodes, stop the clients, then "
-        f"`sinfonia backup {operator.name} DEST` and, on another host, `sinfonia restore DEST DIR`"
-        " (with --mode LOG-REPL, a later drain needs no stop)"
-    )
-
-
-def is_on(endpoint: str, host: str) -> bool:
-    """Whether ``endpoint`` is on ``host``, which is HOST or HOST:PORT."""
-    place = endpoint.removeprefix("tcp://")
-    return host.removeprefix("tcp://") in (place, _host(endpoint))
-
-
-# --- memory nodes --------------------------------------------------------------------------------
-
-
-def add_memory_node(
-    operator: Operator, node: int | None, *, capacity: int | None, replicas: int | None
-) -> Done:
-    """Start another memory node on this machine; or ``node``, if it was described already."""
-    local = operator.local
-    if local is None:
-        raise ConfigError(
-            f"{operator.name} is no cluster directory of this machine; elsewhere, start the new "
-            "memory node on its host with `sinfonia memnode`"
-        )
-    if not any(status.node == MANAGER for status in operator.look().statuses.values()):
-        raise Unreachable(f"no manager answers; start it with `sinfonia up {operator.name}`")
-    known = [each.node for each in local.config.memory_node]
-    chosen = max(known) + 1 if node is None else node
-    if chosen not in known:
-        config = with_memory_node(
-            local.config, local.directory, chosen, capacity=capacity, replicas=replicas
-        )
-        local.change(config)
-    names = [member.name for member in local.config.describe(chosen).members]
-    changed = any(name not in local.running for name in names)
-    operator.start(names)
-    described = local.config.describe(chosen)
-    size = format_size(described.capacity)
-    return Done(
-        changed,
-        f"Memory node {chosen} serves at {described.endpoint}: {size}, {described.mode}. What the "
-        "cluster holds stays where it is: volumes that exist do not use the new memory node yet, "
-        "and programs use it once they refresh and write to it.",
-    )
-
-
-# --- steps ---------------------------------------------------------------------------------------
+    A replica that has just started may be in sync before the manager's next probe.  It is then
+    refused although it answers here.  Raises OperationRefused.
+    """
+    deadline = time.monotonic() + PROBED_WITHIN
+    while True:
+        try:
+            operator.request(request)
+        except OperationRefused:
+            if time.monotonic() >= deadline or not is_ready(operator.look(), request.endpoint):
+                raise
+            time.sleep(LOOK_EVERY)
+        else:
+            return
 
 
 def _describe_replica(
-    operator: Operator, local: LocalCluster, entry: MemoryNodeEntry, replaces: str
+    operator: Operator, local: ProcessesHere, entry: MemoryNodeEntry, replaces: str
 ) -> str:
     """Where the new replica is to be on this machine; one that was begun before comes first."""
     directory = operator.directory()
@@ -233,7 +159,7 @@ def _describe_replica(
 
 
 def _replacement(operator: Operator, node: int, source: str) -> str:
-    assert operator.local is not None, "elsewhere it was said with --to"
+    assert operator.local is not None, "on other machines the operator says where, with --to"
     replicas = operator.local.config.describe(node).replica
     return next(replica.endpoint for replica in replicas if replica.replaces == source)
 
@@ -260,7 +186,3 @@ def _how_to_start(operator: Operator, entry: MemoryNodeEntry, endpoint: str) -> 
         f"    --mode {entry.mode} --capacity {format_size(entry.capacity)} \\\n"
         f"    --data-directory /var/lib/sinfonia/node{entry.node}"
     )
-
-
-def _host(endpoint: str) -> str:
-    return endpoint.removeprefix("tcp://").rpartition(":")[0]
