@@ -13,7 +13,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 directory_option = click.option(
     "--directory",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The disk to measure: where the redo logs go.  [default: the system's temporary one]",
+    help="Directory for the redo logs, on the disk to measure.  [default: a temporary one]",
 )
 
 

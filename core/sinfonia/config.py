@@ -1,7 +1,7 @@
 """The description of a cluster is read whole, checked once, and refused at the first mistake.
 
 It is one TOML file, ``cluster.toml``, written by ``sinfonia up`` or by hand and read by every
-process of the cluster.  Whoever holds a ``ClusterConfig`` need not check it again: names are known,
+process of the cluster.  A ``ClusterConfig`` need not be checked again: names are known,
 values are in range, nothing is there twice, and paths are absolute::
 
     cluster = "demo"
@@ -71,7 +71,7 @@ NODE_ID_MAX = 65_535
 
 PORT_MAX = 65_535
 
-# Where metrics are served if no host is named: for whoever is on this machine.
+# Where metrics are served if no host is named: for programs on this machine.
 METRICS_HOST = "127.0.0.1"
 
 ConfigT = TypeVar("ConfigT", bound="ClusterConfig")
@@ -115,7 +115,7 @@ class Etcd(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SecurityDescription(msgspec.Struct, frozen=True, kw_only=True):
-    """Who may connect: whose key is in the key directory ``keys`` (see keys.py).
+    """The key directory ``keys`` says which peers may connect (see keys.py).
 
     Without one, processes listen on loopback only, unless ``plain``.
     """

@@ -5,12 +5,12 @@
     DEST/manifest.json          what the backup is of, its steps, and the digest of every file
     DEST/full/nodeN.image       memory of memory node N, copied while it changed
     DEST/full/nodeN.log         its log, from the begin of that copy up to the cut
-    DEST/full/directory         what the manager's store held then: who was who, modes, epochs
+    DEST/full/directory         what the manager's store held then: members, modes, epochs
     DEST/increment-0001/nodeN.log    its log from there up to the next cut
     DEST/increment-0001/directory    what the manager's store held by then
 
 A step is written under another name (``*.partial``), synced, renamed, and then named by the
-manifest, which is replaced whole: whoever reads the backup finds the steps before, or this one too.
+manifest, which is replaced whole: a reader finds the steps before, or this one too.
 The moments that can be restored reach from the cut of the full step to that of the last one.
 
 An image's first block is an ``ImageHeader``, and each further one a list of (address, bytes).  A
@@ -155,7 +155,7 @@ class Backup:
             before = step
 
     def lives(self, node: MemoryNodeId) -> list[Life]:
-        """Who wrote the log of ``node``, as far as the backup reaches."""
+        """The lives that wrote the log of ``node``, as far as the backup reaches."""
         lives: dict[int, Life] = {}
         for step in self.manifest.steps:
             lives |= {life.incarnation: life for life in _part(step, node).lives}

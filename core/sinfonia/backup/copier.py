@@ -129,7 +129,7 @@ def take_increment(
 
 
 def _directory(cluster: str, keys: Keys | None) -> Directory:
-    """Raises BackupError if not every memory node has somebody who holds it."""
+    """The cluster's directory.  Raises BackupError if a memory node has no member that holds it."""
     endpoints = endpoints_of(cluster)
     directory = search_directory(endpoints, timeout=SEARCH_TIMEOUT * 2, usable=True, keys=keys)
     for entry in directory.nodes:
@@ -191,7 +191,7 @@ def _progress(copies: Sequence[NodeCopy]) -> Progress:
 
 
 class _Conversation:
-    """Connections to the primaries of all memory nodes, whoever they are.
+    """Connections to the primaries of all memory nodes, which may change.
 
     ``directory``: the latest that was told, what the manager's store holds.
     """
@@ -252,7 +252,7 @@ class _Conversation:
                 ) from error
 
     def _mind_silence(self) -> None:
-        """Find out whether somebody else is primary; in the end, give up."""
+        """Find out whether another member is primary; in the end, give up."""
         now = time.monotonic()
         waited_for = [copy for copy in self._copies if not copy.done]
         for copy in waited_for:

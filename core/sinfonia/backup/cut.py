@@ -5,19 +5,19 @@ state in which a crash of everything at once could have left the cluster.*  From
 cluster recovers by itself, and so does a restored copy: nothing shows half of a minitransaction, or
 an effect without its cause.
 
-Why it is so.  Every message carries the reading of the sender's hybrid clock, and whoever gets it
+Why it is so.  Every message carries the reading of the sender's hybrid clock, and its receiver
 stamps what it logs from then on later than that.  So if e came before f, at whichever memory nodes
 and through however many clients, then e is stamped earlier: a cut with f has e.  (Programs that
 tell each other of e by other ways than this cluster are outside of that, as far as the wall clocks
 of the memory nodes differ.)
 
-Why nobody waits.  The paper (section 4.9) locks all addresses of all memory nodes for a moment, in
-node order, so that no minitransaction is half inside.  Here its Prepared records tell: it
-has committed if every participant's vote is in the cut, and else it had not *yet* committed then,
-for nothing that depends on it can be in the cut: the outcome is sent only after all votes came
-back, and what follows from it is stamped later than they.  The stamps do what the locks would do,
-and no minitransaction meets a lock, no dead participant is waited for, and every moment between
-two backups is as good as the moment of the backup itself.
+Why no client waits.  The paper (section 4.9) locks all addresses of all memory nodes for a moment,
+in node order, so that no minitransaction is half inside.  Here its Prepared records tell: it has
+committed if every participant's vote is in the cut, and else it had not *yet* committed then, for
+nothing that depends on it can be in the cut: the outcome is sent only after all votes came back,
+and what follows from it is stamped later than they.  The stamps do what the locks would do, and no
+minitransaction meets a lock, no dead participant is waited for, and every moment between two
+backups is as good as the moment of the backup itself.
 """
 
 from collections import defaultdict

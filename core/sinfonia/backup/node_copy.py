@@ -10,11 +10,11 @@ them.  An increment pulls only the log.  Then
    at the time once, since an idle clock stands still);
 3. each primary is told of it, and asked to log a later Stamp.  When that has come, the log up to
    the moment is whole, *for good*: a primary goes on with stamps later than all in its log, so
-   that nothing can come any more that belongs before the moment, whoever fails over meanwhile.
+   that nothing can come any more that belongs before the moment, even if it fails over.
 
 Only *committed* records are kept, which no fail-over takes back; so a copy that is caught up goes
-on with whoever is primary.  Before that, another primary means to begin anew: pages may show what
-was taken back.
+on with whichever member is primary.  Before that, another primary means to begin anew: pages may
+show what was taken back.
 """
 
 from collections.abc import Callable, Sequence
@@ -88,7 +88,7 @@ class NodeCopy:
         ``moment``; None for a full copy."""
         self.node = node
         self.clock = moment
-        self.misdirected = False  # somebody else is primary; the driver finds out who
+        self.misdirected = False  # another member is primary; the driver finds it
         self.pages = 0
         self.pages_expected = 0
         self.log_bytes = 0
@@ -165,7 +165,7 @@ class NodeCopy:
         return [Requests(PROTOCOL_VERSION, 0, 0, 0, [each], clock=clock) for each in asked]
 
     def ask_anew(self) -> None:
-        """Whoever was asked will not answer: somebody else is primary."""
+        """The member that was asked will not answer: another one is primary."""
         self.misdirected = False
         self._page_question.answered()
         self._log_question.answered()

@@ -3,7 +3,7 @@
 The image is replayed up to the moment, what was in doubt is decided as the cut says, and all of it
 is written as a checkpoint; the log begins after it.  An ordinary start does the rest.
 
-Restored memory nodes are new: they have new identities, so that nobody takes them for the old
+Restored memory nodes are new: they have new identities, so that no process takes them for the old
 members.  They remember what they answered to clients up to the moment.  A client that outlived the
 disaster and sends an old tid again is told what the restored memory shows of it: it is not executed
 twice, and what was lost is not taken for done.  Their lives go on LIVES_SKIPPED after the last one

@@ -39,7 +39,7 @@ COMPARISON_SECONDS = 0.75
 directory_option = click.option(
     "--directory",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The disk to measure: where the redo logs go.  [default: the system's temporary one]",
+    help="Directory for the redo logs, on the disk to measure.  [default: a temporary one]",
 )
 
 
@@ -48,26 +48,26 @@ directory_option = click.option(
     "--compare-modes",
     "side_by_side",
     is_flag=True,
-    help="All modes side by side, 1 to 256 in flight, on one memory node.",
+    help="Measure all modes side by side, 1 to 256 in flight, on one memory node.",
 )
 @click.option(
     "--mode",
     "modes",
     type=click.Choice(MODES),
     multiple=True,
-    help=f"[default: {' and '.join(PLAIN_MODES)}; with --compare-modes all]",
+    help=f"Modes to measure.  [default: {' and '.join(PLAIN_MODES)}; with --compare-modes all]",
 )
 @click.option(
     "--memory-nodes",
     "node_counts",
     type=click.IntRange(1, 2),
     multiple=True,
-    help="1: one phase; 2: two phases.  [default: both]",
+    help="Memory nodes of a minitransaction: 1 (one phase) or 2 (two phases).  [default: both]",
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
-    help=f"For each measurement.  [default: {PLAIN_SECONDS:g}; "
+    help=f"Duration of each measurement.  [default: {PLAIN_SECONDS:g}; "
     f"with --compare-modes {COMPARISON_SECONDS:g}]",
 )
 @click.option(
@@ -75,7 +75,7 @@ directory_option = click.option(
     type=click.Choice(["asyncio", "trio"]),
     default="asyncio",
     show_default=True,
-    help="What the concurrent clients run on.",
+    help="Event loop of the concurrent clients.",
 )
 @directory_option
 @json_option

@@ -1,4 +1,4 @@
-"""`sinfonia keygen`: who may connect to a cluster is decided here, by making keys."""
+"""`sinfonia keygen`: the keys that it makes decide which peers may connect to a cluster."""
 
 from pathlib import Path
 
@@ -11,14 +11,16 @@ from sinfonia.transport.permissions import Role
 
 @click.command(short_help="Make the keys of a cluster, or one more key.")
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--cluster", metavar="NAME", help="Whose keys.  [default: DIRECTORY's name]")
+@click.option("--cluster", metavar="NAME", help="Name of the cluster.  [default: DIRECTORY's name]")
 @click.option("--client", metavar="NAME", help="Add one more client to the keys in DIRECTORY.")
 @click.option(
     "--role",
     type=click.Choice([role.value for role in Role]),
-    help="With --client: what it may ask for.  [default: client]",
+    help="With --client: what the client may ask for.  [default: client]",
 )
-@click.option("--force", is_flag=True, help="Replace a key that exists; who had it is shut out.")
+@click.option(
+    "--force", is_flag=True, help="Replace a key that exists; its holder can no longer connect."
+)
 def keygen(
     directory: Path,
     *,
@@ -31,7 +33,7 @@ def keygen(
 
     \b
     client    minitransactions, watches and status
-    operator  that, and changing who holds what, and backups
+    operator  that, and changing primaries and replicas, and backups
     node      everything: for members and managers
 
     \b

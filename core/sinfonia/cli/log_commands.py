@@ -42,7 +42,7 @@ SHOWN_BYTES = 16
 @click.option(
     "--log-directory",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Where the redo log is, if not in DATA_DIRECTORY.",
+    help="Directory of the redo log.  [default: DATA_DIRECTORY]",
 )
 @click.option("--summary", is_flag=True, help="Print totals only.")
 @json_option

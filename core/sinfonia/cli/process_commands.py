@@ -32,46 +32,66 @@ from sinfonia.transport.keys import Security, load_security
 
 LOG_FORMAT = "time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s"
 
-# Good for binding, but no place that anyone can connect to.
+# Good for binding, but no address that a peer can connect to.
 WILDCARDS = {"0.0.0.0", "*", "[::]", "::"}  # noqa: S104 - refused, not bound
 
 config_option = click.option(
-    "--config", type=click.Path(path_type=Path), help="A cluster.toml, instead of all else."
+    "--config", type=click.Path(path_type=Path), help="Take everything from this cluster.toml."
 )
 metrics_option = click.option(
-    "--metrics", metavar="[HOST:]PORT", help="Answer Prometheus there; on loopback if no host."
+    "--metrics",
+    metavar="[HOST:]PORT",
+    help="Answer Prometheus at this address.  [default host: loopback]",
 )
-listen_option = click.option("--listen", metavar="ENDPOINT", help="Bind this: tcp://HOST:PORT.")
+advertise_option = click.option(
+    "--advertise",
+    metavar="ENDPOINT",
+    help="Address at which peers reach this process.  [default: that of --listen]",
+)
+listen_option = click.option(
+    "--listen", metavar="ENDPOINT", help="Address to listen at: tcp://HOST:PORT."
+)
 
 
+data_directory_option = click.option(
+    "--data-directory",
+    type=click.Path(path_type=Path),
+    metavar="DIRECTORY",
+    help="Directory for this process's data; never share or reuse it.",
+)
 keys_option = click.option(
     "--keys",
     type=click.Path(path_type=Path),
     metavar="DIRECTORY",
-    help="The cluster's keys, made by `sinfonia keygen`: who may connect, and all is encrypted.",
+    help="Key directory of the cluster, made by `sinfonia keygen`: connections are encrypted, and "
+    "only keys on its allow-list may connect.",
 )
 plain_option = click.option(
-    "--plain", is_flag=True, help="Without keys even off loopback: all who reach it may do all."
+    "--plain",
+    is_flag=True,
+    help="Listen without keys even off loopback: any peer that can connect may do anything.",
 )
 
 
 @click.command(short_help="Run one member of a memory node.")
 @config_option
-@click.option("--node", type=click.IntRange(0), required=True, help="Its id in the cluster.")
+@click.option("--node", type=click.IntRange(0), required=True, help="Id of the memory node.")
 @click.option(
     "--replica",
     type=click.IntRange(0),
     default=0,
-    help="With --config: its first, second, ... replica; 0 is the memory node's own entry.",
+    help="With --config: which member of the memory node: 0 its own entry, 1 its first replica.",
 )
 @listen_option
-@click.option("--advertise", metavar="ENDPOINT", help="Where others reach it, if not there.")
-@click.option("--manager", "managers", multiple=True, metavar="ENDPOINT", help="Each manager.")
-@click.option("--data-directory", type=click.Path(path_type=Path), help="Its own, for ever.")
+@advertise_option
+@click.option(
+    "--manager", "managers", multiple=True, metavar="ENDPOINT", help="Address of each manager."
+)
+@data_directory_option
 @click.option(
     "--log-directory",
     type=click.Path(path_type=Path),
-    help="Where its redo log is, if not in the data directory: a disk of its own, or NVRAM.",
+    help="Directory for the redo log, on its own disk or NVRAM.  [default: the data directory]",
 )
 @click.option(
     "--capacity",
@@ -79,15 +99,21 @@ plain_option = click.option(
     metavar="SIZE",
     default="1GiB",
     show_default=True,
-    help="Address space.",
+    help="Size of the address space.",
 )
-@click.option("--mode", type=click.Choice(MODES), default="LOG", show_default=True)
+@click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    default="LOG",
+    show_default=True,
+    help="What keeps the data; see above.",
+)
 @click.option(
     "--replicas",
     type=click.IntRange(0, REPLICAS_MAX),
     default=0,
     show_default=True,
-    help="How many the memory node shall have; counts when it is first heard of.",
+    help="Replicas that the memory node shall have; used when it registers for the first time.",
 )
 @click.option(
     "--lease",
@@ -95,7 +121,8 @@ plain_option = click.option(
     default=Times().lease,
     show_default=True,
     metavar="SECONDS",
-    help="The same for all members, and less than the managers' fail_after.",
+    help="How long a replica promises not to take over: the same for all members, and less than "
+    "the managers' fail_after.",
 )
 @click.option(
     "--ack-within",
@@ -103,7 +130,7 @@ plain_option = click.option(
     default=Times().ack_within,
     show_default=True,
     metavar="SECONDS",
-    help="A replica that takes longer, for some seconds, is done without until it is faster.",
+    help="The primary drops a replica whose acknowledgements take longer for some seconds.",
 )
 @click.option(
     "--scrub-rate",
@@ -111,7 +138,7 @@ plain_option = click.option(
     metavar="SIZE",
     default=format_size(SCRUB_RATE),
     show_default=True,
-    help="Check so much of image and log for rot each second; 0: none.",
+    help="Bytes of image and log that are checked for damage each second; 0: none.",
 )
 @metrics_option
 @keys_option
@@ -188,19 +215,26 @@ def memnode(
 
 @click.command(short_help="Run a manager.")
 @config_option
-@click.option("--number", type=click.IntRange(0), default=0, help="With --config: which one.")
+@click.option(
+    "--number", type=click.IntRange(0), default=0, help="With --config: which [[manager]] entry."
+)
 @listen_option
-@click.option("--advertise", metavar="ENDPOINT", help="Where others reach it, if not there.")
-@click.option("--data-directory", type=click.Path(path_type=Path), help="Its own, for ever.")
-@click.option("--etcd", multiple=True, metavar="URL", help="Instead: each etcd, http://HOST:PORT.")
+@advertise_option
+@data_directory_option
+@click.option(
+    "--etcd",
+    multiple=True,
+    metavar="URL",
+    help="Address of each etcd, in place of a data directory.",
+)
 @click.option(
     "--manager",
     "managers",
     multiple=True,
     metavar="ENDPOINT",
-    help="With --etcd: each manager of the cluster, this one too.",
+    help="With --etcd: address of each manager of the cluster, with this one.",
 )
-@click.option("--cluster", metavar="NAME", help="The cluster's name; the same for ever.")
+@click.option("--cluster", metavar="NAME", help="Name of the cluster; it cannot be changed later.")
 @metrics_option
 @keys_option
 @plain_option
@@ -407,7 +441,7 @@ def _is_wildcard(endpoint: str) -> bool:
 def _refuse_wildcard(what: str, endpoint: str) -> None:
     if _is_wildcard(endpoint):
         raise ConfigError(
-            f"nobody can reach {what} at {endpoint}; --advertise must say where it is"
+            f"no peer can reach {what} at {endpoint}; --advertise must say where it is"
         )
 
 

@@ -33,7 +33,7 @@ path_type = click.Path(path_type=Path)
 log_directory_option = click.option(
     "--log-directory",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Where the redo log is, if not in DATA_DIRECTORY.",
+    help="Directory of the redo log.  [default: DATA_DIRECTORY]",
 )
 
 
@@ -62,7 +62,8 @@ def rebuild_options(command: CommandT) -> CommandT:
         click.option(
             "--force",
             is_flag=True,
-            help="Although a member is missing: acknowledged writes that only it holds are lost.",
+            help="Rebuild although a member is missing: acknowledged writes that only it holds are "
+            "lost.",
         ),
     ):
         command = option(command)
@@ -118,9 +119,11 @@ def report_member(data_directory: Path, *, log_directory: Path | None) -> None:
 
 @rebuild_manager.command("restore", short_help="Rebuild a store from reports.")
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=path_type)
-@click.option("--store", type=path_type, help="The manager's data directory.")
-@click.option("--etcd", multiple=True, metavar="URL", help="Instead: where several managers agree.")
-@click.option("--cluster", metavar="NAME", help="With --etcd: the cluster's name.")
+@click.option("--store", type=path_type, help="Data directory of the manager.")
+@click.option(
+    "--etcd", multiple=True, metavar="URL", help="Address of each etcd, in place of --store."
+)
+@click.option("--cluster", metavar="NAME", help="With --etcd: name of the cluster.")
 @rebuild_options
 def restore_store(
     sources: Sequence[Path],
@@ -218,7 +221,7 @@ class _Rebuild:
         if not why_not and not wishes.dry_run:
             if plan.objections and not wishes.yes:
                 click.confirm(
-                    "What is said above (!) may be lost for good. Go on?", abort=True, err=True
+                    "What the lines above with ! name may be lost. Go on?", abort=True, err=True
                 )
             store.put(plan.directory)
         stored = not why_not and not wishes.dry_run

@@ -28,14 +28,17 @@ def ring() -> None:
 @cluster_argument
 @click.argument("place", metavar="NODE:OFFSET", type=parse_place)
 @click.option(
-    "--slots", type=click.IntRange(1, SLOTS_MAX), required=True, help="How many records it holds."
+    "--slots",
+    type=click.IntRange(1, SLOTS_MAX),
+    required=True,
+    help="Number of records that the ring holds.",
 )
 @click.option(
     "--slot-bytes",
     type=parse_size_option,
     metavar="SIZE",
     required=True,
-    help=f"Of each record, with {SLOT_HEADER_BYTES} bytes that the ring needs.",
+    help=f"Size of each record, with {SLOT_HEADER_BYTES} bytes that the ring needs.",
 )
 @timeout_option
 @json_option

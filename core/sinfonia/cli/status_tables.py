@@ -49,7 +49,7 @@ def process_table(status: ClusterStatus) -> Table:
 
 
 def memory_node_table(status: ClusterStatus) -> Table:
-    """A row for each memory node, whoever its members are."""
+    """A row for each memory node."""
     table = _table(MEMORY_NODE_COLUMNS)
     names = {process.endpoint: process.name for process in status.processes}
     for node in status.memory_nodes:

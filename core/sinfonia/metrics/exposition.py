@@ -2,11 +2,11 @@
 
 A few threads answer HTTP beside the loop and read only what it has published (status_snapshot.py).
 Each connection is for one request, is closed after REQUEST_SECONDS_MAX whatever it does, and gives
-way to a newer one if there are too many: whoever reads slowly, or not at all, costs a thread for
-some seconds.  A page is written once a second at most, so that a flood of scrapes costs little more
-than its connections.
+way to a newer one if there are too many: a scraper that reads slowly, or not at all, costs a thread
+for some seconds.  A page is written once a second at most, so that a flood of scrapes costs little
+more than its connections.
 
-``/metrics`` is for Prometheus, ``/healthz`` for whoever asks whether the process does its work.
+``/metrics`` is for Prometheus, ``/healthz`` for programs that ask whether the process works.
 """
 
 import logging
@@ -101,7 +101,7 @@ class MetricsServer:
         return int(self._server.server_address[1])
 
     def close(self) -> None:
-        """Answer nobody any more."""
+        """Answer no more requests."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -167,7 +167,7 @@ class _HttpServer(ThreadingMixIn, TCPServer):
         _end(late)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as socketserver has it
-        """A scraper that hangs up is its own affair."""
+        """A scraper may hang up: no error."""
         del request
         log.debug("scrape failed client=%s error=%s", client_address, sys.exc_info()[1])
 

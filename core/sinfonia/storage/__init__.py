@@ -3,7 +3,7 @@
 ::
 
     data_directory   whose directory it is, which life this is, and one process at a time
-    journal          numbered records and who wrote them; the log that is kept in memory
+    journal          numbered records and the lives that wrote them; the log that is kept in memory
     redo_log         every step, synced before it is acknowledged
     log_segments     its files     log_blocks  its bytes     block_index  its table of contents
     batches          encoded records, cut and joined

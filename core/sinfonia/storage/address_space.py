@@ -4,9 +4,9 @@ A memory node may have a terabyte of addresses on a machine with a hundredth of 
 are an anonymous private mapping for which the kernel reserves nothing; it gives a page of zeros
 when one is first written.  Huge pages are refused, since one byte written would cost two megabytes.
 
-The mapping is plain ``memory`` to whoever executes minitransactions: slicing it is the fastest read
-that Python has.  Writes go through ``write``, which notes what the next checkpoint has to save, and
-with that what a copy of this memory has to hold.
+Execution reads the mapping as plain ``memory``: slicing it is the fastest read that Python has.
+Writes go through ``write``, which notes what the next checkpoint has to save, and with that what a
+copy of this memory has to hold.
 """
 
 import mmap
@@ -31,8 +31,8 @@ _MAP_NORESERVE = 0x4000
 class AddressSpace:
     """``capacity`` bytes of memory, all zeros at first.
 
-    ``memory`` may be longer than ``capacity``, to the end of the last page; whoever takes addresses
-    from outside checks them against ``capacity``.
+    ``memory`` may be longer than ``capacity``, to the end of the last page; code that
+    takes addresses from outside checks them against ``capacity``.
     """
 
     __slots__ = ("_dirty", "_written", "capacity", "memory", "view")

@@ -1,4 +1,4 @@
-"""A data directory belongs to one memory node for ever, and to one process at a time.
+"""A data directory belongs to one memory node from its making on, and to one process at a time.
 
 A memory node that lost its data must not come back as itself: others remember votes that it has
 forgotten.  So the directory carries an identity, made up once, and counts its starts: the

@@ -144,7 +144,7 @@ class NonVolatileFile(OsFile):
 
 
 class TimedFile(OsFile):
-    """A file whose syncs somebody waits for: how long they take is told."""
+    """A file whose syncs replies wait for: how long they take is measured."""
 
     def __init__(self, descriptor: int, durations: Durations) -> None:
         super().__init__(descriptor)

@@ -5,7 +5,7 @@ stretch that one primary wrote, so the same number in the same life is the same 
 What is *dirty* may be lost in a crash; what is *stable* may not, as far as the journal promises.
 
 A record passes through these hands: ``append`` collects it; ``gather`` encodes all that was
-collected, once, for those who must have a copy; ``sync`` makes stable what was gathered.
+collected, once, for all that must have a copy; ``sync`` makes stable what was gathered.
 """
 
 from abc import ABC, abstractmethod
@@ -23,8 +23,9 @@ from sinfonia.storage.batches import cut_batch, take_batches
 # a few seconds of writing as fast as a disk can, and hours of most days.
 KEEP_BYTES = 256 * 1024 * 1024
 
-# For who copies at the moment, more is kept: so many times as much, so that a copier that never
-# ends fills neither disk nor memory.  Writers wait for who copies (pacing.py): it is seldom needed.
+# For replicas and backups that copy at the moment, more is kept: so many times as much, so that a
+# copier that never ends fills neither disk nor memory.  Writers wait for them (pacing.py), so that
+# this limit is seldom met.
 KEEP_FOR_COPIES_FACTOR = 4
 
 # What a batch costs a memory log beside its body: the objects that it consists of.
@@ -58,7 +59,7 @@ class Journal(Protocol):
     def dirty(self) -> bool:
         """Whether anything appended is not stable yet."""
 
-    # Somebody copies, and needs the log after this record: it is kept, within bounds.
+    # A replica or a backup copies, and needs the log after this record: it is kept, within bounds.
     needed_after: Seq | None
 
     def begin_life(self, incarnation: int) -> None:
@@ -71,7 +72,7 @@ class Journal(Protocol):
         """Append what another member gathered, which must follow ``last``.
 
         Lives that begin in ``batch`` are taken from ``lives``, the rest of which is ignored.  The
-        records are not looked at: who has them from a network decodes them first.
+        records are not looked at: those from a network must be decoded first.
         """
 
     def sync(self) -> None:
@@ -99,7 +100,7 @@ class Journal(Protocol):
 class NumberedLog(ABC):
     """The part of a journal that numbers: what is appended, in which lives.
 
-    Whoever keeps the records is given them by ``_take``, in batches of one life each.
+    The subclass keeps the records: ``_take`` gives it batches of one life each.
     """
 
     def __init__(self, last: Seq, history: Sequence[Life]) -> None:
@@ -177,8 +178,8 @@ class NumberedLog(ABC):
     def _forget_lives_before(self, first: Seq) -> None:
         """Records before ``first`` are gone.
 
-        The life of the one before it is still needed: whoever has that one as its last can be sent
-        what follows.
+        The life of the one before it is still needed: a member that has that one as its last can be
+        sent what follows.
         """
         needed = sum(life.first < first for life in self.history)
         self.history = self.history[max(needed - 1, 0) :]

@@ -1,9 +1,9 @@
 """The newest configuration that a member has seen, which it outlives its manager's store with.
 
-The manager's store says who holds a memory node.  If it is lost or put back from an older copy, a
-replica that was dropped long ago could be taken for the memory node.  So each member keeps the
-newest entry of its memory node beside its data: it follows none that is older, a manager that knows
-less decides nothing, and the store can be rebuilt from what the members kept.
+The manager's store says which members hold a memory node.  If it is lost or put back from an older
+copy, a replica that was dropped long ago could be taken for the memory node.  So each member keeps
+the newest entry of its memory node beside its data: it follows none that is older, a manager that
+knows less decides nothing, and the store can be rebuilt from what the members kept.
 
 The payload of the sealed file ``configuration`` (magic ``SNCF``) is a MessagePack array: cluster,
 version of the directory, epoch, entry of the memory node.

@@ -68,7 +68,7 @@ class Block(NamedTuple):
 
 
 class Heading(NamedTuple):
-    """What is in a block, by its header; nobody has looked at its checksum."""
+    """What is in a block, by its header; its checksum was not verified."""
 
     first: Seq
     last: Seq

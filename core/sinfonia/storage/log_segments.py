@@ -170,7 +170,7 @@ def records_in(block: Block) -> list[Record]:
 
 
 def read_log(files: Files, *, log_id: int) -> Iterator[LoggedRecord]:
-    """All records of a log that nobody has open, up to a torn tail or to damage (CorruptLog).
+    """All records of a log that no process has open, up to a torn tail or to damage (CorruptLog).
 
     Changes nothing.
     """

@@ -290,8 +290,9 @@ class RedoLog(NumberedLog):
         self._forget_after(seq)
 
     def truncate_before(self, processed: Lsn) -> None:
-        """Delete the segments that hold nothing since ``processed``, but keep ``keep_bytes``, and
-        what somebody needs who copies.
+        """Delete the segments that hold nothing since ``processed``.
+
+        ``keep_bytes`` are kept, and what a replica or a backup that copies needs.
 
         The checkpoint that says ``processed`` must be stable.  Raises SyncFailed.
         """
@@ -321,7 +322,7 @@ class RedoLog(NumberedLog):
         self._forget_lives_before(self.first)
 
     def _needed_from(self) -> Lsn:
-        """Where that begins which is kept for who copies."""
+        """Where the log begins that is kept for a replica or a backup that copies."""
         needed = self.needed_after
         if needed is None:
             return self.stable_lsn
@@ -376,7 +377,7 @@ class RedoLog(NumberedLog):
             following = next((each for each in self._starts if each > lsn), self.stable_lsn)
             if not result.whole:
                 yield Checked(0, damaged=lsn)
-            # Behind a damaged block nobody can say where the next one begins.
+            # Behind a damaged block it is unknown where the next one begins.
             lsn = result.end if result.whole and result.end <= following else following
 
     def close(self) -> None:
@@ -466,7 +467,7 @@ class RedoLog(NumberedLog):
             self._files, log_id=self._log_id, starts=self._starts, lsn=lsn
         ):
             if expected is not None and heading.first != expected:
-                break  # nobody has looked at its checksum: this one has rotted, or that before it
+                break  # its checksum was not verified: this one has rotted, or that before it
             if expected is not None:
                 self._index.note(heading.first, lsn)
             if heading.last >= seq:
@@ -520,7 +521,7 @@ class RedoLog(NumberedLog):
 def find_end(
     files: Files, *, identity: str, processed: Lsn, seq: Seq, history: Sequence[Life]
 ) -> tuple[Seq, list[Life]]:
-    """The last record of a log that nobody has open, and the lives that wrote it.
+    """The last record of a log that no process has open, and the lives that wrote it.
 
     Changes nothing.  Raises as ``RedoLog.open`` does.
     """
@@ -584,7 +585,7 @@ class _Found:
             )
         for start in reversed([start for start in self.starts if start < lsn]):
             heading = first_heading(files, start, log_id)
-            # Nobody has looked at its checksum: what does not fit has rotted.
+            # Its checksum was not verified: what does not fit has rotted.
             fits = heading is not None and heading.first <= heading.last < (
                 self.index.first or seq + 1
             )

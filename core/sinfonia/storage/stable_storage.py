@@ -161,7 +161,7 @@ def _open(files: Files, *, first: Checkpoint, segment_bytes: int, keep_bytes: in
 def _wipe(files: Files) -> None:
     """Remove everything but whose directory it is, the configuration it knows, and the marker.
 
-    While that is there, nobody minds what a crash brings back.
+    While the marker is there, what a crash brings back is ignored.
     """
     for name in files.names():
         if name not in (IDENTITY_FILE, LOCK_FILE, INCOMPLETE_FILE, CONFIGURATION_FILE):

@@ -1,15 +1,15 @@
-"""Space is never lost: what is allocated is linked, or there is an intent that says whose it is.
+"""Space is never lost: what is allocated is linked, or an intent names its owner.
 
 Blocks are allocated from *arenas*.  A client reserves an arena by its lease and allocates there
-alone, so that clients do not meet at a bitmap; anybody may free.  Bits are set and cleared by
+alone, so that clients do not meet at a bitmap; any client may free.  Bits are set and cleared by
 conditions and add items on some bits of a word, so that neighbours in a word do not refuse each
 other.
 
 Where blocks can be allocated by the minitransaction that also links them, that is all there is to
 it (``Reservation.take``).  Else the minitransaction that allocates leaves an *intent* in the arena,
 and the one that links the blocks removes it (``Arena.link``).  An intent whose owner has lost the
-arena is dead: anybody may sweep it, and either the link or the sweep happens, never both, because
-both compare the intent.
+arena is dead: any client may sweep it, and either the link or the sweep happens, never both,
+because both compare the intent.
 
 What is freed must be freed by the minitransaction that unlinks it, whose compare items keep it from
 happening twice; a bit that is clear already refuses it in any case.
@@ -129,7 +129,7 @@ class Arena:
     def take(self, t: Minitransaction[Any], run: Run) -> Guard:
         """Have ``t`` allocate ``run``; the guard does not hold if some of it is not free.
 
-        Who does that must hold the lease, or be the only one: see ``Reservation.take``.
+        The client that does that must hold the lease, or be the only one: see ``Reservation.take``.
         """
         return self._flip(t, run, allocate=True)
 
@@ -146,7 +146,7 @@ class Arena:
         """Free ``run``, which is linked from nowhere and has no intent.
 
         Raises NotAllocated, and what ``Cluster.execute`` raises.  After an OutcomeUnknown the
-        blocks may be free, and somebody else's soon: use ``give_back`` if that can be.
+        blocks may be free, and another client's soon: use ``give_back`` if that can be.
         """
         t = minitransaction()
         guard = self.give_back(t, run)
@@ -168,7 +168,10 @@ class Arena:
         return (yield from execute_until_known(t)).committed
 
     def sweep(self) -> Steps[list[Intent]]:
-        """Return what dead owners left allocated and linked from nowhere; anybody may."""
+        """Return what dead owners left allocated and linked from nowhere.
+
+        Any client may.
+        """
         swept = []
         for intent in (yield from self.look()).dead():
             if (yield from self.abandon(intent)):
@@ -218,7 +221,7 @@ def open_arena(node: int, address: int) -> Steps[Arena]:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """An arena that somebody holds the lease of, and allocates in alone."""
+    """An arena whose lease a client holds, so that it allocates there alone."""
 
     arena: Arena
     held: Held
@@ -332,7 +335,7 @@ class Allocator:
 
 
 def _hold(arena: Arena, view: ArenaView, claim: Claim, duration: float) -> Steps[Held | None]:
-    """The lease of the arena; None if somebody else was faster."""
+    """The lease of the arena; None if another client was faster."""
     if view.lease.belongs_to(claim):
         return Held(arena.lease, claim, view.lease.fence, view.lease.duration)
     taken = yield from take_over([arena.lease], [view.lease], claim, duration)

@@ -1,4 +1,4 @@
-"""The layout of an arena: what is allocated, and what is allocated and not yet anybody's.
+"""The layout of an arena: what is allocated, and what is allocated and not linked yet.
 
 ::
 
@@ -8,7 +8,7 @@
     bitmap    8 bytes for 64 blocks   bit i % 64 of word i // 64: block i is allocated
 
 Little-endian throughout.  The blocks themselves lie elsewhere on the same memory node.  Bits beyond
-the last block are set, so that nobody takes them for free ones.
+the last block are set, so that no client takes them for free ones.
 """
 
 import struct

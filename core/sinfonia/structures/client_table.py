@@ -3,8 +3,8 @@
 Beside what operations change, on the same memory node, there is a slot for each *lane* of a client:
 the number of the last operation that came through it and what that answered.  A minitransaction
 with a *guard* compares the slot with the number before, and writes its own and the answer.  So of
-all copies of an operation one is committed; whoever does not know asks the slot.  That costs no
-round trip.
+all copies of an operation one is committed; a client that lost the answer reads the slot.  That
+costs no round trip.
 
 A lane carries one operation at a time, numbered from 1 without gaps; a client that has several
 under way claims several lanes.  Slots of clients that give no sign of life are taken back, and
@@ -46,13 +46,13 @@ SLOTS_MAX = 16 * 1024
 # The signs of life of all lanes of a client are add items of one minitransaction.
 LANES_MAX = UPDATES_MAX
 
-# Who gives signs of life so many times in an age may miss some of them.
+# A client that gives so many signs of life in an age may miss some of them.
 SIGNS_PER_AGE = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What the bytes of a slot say; nobody's if ``client`` is zeros."""
+    """What the bytes of a slot say; free if ``client`` is zeros."""
 
     generation: int
     sequence: int
@@ -202,8 +202,8 @@ class ClientTable:
     def register(self, client: bytes, *, lanes: int = 1) -> Steps[tuple[Lane, ...]]:
         """Claim slots for ``client``: CLIENT_BYTES that belong to one life of one process.
 
-        Who is registered already gets the lanes that it has.  Raises TableFull or LimitExceeded;
-        after an OutcomeUnknown, register again.
+        A client that is registered already gets the lanes that it has.  Raises TableFull or
+        LimitExceeded; after an OutcomeUnknown, register again.
         """
         if len(client) != CLIENT_BYTES or not any(client) or not 0 < lanes <= LANES_MAX:
             raise LimitExceeded(
@@ -249,9 +249,10 @@ class ClientTable:
             raise self._forgotten(lanes[result.failed_compares[0].index])
 
     def keep(self, lanes: Sequence[Lane], age: float) -> Steps[Never]:
-        """Give signs of life for ever, to be run beside the work.  Raises Forgotten (unknown).
+        """Give signs of life until it fails, to be run beside the work.  Raises Forgotten
+        (unknown).
 
-        ``age`` (seconds) is that of those who sweep.
+        ``age`` (seconds) is that of the clients that sweep.
         """
         while True:
             yield from pause(age / SIGNS_PER_AGE)
@@ -299,8 +300,8 @@ class ClientTable:
         t = minitransaction()
         place = self._place(lane.slot)
         t.compare(self.node, place, seen or _GENERATION.pack(lane.generation))
-        nobodys = Slot(lane.generation + 1, 0, bytes(ANSWER_BYTES), bytes(CLIENT_BYTES), 0)
-        t.write(self.node, place, nobodys.encode())
+        free = Slot(lane.generation + 1, 0, bytes(ANSWER_BYTES), bytes(CLIENT_BYTES), 0)
+        t.write(self.node, place, free.encode())
         return (yield from execute_until_known(t)).committed
 
     def _forgotten(self, lane: Lane) -> Forgotten:

@@ -27,7 +27,7 @@ class NotFormatted(StructureError):
 
 
 class LeaseLost(StructureError):
-    """The lease has passed on to somebody else, or was released."""
+    """The lease has passed on to another holder, or was released."""
 
 
 class WrongPosition(StructureError):

@@ -1,7 +1,7 @@
 """What a structure adds to a minitransaction of the caller's can be found again in its result.
 
 A structure does not own the minitransaction that it guards: it adds its compare items among others.
-A ``Guard`` remembers which were its own, so that a failure can be told from everybody else's.
+A ``Guard`` remembers which were its own, so that a failure can be told from that of other items.
 
 A result need not name every item that failed: where one memory node has refused, the others are not
 waited for.  So a failure of the guard is certain, and its absence only if all items are at one

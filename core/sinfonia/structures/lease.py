@@ -1,13 +1,13 @@
-"""A lease says who may act, and the storage, not the clock, refuses who may no longer.
+"""A lease says which client may act, and the storage, not the clock, refuses a former holder.
 
 Each change of hands moves the *fence* on.  What is done under a lease compares the fence in the
-same minitransaction, so that whoever was stopped in the middle of its work, and goes on when the
-lease has passed to somebody else, changes nothing any more.  That needs no clock at all.
+same minitransaction, so that a holder that was stopped in the middle of its work, and goes on when
+the lease has passed to another, changes nothing any more.  That needs no clock at all.
 
-Clocks serve only to take a lease from somebody who is gone, and a contender needs its own only, and
-of it only that pauses are not shorter than asked: it has seen the lease held by the same holder,
-with the same number of renewals, for longer than the lease's duration.  A lease that nobody else
-wants goes on, renewed or not.
+Clocks serve only to take a lease from a holder that is gone.  A contender needs its own clock only,
+and of it only that pauses are not shorter than asked: it has seen the lease held by the same
+holder, with the same number of renewals, for longer than the lease's duration.  A lease that no
+other client wants goes on, renewed or not.
 
 The layout is in lease_layout.py.
 """
@@ -47,7 +47,7 @@ VAIN_HINTS_MAX = 2
 # A contender announces itself with one add item for each lease.
 LEASES_TOGETHER_MAX = UPDATES_MAX
 
-# Who renews so many times in a duration may miss one renewal.
+# A holder that renews so many times in a duration may miss one renewal.
 RENEWALS_PER_DURATION = 3
 
 
@@ -59,17 +59,17 @@ class Lease:
     address: int
 
     def look(self) -> Steps[LeaseState]:
-        """Who holds it."""
+        """Its state: the holder, the fence, the duration."""
         [state] = yield from look_at([self], announced=[])
         return state
 
     def acquire(self, claim: Claim, duration: float) -> Steps["Held"]:
         """Wait until it is free, or its holder has been silent for too long, and take it.
 
-        ``duration`` (seconds) is how long silence is too long then.  Who has the lease already by
-        the same claim gets it again.  Raises LimitExceeded; TimedOut (definite) at the deadline of
-        the whole operation; OutcomeUnknown: acquire again with the same claim to know, or leave it:
-        what nobody renews ends.
+        ``duration`` (seconds) is how long silence is too long then.  A client that has the lease
+        already by the same claim gets it again.  Raises LimitExceeded; TimedOut (definite) at the
+        deadline of the whole operation; OutcomeUnknown: acquire again with the same claim to know,
+        or leave it: what is not renewed ends.
         """
         [held] = yield from acquire_all([self], claim, duration)
         return held
@@ -91,7 +91,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A lease as somebody holds it: true until the storage says otherwise.
+    """A lease as its holder knows it: true until the storage says otherwise.
 
     A program whose effects are not in the storage may believe in it for ``duration`` seconds on its
     own clock, counted from just before it called ``acquire`` or ``renew``.
@@ -120,9 +120,9 @@ class Held:
             )
 
     def keep(self) -> Steps[Never]:
-        """Renew it for ever, to be run beside the work.  Raises LeaseLost.
+        """Renew it until it is lost, to be run beside the work.  Raises LeaseLost.
 
-        A memory node that is away is waited for: as long as it is, nobody else gets the lease.
+        A memory node that is away is waited for: as long as it is, no other client gets the lease.
         """
         while True:
             yield from pause(self.duration / RENEWALS_PER_DURATION)
@@ -180,7 +180,7 @@ class _Contest:
         self._vain_hints = 0
 
     def announced(self) -> list[Lease]:
-        """Leases whose holders are to hear that somebody waits."""
+        """Leases whose holders are to hear that a contender waits."""
         return [lease for lease, each in self._patience.items() if each.announce()]
 
     def blocked(self, states: Sequence[LeaseState]) -> tuple[Lease, float] | None:
@@ -193,7 +193,7 @@ class _Contest:
         return (lease, seconds) if seconds > 0 else None
 
     def yields_to_others(self, states: Sequence[LeaseState]) -> bool:
-        """Whether to let others look first, once: those who wait, if this one had it last."""
+        """Whether to let others look first, once: those that wait, if this one had it last."""
         polite, self._polite = self._polite, False
         return polite and any(
             state.is_free and state.waiting > 0 and state.holder == self._claim.holder

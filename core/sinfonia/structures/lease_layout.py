@@ -1,12 +1,12 @@
-"""The layout of a lease, and what its bytes mean to who holds it and to who wants it.
+"""The layout of a lease, and what its bytes mean to its holder and to its contenders.
 
 ::
 
     0   fence u64          how often the lease changed hands
     8   renewals u64       signs of life of its holders
-    16  holder 16 bytes    who has it, or had it last
+    16  holder 16 bytes    its holder, or its last one
     32  attempt u64        number of the holder's claim
-    40  duration_ms u32    how long its silence must be to lose it; 0: nobody has it
+    40  duration_ms u32    how long the holder must be silent to lose it; 0: free
     44  waiting u32        contenders that found it held since it changed hands
     48  16 bytes           reserved, zeros
 
@@ -42,7 +42,7 @@ DURATION_S_MAX = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Who wants a lease; ``attempt`` numbers what it does with it, and is used for one holding.
+    """``holder`` wants a lease; ``attempt`` numbers what it does, and is used for one holding.
 
     To acquire once more under the same claim is to ask whether the first time succeeded.
     """
@@ -58,13 +58,13 @@ class Claim:
 
     @classmethod
     def fresh(cls, holder: bytes) -> Self:
-        """A claim of ``holder`` that nobody ever made."""
+        """A claim of ``holder`` that was never made before."""
         return cls(holder, secrets.randbits(64))
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseState:
-    """What the bytes of a lease say; ``duration`` (seconds) is 0 if nobody holds it.
+    """What the bytes of a lease say; ``duration`` (seconds) is 0 if the lease is free.
 
     ``holder`` is the last one then.  ``waiting`` counts contenders that found it held.
     """
@@ -82,7 +82,7 @@ class LeaseState:
         return self.duration == 0
 
     def belongs_to(self, claim: Claim) -> bool:
-        """Whether ``claim`` was successful, and nobody has taken over."""
+        """Whether ``claim`` was successful, and no other has taken over."""
         return not self.is_free and (self.holder, self.attempt) == (claim.holder, claim.attempt)
 
     @property
@@ -120,7 +120,7 @@ class Patience:
         self._announced_to = -1
 
     def announce(self) -> bool:
-        """Whether the holder is to hear, and has not heard, that somebody waits."""
+        """Whether the holder is to hear, and has not heard, that a contender waits."""
         if self._blocked_by == self._announced_to:
             return False
         self._announced_to = self._blocked_by

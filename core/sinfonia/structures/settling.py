@@ -1,4 +1,4 @@
-"""When nobody knows whether a step happened, it is taken again, if twice is as good as once.
+"""A step with an unknown outcome is taken again, if twice is as good as once.
 
 That is so if the minitransaction changes something that it compares: of all its copies, those still
 on their way included, one can be committed.  A copy that fails its compare then leaves the question

@@ -44,7 +44,7 @@ WATCHED_BYTES_MIN = 64 * 1024
 # Bytes of watched replies that may wait for one peer to read them: some of the largest.
 UNREAD_BYTES_MAX = 64 * 1024 * 1024
 
-# Routes with keys that are remembered, so that nothing more is said to one whose key was revoked.
+# Routes with keys that are remembered, so that a peer whose key was revoked gets no more replies.
 ROUTES_MAX = 64 * 1024
 
 # How often it is asked whether descriptors are scarce, in seconds.
@@ -129,7 +129,7 @@ class Admission:
                 yield route, batch
 
     def send(self, route: bytes, replies: Replies) -> bool:
-        """Answer whoever is at ``route``; False if nobody is, which counts as ``undelivered``."""
+        """Answer the peer at ``route``; False if there is none, which counts as ``undelivered``."""
         if route in self._silenced or not self._send(route, encode_replies(replies)):
             self.undelivered += 1
             return False
@@ -146,8 +146,10 @@ class Admission:
             self._authenticator.close()
 
     def _mind_resources(self, now: float) -> None:
-        """Hang up on everybody if files could soon not be opened, or what is held of messages that
-        are not whole takes too much memory; and then listen again."""
+        """Close all connections if file descriptors or memory run short; then listen again.
+
+        Memory runs short when too much is held of messages that are not whole.
+        """
         self._count_at = now + COUNT_EVERY
         try:
             if not self._listening:
@@ -155,12 +157,13 @@ class Admission:
                 self._listening = True
             elif are_scarce():
                 self._hang_up(
-                    "they took most file descriptors; look who connects, or allow the process more"
+                    "they took most file descriptors; look which peers connect, or allow the "
+                    "process more"
                 )
             elif self._held.is_too_much(now):
                 self._hang_up(
-                    "parts of messages, or messages that wait, took too much memory; look who "
-                    "sends large messages slowly, or to more than it can take"
+                    "parts of messages, or messages that wait, took too much memory; look which "
+                    "peer sends large messages slowly, or more of them than are read"
                 )
         except zmq.ZMQError as error:
             self._log_throttle.warn(

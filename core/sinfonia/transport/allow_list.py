@@ -1,12 +1,13 @@
-"""Whose key is on the allow-list may connect; when it is taken off, that holds at once.
+"""A peer may connect while its key is on the allow-list; when the key is taken off, no longer.
 
 A directory has a file ``NAME.pub`` for each key::
 
     role = "client"        # or "operator", or "node"; see permissions.py
     public = "..."
 
-It is looked at about once a second, and sooner when somebody knocks who is not on it.  A file that
-makes no sense lets nobody in, and keeps nobody else out; a directory that is gone lets nobody in.
+The directory is read about once a second, and sooner when a peer connects whose key is not on the
+list.  A file that makes no sense allows no key and leaves the other files as they are.  A directory
+that is gone allows no key at all.
 """
 
 import logging
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 # A revoked key is noticed so soon, in seconds.
 LOOK_EVERY = 1.0
 
-# An unknown key may be a new one; but those who knock must not keep the process looking.
+# An unknown key may be a new one; but peers with unknown keys must not keep the process reading.
 LOOK_AGAIN_AFTER = 0.1
 
 # More files than this are not read: looking at them must not stop the loop for long.
@@ -40,14 +41,14 @@ _Signature = tuple[tuple[str, int, int, int], ...]
 
 
 class Allowed(NamedTuple):
-    """One who may connect."""
+    """A peer that may connect."""
 
     name: str
     role: Role
 
 
 class AllowList:
-    """Those who may connect, by public key."""
+    """The peers that may connect, by public key."""
 
     def __init__(self, directory: Path, now: float) -> None:
         """``now`` is monotonic, in seconds, here and below.  Raises ConfigError."""
@@ -82,7 +83,7 @@ class AllowList:
         try:
             signature = _state_of(self._directory)
         except OSError as error:
-            # No reason to cut everybody off: what was true a second ago stays so.
+            # No reason to cut all peers off: what was true a second ago stays so.
             trouble = error.strerror or str(error)
             if trouble != self._trouble:
                 self._trouble = trouble
@@ -122,7 +123,7 @@ def _entries(directory: Path) -> Iterator[tuple[str, int, int, int]]:
                         # Not to be looked at, as a link to itself; to read it will say why.
                         yield entry.name, 0, 0, 0
                         continue
-                    # Of all its times, that which nobody can set back.
+                    # The only one of its times that no program can set back.
                     yield entry.name, found.st_ctime_ns, found.st_ino, found.st_size
     except FileNotFoundError:
         return

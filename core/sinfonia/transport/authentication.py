@@ -7,7 +7,7 @@ that connection.  So a message is judged by the key that its own connection has 
 routing id its peer chose, and a key that was taken off the list is refused at the next message as
 at the next handshake.
 
-A client incarnation belongs to the key that used it first: tids name their client, and whoever
+A client incarnation belongs to the key that used it first: tids name their client, and a peer that
 could speak as another's client could abort what that one has begun.
 """
 
@@ -58,7 +58,7 @@ LOG_EVERY = 1000
 
 
 class Authenticator:
-    """Who may connect to one process, and what they may ask."""
+    """Which peers may connect to one process, and what they may ask."""
 
     def __init__(
         self, context: "zmq.Context[zmq.Socket[bytes]]", security: Security, now: float
@@ -86,7 +86,7 @@ class Authenticator:
         return self._list.changes
 
     def answer_handshakes(self, now: float) -> None:
-        """Say of those who are knocking who may come in."""
+        """Tell ZeroMQ which of the peers that are connecting may do so."""
         for _ in range(HANDSHAKES_PER_WAKE_UP):
             try:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK)
@@ -170,10 +170,10 @@ class Authenticator:
             if not self._clients_of[public]:
                 del self._clients_of[public]
 
-    def _refuse(self, why: str, who: str) -> str:
+    def _refuse(self, why: str, name: str) -> str:
         times = self.refused[why] = self.refused[why] + 1
         if times % LOG_EVERY == 1:
-            log.warning("refused client=%s reason=%r times=%d", who, why, times)
+            log.warning("refused client=%s reason=%r times=%d", name, why, times)
         return why
 
     def close(self) -> None:

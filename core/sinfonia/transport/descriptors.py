@@ -1,6 +1,6 @@
 """Connections take file descriptors, and a process that has none left cannot write its log.
 
-Anybody who reaches an endpoint can open connections, with a key or without, and ZeroMQ takes as
+Every peer that reaches an endpoint can open connections, with a key or without, and ZeroMQ takes as
 many as the process may have.  So the process asks for more descriptors than it needs, and when few
 are left it closes all connections (admission.py).  Clients with work to do reconnect within a
 fraction of a second and ask again, so nothing is lost.

@@ -16,16 +16,16 @@ import os
 from pathlib import Path
 from typing import ClassVar
 
-# What the heap may gain before everybody is hung up on.  Clients that write as much as they can may
-# have some hundreds of megabytes waiting here for a moment.
+# What the heap may gain before all connections are closed.  Clients that write as much as they can
+# may have some hundreds of megabytes waiting here for a moment.
 HELD_BYTES_MAX = 1024 * 1024 * 1024
 
 # To look at the heap may take tens of milliseconds, so that it is looked at when the process has
 # grown by this share of it; to ask how large the process is takes ten microseconds.
 STEP_SHARE = 0.25
 
-# After hanging up nobody is hung up on for so long (seconds): who comes again must get something
-# done.  And after so long what is still there was not the peers'.
+# After closing all connections, none is closed for so long (seconds): peers that reconnect must get
+# something done.  And after so long what is still there was not the peers'.
 FORBEARANCE = 10.0
 SETTLED_AFTER = 1.0
 
@@ -79,7 +79,7 @@ class HeldMemory:
         self._settled_at: float | None = None
 
     def is_too_much(self, now: float) -> bool:
-        """Whether to hang up on everybody now; the answer is yes once in FORBEARANCE at most."""
+        """Whether to close all connections now; the answer is yes once in FORBEARANCE at most."""
         if self._settled_at is not None and now >= self._settled_at:
             self._settled_at = None
             self._usual = max(self._usual, heap_bytes())

@@ -77,7 +77,7 @@ def add_client(directory: Path, name: str, *, role: Role, force: bool = False) -
     write_secret(
         secret_file, {"name": name, "public": public, "secret": secret, "cluster": cluster}
     )
-    # The list comes last: who is on it can use what it names.
+    # The list comes last: a key that is on it must be whole.
     _write(entry, {"role": role.value, "public": public})
     return secret_file
 
@@ -97,7 +97,7 @@ def write_secret(path: Path, table: dict[str, str]) -> None:
 
 
 def _write(path: Path, table: dict[str, str], *, mode: int = _PUBLIC_MODE) -> None:
-    """At once and for good: whoever looks meanwhile finds the one before, or this."""
+    """Write the file whole, and synced: a reader finds the one before, or this."""
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     text = "".join(f"{key} = {quoted(value)}\n" for key, value in table.items())
     try:

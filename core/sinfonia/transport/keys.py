@@ -1,4 +1,4 @@
-"""Who holds a secret key is who it names: so a secret is read from a file that nobody else reads.
+"""A secret key proves a name, so it is read from a file that no other user can read.
 
 A *key directory* holds what the processes of one cluster need::
 
@@ -8,7 +8,7 @@ A *key directory* holds what the processes of one cluster need::
     NAME.key        the pair with which NAME connects, and the cluster's public key
 
 All are TOML; keys are in Z85, 40 characters.  A client needs its own ``NAME.key`` and nothing else.
-A secret file that others can read, or that belongs to somebody else, is refused.
+A secret file that other users can read, or that belongs to another user, is refused.
 """
 
 import os
@@ -62,7 +62,7 @@ class Keys:
 class Security:
     """With what one process listens, and connects: ``secret`` is the cluster's.
 
-    ``clients`` is the directory of those who may connect.
+    ``clients`` is the directory of the allow-list.
     """
 
     keys: Keys
@@ -146,7 +146,7 @@ def read_key_file(path: Path, check: Callable[[Path, os.stat_result], None]) -> 
 
     What is checked is what is read, and nothing is waited for.  Raises OSError or ConfigError.
     """
-    # Not to block: it may be a pipe by mistake, and a loop that serves a cluster waits for nobody.
+    # Not to block: it may be a pipe by mistake, and a loop that serves a cluster waits for no file.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as stream:
         found = os.fstat(descriptor)
@@ -178,8 +178,8 @@ def refuse_changeable(path: Path, found: os.stat_result) -> None:
     """Raise ConfigError if others could add themselves there."""
     if found.st_uid not in (os.geteuid(), 0):
         raise ConfigError(
-            f"the allow-list {path} belongs to another user (uid {found.st_uid}), who could add "
-            f"anybody; run `chown root {path}`"
+            f"the allow-list {path} belongs to another user (uid {found.st_uid}), which could add "
+            f"any key; run `chown root {path}`"
         )
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(

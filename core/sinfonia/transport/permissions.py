@@ -1,7 +1,7 @@
 """What a role may ask for.
 
-A client works with its own minitransactions and with nobody else's: whoever settles or forgets a
-tid names one of its own client incarnation.  An operator may also change the configuration and copy
+A client works with its own minitransactions only: a tid that it settles or forgets must be one of
+its own client incarnation.  An operator may also change the configuration and copy
 memory nodes.  Members and managers may ask for everything.
 """
 

@@ -2,7 +2,7 @@
 
 Heartbeats find dead peers, queues are bounded, a ROUTER says when it cannot deliver, and a frame
 that is too large costs its sender the connection.  With keys, CURVE encrypts every connection and
-proves who is at its ends.  A reply may still be lost with its connection
+proves which keys are at its ends.  A reply may still be lost with its connection
 at any time, which is what sending a tid again is for.
 """
 
@@ -22,12 +22,12 @@ from sinfonia.transport.keys import Keys, Security
 QUEUE_MAX = 10_000
 
 # Batches of one peer that may wait unread at the listening end; the rest waits in TCP and at the
-# sender, so that who floods a process costs itself time and the process little memory.  More would
-# not be faster, and each may have some megabytes.
+# sender, so that a peer that floods a process costs itself time and the process little memory.
+# More would not be faster, and each may have some megabytes.
 UNREAD_QUEUE_MAX = 32
 
 # Batches that may wait there for one peer to read them.  A peer whose process lives reads into its
-# own queue at once, however busy it is; what one that does not is to be told again is sent again.
+# own queue at once, however busy it is; a reply to one that does not is lost, and asked for again.
 REPLY_QUEUE_MAX = 1_000
 
 # A handshake that is not done by then is given up: at the listening end, and at the other, which
@@ -227,8 +227,8 @@ def _cannot_bind(endpoint: str, error: zmq.ZMQError) -> str:
 
 def _unprotected(endpoint: str) -> str:
     return (
-        f"{endpoint} is not on loopback, and there are no keys: whoever reaches it could read and "
-        "change everything. Make keys with `sinfonia keygen DIRECTORY` and name them with --keys "
-        'DIRECTORY, or in a cluster.toml with [security] keys = "DIRECTORY"; or accept that, with '
-        "--plain, or [security] plain = true"
+        f"{endpoint} is not on loopback, and there are no keys: any peer that can connect could "
+        "read and change everything. Make keys with `sinfonia keygen DIRECTORY` and name them with "
+        '--keys DIRECTORY, or in a cluster.toml with [security] keys = "DIRECTORY"; or accept it, '
+        "with --plain, or [security] plain = true"
     )

@@ -226,7 +226,7 @@ def test_what_an_interrupted_backup_left_is_used_again(tmp_path: Path) -> None:
     assert not place.exists()
 
 
-def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_directory_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "new.partial").mkdir()
     (tmp_path / "new.partial" / "precious").touch()
     with pytest.raises(BackupError, match="is in the way"), writing_full(tmp_path / "new"):

@@ -227,7 +227,7 @@ def test_a_log_that_lacks_records_ends_a_full_backup(copied: Copied) -> None:
         copied.hears(part(3, gone=True))
 
 
-def test_who_does_not_serve_is_asked_no_more_for_now(copied: Copied) -> None:
+def test_a_member_that_does_not_serve_is_asked_no_more_for_now(copied: Copied) -> None:
     assert not copied.hears(NotServing())
     assert copied.copy.misdirected
     copied.copy.ask_anew()

@@ -79,7 +79,7 @@ class Lone:
     def ask(self, request: Request, *, clock: int = 0) -> list[Reply]:
         self.said.clear()
         batch = Requests(PROTOCOL_VERSION, CLIENT, self.lives, 0, [request], clock=clock)
-        self.node.receive(b"someone", batch, self.now)
+        self.node.receive(b"a peer", batch, self.now)
         self.node.wake_up(self.now)
         return [reply for replies in self.said for reply in replies.replies]
 
@@ -141,7 +141,7 @@ def test_what_a_crash_left_without_a_stamp_has_one_before_anything_is_answered(
     assert isinstance(lone.log()[-1], Stamp)
 
 
-def test_a_stamp_is_logged_for_whoever_asks_and_only_once(lone: Lone) -> None:
+def test_a_stamp_is_logged_for_any_that_asks_and_only_once(lone: Lone) -> None:
     [part] = lone.ask(GetLog(0, START_US + 10), clock=START_US + 10)
     assert isinstance(part, LogPart)
     assert lone.stamps() == [START_US + 11]

@@ -1,4 +1,4 @@
-"""The table of metrics, and the HTTP that shows it: true, complete, and in nobody's way."""
+"""The table of metrics, and the HTTP that shows it: true, complete, and in no loop's way."""
 
 import contextlib
 import http.client
@@ -228,7 +228,7 @@ def test_health_is_whether_it_does_its_work(
     assert (found, page.startswith(words)) == (status, True)
 
 
-def test_who_has_said_nothing_yet_is_not_healthy(server: MetricsServer) -> None:
+def test_a_process_that_has_published_nothing_yet_is_not_healthy(server: MetricsServer) -> None:
     assert get(server, "/healthz")[:2] == (HTTPStatus.SERVICE_UNAVAILABLE, "starting\n")
 
 
@@ -273,7 +273,7 @@ def drip(connection: socket.socket, *, until: float) -> str:
     return "listened to"
 
 
-def test_many_scrapers_that_hang_hold_up_nobody(
+def test_many_scrapers_that_hang_hold_up_no_other(
     publisher: SnapshotPublisher, server: MetricsServer
 ) -> None:
     publisher.publish(snapshot())

@@ -81,7 +81,7 @@ def test_the_description_survives_being_written(tmp_path: Path) -> None:
     assert metrics_of(config) == metrics_of(described())
 
 
-def test_processes_that_are_added_answer_too_where_nobody_does_yet() -> None:
+def test_processes_that_are_added_answer_too_where_none_does_yet() -> None:
     """Metrics begin where the endpoints end, so that the next of these would be the first."""
     config = with_memory_node(described(), HERE, 2, capacity=None, replicas=2)
     config = with_replica(config, HERE, 0)

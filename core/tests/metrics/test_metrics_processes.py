@@ -1,4 +1,4 @@
-"""Metrics of real processes: complete, in the eyes of Prometheus itself, and in nobody's way."""
+"""Metrics of real processes: complete, in the eyes of Prometheus itself, and in no loop's way."""
 
 import contextlib
 import http.client
@@ -113,7 +113,7 @@ def write_tagged(cluster: LocalCluster, times: int) -> None:
 
 
 def test_the_table_is_what_processes_show_and_nothing_else(cluster: LocalCluster) -> None:
-    """A metric that nobody shows would be a promise; one that is not in the table, a surprise."""
+    """A metric in the table that no process shows is a false promise; one beside it, a surprise."""
     [replica] = replicas_of(cluster, 0)
     members = names(scrape(cluster, primary_of(cluster, 0))) | names(scrape(cluster, replica))
     manager = names(scrape(cluster, "manager"))
@@ -186,7 +186,7 @@ def test_a_member_that_no_manager_welcomes_is_not_healthy(tmp_path: Path) -> Non
 
 
 def test_a_port_that_is_taken_stops_the_process_with_one_line(tmp_path: Path) -> None:
-    """Better than to run, and be invisible to who watches it."""
+    """Better than to run, and be invisible to monitoring."""
     with socket.socket() as taken:
         taken.bind((LOOPBACK, 0))
         taken.listen()
@@ -236,7 +236,7 @@ def test_scrapers_that_hang_or_flood_do_not_disturb_the_node(cluster: LocalClust
             over.set()
             flooding.join()
     assert scraped > 0
-    eventually(lambda: threads() <= usual, "the threads of who hung are gone")
+    eventually(lambda: threads() <= usual, "the threads of hanging scrapers are gone")
 
 
 def test_an_application_shows_what_its_client_did(cluster: LocalCluster) -> None:

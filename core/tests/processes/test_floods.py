@@ -138,7 +138,7 @@ FLOODS: dict[str, Callable[[], list[Request]]] = {
 
 
 @pytest.mark.parametrize("kind", FLOODS)
-def test_a_flood_starves_nobody_and_fills_no_memory(cluster: LocalCluster, kind: str) -> None:
+def test_a_flood_starves_no_other_and_fills_no_memory(cluster: LocalCluster, kind: str) -> None:
     requests = FLOODS[kind]()
     keys = operator_keys(cluster.config)
     batches = batches_of(cluster, 999, *requests)

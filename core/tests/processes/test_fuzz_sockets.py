@@ -133,7 +133,7 @@ def batches(cluster: LocalCluster, rng: random.Random) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_random_bytes_hurt_nobody(cluster: LocalCluster, target: str, seed: int) -> None:
+def test_random_bytes_do_no_harm(cluster: LocalCluster, target: str, seed: int) -> None:
     rng = random.Random(seed)
     with enemy(cluster.endpoints[target]) as dealer:
         for _ in range(MESSAGES_PER_SEED):
@@ -144,7 +144,7 @@ def test_random_bytes_hurt_nobody(cluster: LocalCluster, target: str, seed: int)
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_truncated_batches_hurt_nobody(cluster: LocalCluster, target: str, seed: int) -> None:
+def test_truncated_batches_do_no_harm(cluster: LocalCluster, target: str, seed: int) -> None:
     rng = random.Random(seed)
     with enemy(cluster.endpoints[target]) as dealer:
         for _, batch in zip(range(MESSAGES_PER_SEED), batches(cluster, rng), strict=False):
@@ -154,7 +154,7 @@ def test_truncated_batches_hurt_nobody(cluster: LocalCluster, target: str, seed:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_batches_with_flipped_bits_hurt_nobody(
+def test_batches_with_flipped_bits_do_no_harm(
     cluster: LocalCluster, target: str, seed: int
 ) -> None:
     rng = random.Random(seed)
@@ -167,7 +167,7 @@ def test_batches_with_flipped_bits_hurt_nobody(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_valid_batches_of_a_stranger_hurt_nobody(cluster: LocalCluster, target: str) -> None:
+def test_valid_batches_of_a_stranger_do_no_harm(cluster: LocalCluster, target: str) -> None:
     rng = random.Random(0)
     with enemy(cluster.endpoints[target]) as dealer:
         for _, batch in zip(range(MESSAGES_PER_SEED), batches(cluster, rng), strict=False):
@@ -177,7 +177,7 @@ def test_valid_batches_of_a_stranger_hurt_nobody(cluster: LocalCluster, target: 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("version", [-1, 0, 2, 255, 2**63])
-def test_other_versions_hurt_nobody(cluster: LocalCluster, target: str, version: int) -> None:
+def test_other_versions_do_no_harm(cluster: LocalCluster, target: str, version: int) -> None:
     with enemy(cluster.endpoints[target]) as dealer:
         dealer.send(encode_requests(Requests(version, 1, 0, 0, [GetStatus()]))[0])
     assert_unharmed(cluster)
@@ -185,7 +185,7 @@ def test_other_versions_hurt_nobody(cluster: LocalCluster, target: str, version:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("number", [0, 2, 1000])
-def test_an_odd_number_of_frames_hurts_nobody(
+def test_an_odd_number_of_frames_does_no_harm(
     cluster: LocalCluster, target: str, number: int
 ) -> None:
     batch = encode_requests(Requests(PROTOCOL_VERSION, 1, 0, 0, [GetStatus()]))[0]
@@ -205,7 +205,7 @@ def test_a_huge_frame_costs_its_sender_the_connection_only(
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_what_is_not_even_zeromq_hurts_nobody(
+def test_what_is_not_even_zeromq_does_no_harm(
     cluster: LocalCluster, target: str, seed: int
 ) -> None:
     host, _, port = cluster.endpoints[target].removeprefix("tcp://").rpartition(":")
@@ -215,7 +215,7 @@ def test_what_is_not_even_zeromq_hurts_nobody(
 
 
 @pytest.mark.parametrize("endpoint", ["", "nonsense", "tcp://", "tcp://host:99999", "tcp://*:1"])
-def test_registering_at_an_impossible_place_hurts_nobody(
+def test_registering_at_an_impossible_place_does_no_harm(
     cluster: LocalCluster, endpoint: str
 ) -> None:
     register = Register(

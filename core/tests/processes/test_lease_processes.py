@@ -93,7 +93,7 @@ def test_a_holder_that_was_stopped_writes_nothing_when_the_lease_has_passed_on(
 
 
 def test_a_holder_that_was_stopped_for_a_moment_goes_on(cluster_factory: ClusterFactory) -> None:
-    """Nobody wanted the lease meanwhile, however long that was."""
+    """No other client wanted the lease meanwhile, however long that was."""
     endpoint = cluster_factory().endpoint
     with holder(endpoint) as (process, tell), sinfonia.connect_blocking(endpoint) as cluster:
         process.send_signal(signal.SIGSTOP)

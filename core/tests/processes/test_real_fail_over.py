@@ -104,7 +104,7 @@ def test_a_paused_primary_that_goes_on_is_refused_and_becomes_a_replica() -> Non
         bank.wait_for_more()
 
 
-def test_killed_clients_leave_whole_transfers_and_hold_nobody_up() -> None:
+def test_killed_clients_leave_whole_transfers_and_hold_no_other_up() -> None:
     times = Times(in_doubt_timeout=1.0)
     with real_cluster(times=times) as cluster:
         with connect_blocking(cluster.endpoint) as connection:

@@ -1,4 +1,4 @@
-"""A cluster with keys, on real sockets: who has none is not heard, whatever is tried."""
+"""A cluster with keys, on real sockets: a peer without one is not heard, whatever it tries."""
 
 import json
 import os
@@ -109,7 +109,7 @@ def answers(endpoint: str, keys: Keys | None, *requests: Request, client: int = 
 
 
 def serves(cluster: LocalCluster, keys: Keys) -> None:
-    """Everything goes on as ever for who has a key."""
+    """Everything goes on as before for a client that has a key."""
     with connect_blocking(cluster.endpoint, keys=keys) as connection:
         value = random.randbytes(8)
         connection.write(0, 512, value, timeout=DEADLINE)
@@ -125,39 +125,37 @@ def wait_for(reached: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
-# --- who may connect ---------------------------------------------------------------------------
+# --- which peers may connect -------------------------------------------------------------------
 
 
-def test_who_has_a_key_is_served(cluster: LocalCluster, alice: Keys) -> None:
+def test_a_client_with_a_key_is_served(cluster: LocalCluster, alice: Keys) -> None:
     serves(cluster, alice)
 
 
 @pytest.mark.parametrize("target", ["manager", "node0"])
-def test_who_has_no_key_is_not_heard(cluster: LocalCluster, alice: Keys, target: str) -> None:
+def test_a_peer_without_a_key_is_not_heard(cluster: LocalCluster, alice: Keys, target: str) -> None:
     assert not answers(cluster.endpoints[target], None, GetStatus())
     assert answers(cluster.endpoints[target], alice, GetStatus())
 
 
 @pytest.mark.parametrize("target", ["manager", "node0"])
-def test_a_key_that_nobody_knows_opens_nothing(
-    cluster: LocalCluster, alice: Keys, target: str
-) -> None:
+def test_an_unknown_key_opens_nothing(cluster: LocalCluster, alice: Keys, target: str) -> None:
     public, secret = (half.decode("ascii") for half in zmq.curve_keypair())
     stranger = replace(alice, public=public, secret=secret)
     with dealer_to(cluster.endpoints[target], stranger) as dealer:
         assert not say(dealer, GetStatus()), "the handshake was accepted"
-    # To know somebody's public key is not to have the secret.
+    # To know the public key of another is not to have the secret.
     assert not answers(cluster.endpoints[target], replace(alice, secret=secret), GetStatus())
 
 
-def test_a_client_does_not_speak_to_who_only_claims_to_be_the_cluster(
+def test_a_client_does_not_speak_to_a_server_that_only_claims_to_be_the_cluster(
     cluster: LocalCluster, alice: Keys
 ) -> None:
     other = zmq.curve_keypair()[0].decode("ascii")
     assert not answers(cluster.endpoint, replace(alice, cluster=other), GetStatus())
 
 
-def test_who_is_refused_is_told_where_to_look(cluster: LocalCluster, alice: Keys) -> None:
+def test_a_client_that_is_refused_is_told_where_to_look(cluster: LocalCluster, alice: Keys) -> None:
     with pytest.raises(Unreachable, match="with --keys or keys="):
         connect_blocking(cluster.endpoint, timeout=0.5)
     public, secret = (half.decode("ascii") for half in zmq.curve_keypair())
@@ -208,7 +206,7 @@ def test_a_key_that_is_added_while_its_holder_knocks_opens(cluster: LocalCluster
 
 def test_a_client_may_not_manage(cluster: LocalCluster, alice: Keys) -> None:
     operator = load_keys(cluster.directory / "keys")
-    # A memory node that does not exist: the manager says so, to whom it listens.
+    # A memory node that does not exist: the manager says so, to a peer that it hears.
     nonsense = Recreate(MemoryNodeId(77))
     assert not answers(cluster.endpoint, alice, nonsense)
     assert answers(cluster.endpoint, operator, nonsense)
@@ -257,7 +255,7 @@ def spoken_by(batch: Requests, *, client: int) -> Requests:
 
 
 @pytest.mark.parametrize("target", ["manager", "node0"])
-def test_handshakes_that_stop_midway_hurt_nobody(
+def test_handshakes_that_stop_midway_do_no_harm(
     cluster: LocalCluster, alice: Keys, target: str
 ) -> None:
     """Of a real handshake so many bytes are said, and then nothing more."""
@@ -270,7 +268,7 @@ def test_handshakes_that_stop_midway_hurt_nobody(
             connection.sendall(part)
             connections.append(connection)
         serves(cluster, alice)
-        # Who does not go on is given up.
+        # A peer that does not go on is given up.
         deadline = time.monotonic() + 3 * HANDSHAKE_TIMEOUT_MS / 1e3
         for connection in connections:
             connection.settimeout(max(0.1, deadline - time.monotonic()))
@@ -316,7 +314,7 @@ def raw_connection(endpoint: str) -> socket.socket:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("target", ["manager", "node0"])
-def test_garbage_hurts_nobody(cluster: LocalCluster, alice: Keys, target: str, seed: int) -> None:
+def test_garbage_does_no_harm(cluster: LocalCluster, alice: Keys, target: str, seed: int) -> None:
     rng = random.Random(seed)
     whole = recorded_handshake(cluster.endpoints[target], alice)
     for _ in range(20):
@@ -343,7 +341,7 @@ def test_a_huge_frame_costs_its_sender_the_connection_only(
 
 
 @pytest.mark.parametrize("target", ["manager", "node0"])
-def test_garbage_of_one_with_a_key_hurts_nobody(
+def test_garbage_of_a_peer_with_a_key_does_no_harm(
     cluster: LocalCluster, alice: Keys, target: str
 ) -> None:
     rng = random.Random(0)

@@ -1,4 +1,4 @@
-"""A data directory belongs to one memory node for ever, and to one process at a time."""
+"""A data directory belongs to one memory node from its making on, and to one process at a time."""
 
 import os
 import subprocess
@@ -136,7 +136,7 @@ def test_no_incarnation_is_ever_given_twice(seed: int) -> None:
     assert found.identity == "first"
 
 
-def test_a_second_process_is_told_who_holds_the_directory(tmp_path: Path) -> None:
+def test_a_second_process_is_told_which_one_holds_the_directory(tmp_path: Path) -> None:
     path = tmp_path / "made" / "on the way"
     with subprocess.Popen(
         [sys.executable, "-c", LOCKER, str(path)],

@@ -219,7 +219,7 @@ def test_a_redo_log_keeps_what_it_is_asked_to_and_no_segment_more() -> None:
         assert min(log.stable_lsn, 3 * SEGMENT_BYTES) <= kept <= 4 * SEGMENT_BYTES
         lives = [life for life in log.history if life.first < log.first]
         assert len(lives) <= 1, "those before are forgotten"
-        assert lives or log.first == 1, "but not who wrote the record before the first"
+        assert lives or log.first == 1, "but not the life that wrote the record before the first"
     first, history = log.first, log.history
     assert log.read_after(first - 2, PLENTY) is None
     assert history[0].first < first

@@ -208,7 +208,7 @@ def test_a_checkpoint_of_a_replica_that_cannot_find_its_place_is_made_from_furth
 
 
 @pytest.mark.parametrize("offset", [32, 37, 51])
-def test_a_rotten_record_number_in_a_segment_that_is_kept_for_others_misleads_nobody(
+def test_a_rotten_record_number_in_a_segment_that_is_kept_for_others_misleads_none(
     files: Files, offset: int
 ) -> None:
     """Headers are read without their checksums."""

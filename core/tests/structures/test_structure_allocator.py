@@ -1,4 +1,4 @@
-"""The allocator on a model: nothing is allocated twice, nothing is lost, whoever dies when."""
+"""The allocator on a model: nothing is allocated twice or lost, whichever client dies when."""
 
 import random
 from collections.abc import Iterator
@@ -294,9 +294,9 @@ def test_clients_get_arenas_of_their_own_until_there_are_none() -> None:
     allocator = Allocator(arenas)
     mine = [stage.run(allocator.reserve(claim(number), DURATION)) for number in range(1, 4)]
     assert len({each.arena for each in mine}) == 3
-    assert stage.now == 0.0, "nobody had to wait"
+    assert stage.now == 0.0, "no client had to wait"
     assert stage.run(allocator.reserve(claim(1), DURATION)) == mine[0]
-    # The first who is silent for too long loses its arena.
+    # The first that is silent for too long loses its arena.
     late = stage.begin(allocator.reserve(claim(4), DURATION))
     while stage.now < 0.7 * DURATION:
         stage.step(late)
@@ -305,7 +305,7 @@ def test_clients_get_arenas_of_their_own_until_there_are_none() -> None:
     assert stage.finish(late).arena == mine[0].arena
 
 
-def test_who_needs_more_than_is_left_gets_a_further_arena() -> None:
+def test_a_client_that_needs_more_than_is_left_gets_a_further_arena() -> None:
     stage = Stage(capacity=1 << 17)
     arenas = [arena(number) for number in range(2)]
     for each in arenas:
@@ -405,7 +405,7 @@ def _allocate_somewhere(
 
 @settings(max_examples=50, deadline=None)
 @given(st.data())
-def test_nothing_is_lost_and_nothing_twice_whoever_dies_when(data: st.DataObject) -> None:
+def test_nothing_is_lost_and_nothing_twice_whichever_client_dies_when(data: st.DataObject) -> None:
     """Steps, faults, deaths and late copies as they come; then one sweep puts all in order."""
     stage = Stage()
     its = arena(blocks=70)

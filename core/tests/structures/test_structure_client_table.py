@@ -157,7 +157,7 @@ def test_a_client_that_only_seemed_dead_does_nothing_more() -> None:
     assert counter(stage) == 0
 
 
-def test_who_gives_signs_of_life_or_works_keeps_its_slots() -> None:
+def test_a_client_that_gives_signs_of_life_or_works_keeps_its_slots() -> None:
     stage = Stage()
     [silent] = stage.run(TABLE.register(client(1)))
     [keeping] = stage.run(TABLE.register(client(2)))
@@ -294,7 +294,7 @@ def test_every_operation_is_counted_once_under_every_schedule(data: st.DataObjec
     while stage.late:
         stage.arrive(0)
     lost = sum(isinstance(actor.error, Forgotten) or actor.abandoned for actor in actors)
-    # Whose last operation nobody asked for again may have been heard or not: one for each.
+    # A last operation that was not asked for again may have been heard or not: one for each.
     assert sum(known.values()) <= counter(stage) <= sum(known.values()) + lost
     if not lost:
         assert at_rest == counter(stage) == OPERATIONS * len(actors)

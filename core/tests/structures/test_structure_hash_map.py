@@ -203,14 +203,14 @@ def test_a_guard_of_the_callers_decides_too() -> None:
     assert stage.run(map_.get(b"a")) is None
     stage.memory[MemoryNodeId(0)][:4] = b"mine"
     assert isinstance(stage.run(map_.update({b"a": b"1"}, guard=guard)), Stored)
-    # Whoever is in the way of the version is not taken for the guard's.
+    # A conflict about the version is not taken for the guard's.
     late = stage.begin(map_.update({b"a": b"2"}, guard=guard))
     stage.step(late)
     stage.run(view(stage, 2).put(b"a", b"3"))
     assert isinstance(stage.finish(late), Stored)
 
 
-def test_a_map_without_room_says_so_and_takes_a_region_from_anybody() -> None:
+def test_a_map_without_room_says_so_and_takes_a_region_from_any_client() -> None:
     stage = Stage(memory_nodes=2, capacity=32 * 1024)
     small = (Region(0, 2048, 256 + 2 * BUCKET_BYTES),)
     stage.run(create_hash_map(HOME, small, bucket_bytes=BUCKET_BYTES))
@@ -381,7 +381,7 @@ def test_damage_is_found_and_not_served() -> None:
 @pytest.mark.parametrize("length", [SMALL, LARGE])
 @pytest.mark.parametrize("fate", [Fate.UNKNOWN_DONE, Fate.UNKNOWN_NEVER, Fate.UNKNOWN_LATE])
 def test_a_change_whose_answer_was_lost_is_made_once(fate: Fate, length: int) -> None:
-    """And somebody else's change is not made undone by the second try."""
+    """And another client's change is not undone by the second try."""
     stage = make_stage()
     map_ = view(stage)
     version = stage.run(map_.put(b"a", b"0"))
@@ -404,7 +404,7 @@ def test_a_change_whose_answer_was_lost_is_made_once(fate: Fate, length: int) ->
 
 
 @pytest.mark.parametrize("fate", [Fate.UNKNOWN_DONE, Fate.UNKNOWN_NEVER])
-def test_who_can_ask_nobody_is_told_so_and_asks_later(fate: Fate) -> None:
+def test_a_client_that_reaches_no_memory_node_is_told_so_and_asks_later(fate: Fate) -> None:
     stage = make_stage()
     map_ = view(stage)
     put = stage.begin(map_.put(b"a", b"1"))

@@ -1,7 +1,7 @@
 """Clients of one hash map while it grows, step by step in every order and under every fault.
 
 What they are told must be strictly serializable, key by key and over several keys; a scan meets
-what is there throughout once; and no byte of space is lost, whoever dies at whatever step.
+what is there throughout once; and no byte of space is lost, whichever client dies at whatever step.
 """
 
 import random
@@ -173,7 +173,7 @@ def client(writer: int, witness: Witness, operations: int) -> Steps[None]:
 
 
 def grower(writer: int, count: int) -> Steps[None]:
-    """Fill the map with keys that nobody looks at."""
+    """Fill the map with keys that no test looks at."""
     map_ = yield from opened(writer)
     for number in range(count):
         try:
@@ -212,7 +212,7 @@ FATES = st.sampled_from((*[Fate.DONE] * 8, *FAULTS))
 
 
 def step(stage: Stage, actor: Actor[None], fate: Fate) -> None:
-    """A read that nobody answers is a definite error: nothing can have changed."""
+    """A read without an answer is a definite error: nothing can have changed."""
     todo = actor.drive.step
     reads = isinstance(todo, Minitransaction) and todo.read_only
     stage.step(actor, Fate.NOT_EXECUTED if reads and fate is not Fate.DONE else fate)
@@ -265,8 +265,8 @@ def test_no_long_schedule_shows_a_client_what_cannot_be(data: st.DataObject, see
 
 
 @pytest.mark.slow
-def test_a_split_that_is_abandoned_at_any_step_hurts_nobody() -> None:
-    """Whoever comes next does what is left to do."""
+def test_a_split_that_is_abandoned_at_any_step_does_no_harm() -> None:
+    """The next client does what is left to do."""
     steps = 0
     over = False
     while not over:

@@ -22,7 +22,7 @@ NODE = MemoryNodeId(0)
 LEASE = Lease(NODE, 128)
 DURATION = 1.0
 
-# What leases guard here: the fence and the claim of whoever wrote last.
+# What leases guard here: the fence and the claim of the last writer.
 GUARDED = 4096
 NOTE = struct.Struct("<QQ")
 
@@ -46,7 +46,7 @@ def test_a_lease_passes_from_hand_to_hand() -> None:
     stage.run(first.release())
     second = stage.run(LEASE.acquire(claim(2), DURATION))
     assert second.fence > first.fence
-    assert stage.now == 0.0, "nobody had to wait"
+    assert stage.now == 0.0, "no client had to wait"
     assert not stage.run(guarded_write(first))
     assert stage.run(guarded_write(second))
     with pytest.raises(LeaseLost):
@@ -92,7 +92,7 @@ def test_the_keeper_renews_through_an_outage_and_ends_when_the_lease_is_lost() -
     assert isinstance(keeper.error, LeaseLost)
 
 
-def test_who_had_it_last_lets_those_who_wait_look_first() -> None:
+def test_the_last_holder_lets_contenders_look_first() -> None:
     stage = Stage()
     held = stage.run(LEASE.acquire(claim(1, 1), DURATION))
     contender = stage.begin(LEASE.acquire(claim(2), DURATION))
@@ -106,7 +106,7 @@ def test_who_had_it_last_lets_those_who_wait_look_first() -> None:
     assert stage.finish(contender).claim == claim(2)
 
 
-def test_nobody_waits_for_others_who_are_not_there() -> None:
+def test_no_contender_waits_for_others_that_are_not_there() -> None:
     stage = Stage()
     for attempt in range(3):
         held = stage.run(LEASE.acquire(claim(1, attempt), DURATION))
@@ -267,7 +267,7 @@ def test_one_at_a_time_under_every_schedule(data: st.DataObject) -> None:
         last_fence = fence
     for actor in actors:
         stage.abandon(actor)
-    # Whoever died in whatever state: all can be had again, and what is late changes nothing then.
+    # In whatever state a holder died: all can be had again, and what is late changes nothing then.
     held = stage.run(acquire_all(LEASES, claim(99), DURATION))
     assert stage.run(guarded_write(held[0]))
     while stage.late:

@@ -148,7 +148,7 @@ def test_what_an_earlier_ring_left_is_no_record() -> None:
     assert read(stage, 0) == [b"new"]
 
 
-def test_who_looks_at_a_slot_late_finds_another_generation(stage: Stage) -> None:
+def test_a_late_look_at_a_slot_finds_another_generation(stage: Stage) -> None:
     header = RingHeader(RING.slot_bytes, RING.slots)
     positions(stage, b"a", b"b", b"c", b"d")
     stage.run(RING.trim(4))
@@ -251,7 +251,7 @@ def test_a_cursor_moves_with_the_effect_of_the_records(stage: Stage) -> None:
     found = stage.run(fetch(RING, CURSOR, 2))
     assert isinstance(found, Records)
     committed = []
-    for _ in range(2):  # somebody else fetched the same
+    for _ in range(2):  # another reader fetched the same
         t = minitransaction()
         CURSOR.add_advance(t, found.first, found.next)
         t.add(NODE, 600, len(found.payloads))
@@ -308,14 +308,14 @@ def make_writer(stage: Stage, number: int = 1) -> Writer:
 @pytest.mark.parametrize("fate", [Fate.UNKNOWN_DONE, Fate.UNKNOWN_NEVER, Fate.UNKNOWN_LATE])
 def test_a_writer_that_lost_the_answer_finds_its_record(stage: Stage, fate: Fate) -> None:
     writer = make_writer(stage)
-    positions(stage, b"somebody else")
+    positions(stage, b"another writer")
     append = stage.begin(writer.append(1, b"mine"))
     stage.step(append, fate)
     assert stage.finish(append) == 1
     assert stage.run(writer.append(1, b"mine")) == 1
     for late in list(stage.late):
         assert not stage.execute(late).committed
-    assert read(stage, 0) == [b"somebody else", Stamped(writer.lane, 1, b"mine").encode()]
+    assert read(stage, 0) == [b"another writer", Stamped(writer.lane, 1, b"mine").encode()]
 
 
 def test_a_writer_that_is_never_told_may_ask_again_later(stage: Stage) -> None:

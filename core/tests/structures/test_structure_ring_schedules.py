@@ -46,7 +46,7 @@ Asked = tuple[Lane, int]
 
 
 class Witness:
-    """What clients saw; it believes nobody."""
+    """What clients saw; it believes no client."""
 
     def __init__(self) -> None:
         self.moment = 0
@@ -84,7 +84,7 @@ class Witness:
         for lane in {lane for lane, _ in order}:
             numbers = [sequence for each, sequence in order if each == lane]
             assert numbers == list(range(1, len(numbers) + 1)), "records of one writer in disorder"
-        # Who began after another was told comes after it.
+        # What began after another was told comes after it.
         for position, record in enumerate(order):
             later = [self.told[each][1] for each in order[position + 1 :] if each in self.told]
             assert min(later, default=self.moment) >= self.asked[record], "a record came too early"
@@ -215,7 +215,7 @@ def check_schedule(data: st.DataObject, steps: int) -> None:
         stage.begin(reader(witness)),
     ]
     run_schedule(stage, [*writers, *others], data, steps)
-    # Whoever lives comes to an end, side by side: writers need somebody to trim.
+    # Clients that live come to an end, side by side: writers need a reader that trims.
     last = [stage.begin(consumer(number, 5, witness, rounds=60)) for number in (0, 1)]
     while any(not actor.over for actor in [*writers, *others, *last]):
         for actor in [*writers, *others, *last]:

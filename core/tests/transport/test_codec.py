@@ -169,7 +169,7 @@ def test_a_damaged_batch_is_a_protocol_error_or_a_batch(
     [
         [],
         [msgspec.msgpack.encode([PROTOCOL_VERSION + 1, 1, 1, 1, []])],
-        [msgspec.msgpack.encode([PROTOCOL_VERSION, 1, 1, 1, []]), b"nobody asked for this"],
+        [msgspec.msgpack.encode([PROTOCOL_VERSION, 1, 1, 1, []]), b"this was not asked for"],
         [msgspec.msgpack.encode([PROTOCOL_VERSION, 1, 1, 1, [], [[0, 0]]]), b"no such request"],
         [msgspec.msgpack.encode([PROTOCOL_VERSION, 1, 1, 1, [[7]], [[0, 0]]]), b"no such item"],
         [msgspec.msgpack.encode([PROTOCOL_VERSION, 1, 1, 1, [[1, 1, 0, [[-1, b""]]]]])],

@@ -87,7 +87,7 @@ def test_many_peers_cannot_fill_the_memory_with_a_frame_each(admission: Admissio
         while heap_bytes() - before > LIMIT // 2 and monotonic.seconds() < deadline:
             list(admission.batches(monotonic.seconds()))
         assert heap_bytes() - before <= LIMIT // 2
-    # Who has business there is heard again.
+    # A client with work to do is heard again.
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     dealer = connect_dealer(context, endpoint_of(admission))
     malformed = admission.malformed
@@ -99,7 +99,7 @@ def test_many_peers_cannot_fill_the_memory_with_a_frame_each(admission: Admissio
 
 
 def test_memory_that_is_not_the_peers_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hanging up again and again would help nobody."""
+    """Closing all connections again and again would help no client."""
     heap = resident = 0
     monkeypatch.setattr(held_memory, "heap_bytes", lambda: heap)
     monkeypatch.setattr(held_memory, "resident_bytes", lambda: resident)

@@ -1,4 +1,4 @@
-"""Keys in files: who may read them, who is on the list, and what each role may ask for."""
+"""Keys in files: which users read them, which are on the list, what each role may ask for."""
 
 import os
 import shutil
@@ -128,7 +128,7 @@ def test_a_secret_of_another_user_is_refused(
     assert load_keys(secret).name == "operator"
 
 
-def test_who_cannot_see_secrets_in_messages() -> None:
+def test_secrets_are_not_in_messages() -> None:
     keys = Keys("alice", "public", "hidden", "cluster")
     assert "hidden" not in repr(keys)
 
@@ -263,7 +263,7 @@ def test_only_loopback_does_without_keys(endpoint: str, local: bool) -> None:
         context.term()
 
 
-def test_plain_off_loopback_is_for_who_asks_for_it() -> None:
+def test_plain_off_loopback_must_be_asked_for() -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     bind_router(context, "tcp://0.0.0.0:*", plain=True).close(0)
     context.term()
@@ -315,7 +315,7 @@ def test_a_role_that_is_edited_counts(directory: Path) -> None:
         'public = "{key}"\n' + "#" * 5000,
     ],
 )
-def test_an_entry_that_makes_no_sense_lets_nobody_in_and_keeps_nobody_out(
+def test_an_entry_that_makes_no_sense_lets_no_key_in_and_keeps_no_key_out(
     directory: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     public = zmq.curve_keypair()[0].decode("ascii")
@@ -333,7 +333,7 @@ def test_an_entry_that_others_can_change_does_not_count(
     assert "chmod go-w" in caplog.text
 
 
-def test_without_its_directory_nobody_is_on_the_list(directory: Path) -> None:
+def test_without_its_directory_the_list_is_empty(directory: Path) -> None:
     found = AllowList(directory / CLIENTS, now=0.0)
     (directory / CLIENTS).rename(directory / "elsewhere")
     found.refresh(LOOK_EVERY)
@@ -379,7 +379,7 @@ def test_one_request_that_is_not_allowed_spoils_the_batch() -> None:
     [Commit(OTHERS, False), Resolve(OTHERS, [MemoryNodeId(0)]), Forget([MINE, OTHERS])],
     ids=repr,
 )
-def test_nobody_but_managers_settles_what_others_have_begun(request_: Request) -> None:
+def test_only_managers_settle_what_others_have_begun(request_: Request) -> None:
     assert "another client" in forbidden(Role.CLIENT, batch(request_))
     assert "another client" in forbidden(Role.OPERATOR, batch(request_))
     assert not forbidden(Role.NODE, batch(request_))
@@ -398,7 +398,7 @@ def test_a_client_incarnation_belongs_to_the_key_that_used_it_first(
     assert authenticator.refusal(mallory, question, 1.0) == "client incarnation of another key"
     assert not authenticator.refusal(alice, question, 2.0)
     assert not authenticator.refusal(mallory, batch(GetStatus(), client=6), 2.0)
-    # Questions that name no client are anybody's.
+    # Any client may ask questions that name no client.
     assert not authenticator.refusal(mallory, batch(GetStatus(), client=0), 2.0)
     assert not authenticator.refusal(alice, batch(GetStatus(), client=0), 2.0)
 
@@ -439,7 +439,9 @@ def test_short_lived_clients_of_one_key_make_room_for_each_other(
     assert authenticator.refusal(mallory, batch(GetStatus(), client=1), now)
 
 
-def test_who_is_not_on_the_list_is_not_heard(authenticator: Authenticator, directory: Path) -> None:
+def test_a_key_that_is_not_on_the_list_is_not_heard(
+    authenticator: Authenticator, directory: Path
+) -> None:
     alice = load_keys(directory / "operator.key").public
     assert not authenticator.refusal(alice, batch(GetStatus()), 0.0)
     (directory / CLIENTS / "operator.pub").unlink()
@@ -449,7 +451,7 @@ def test_who_is_not_on_the_list_is_not_heard(authenticator: Authenticator, direc
     assert authenticator.refused.total() == 2
 
 
-def test_the_log_is_not_flooded_by_who_is_refused(
+def test_the_log_is_not_flooded_by_refused_peers(
     authenticator: Authenticator, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(500):

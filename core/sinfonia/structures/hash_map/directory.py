@@ -1,8 +1,8 @@
 """A client's directory of buckets is a memory of what it has seen, and may be as old as it likes.
 
-An old entry leads to a bucket that once had the key, and each bucket knows who took over what it
-gave away.  So the directory is never refreshed, only added to; one that is empty but for the root
-is right too, and the first look-ups of a key then walk.
+An old entry leads to a bucket that once had the key, and each bucket knows which ones took over
+what it gave away.  So the directory is never refreshed, only added to; one that is empty but for
+the root is right too, and the first look-ups of a key then walk.
 """
 
 from collections.abc import Iterable
@@ -51,7 +51,7 @@ class Directory:
         return self._root
 
     def learn(self, head: BucketHead) -> None:
-        """Remember who took over what from the bucket."""
+        """Remember which buckets took over what from this one."""
         if self._depths.get(head.place) == head.depth:
             return
         if len(self._places) + DEPTH_MAX > BUCKETS_KNOWN_MAX:
@@ -131,8 +131,8 @@ class Directory:
 def reverse_bits(value: int) -> int:
     """HASH_BITS bits, the other way round.
 
-    In this order the hashes of a bucket are neighbours: whoever scans in it meets each hash once,
-    whatever is split meanwhile.
+    In this order the hashes of a bucket are neighbours: a scan in it meets each hash once, whatever
+    is split meanwhile.
     """
     return int(f"{value:0{HASH_BITS}b}"[::-1], 2)
 

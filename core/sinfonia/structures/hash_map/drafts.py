@@ -2,7 +2,7 @@
 they are still of the same version.
 
 So an update that began from version v of a bucket can take effect as version v + 1 and as no other.
-If nobody knows whether it did, the bucket's marks say who made v + 1; while it is not made, a
+If the outcome is unknown, the bucket's marks say which update made v + 1; while it is not made, a
 version that does nothing is put in its place, and the update never will be.
 """
 

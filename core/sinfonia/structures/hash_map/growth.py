@@ -1,8 +1,8 @@
-"""A map grows by one bucket at a time, in one minitransaction, whoever meets the full one.
+"""A map grows by one bucket at a time, in one minitransaction of the client that meets a full one.
 
 The new bucket, the half that stays, the pointer between them and the space taken are written
-together, if the old bucket still has the version that was read.  Who dies before has done nothing;
-of two who try, one does it, and both look again.
+together, if the old bucket still has the version that was read.  A client that dies before has done
+nothing; of two clients that try, one does it, and both look again.
 """
 
 from sinfonia.client.steps import Steps, execute, minitransaction
@@ -20,8 +20,8 @@ _SPREAD = 0x9E3779B97F4A7C15
 def split(header: MapHeader, bucket: Bucket, mark: Mark) -> Steps[bool]:
     """Give half of ``bucket``, as it was read, to a new one; whether this did it.
 
-    Two round trips.  If it is False or unknown, whoever cares reads the bucket again.  Raises
-    NoSpace, and NotExecuted (definite).
+    Two round trips.  If it is False or unknown, the caller reads the bucket again.  Raises NoSpace,
+    and NotExecuted (definite).
     """
     head = bucket.head
     if head.depth >= DEPTH_MAX:
@@ -43,15 +43,15 @@ def split(header: MapHeader, bucket: Bucket, mark: Mark) -> Steps[bool]:
     try:
         return (yield from execute(t)).committed
     except OutcomeUnknown:
-        # It happened or not; nobody else's change depends on which.
+        # It happened or not; no other change depends on which.
         return False
 
 
 def grow_to(header: MapHeader, directory: Directory, depth: int, mark: Mark) -> Steps[int]:
     """Split until every bucket has ``depth``: 2**depth of them at least; returns how many it split.
 
-    For maps that are going to be large: they begin on all their memory nodes.  Anybody may stop it
-    and go on with it.  Raises as ``split``.
+    For maps that are going to be large: they begin on all their memory nodes.  A client may stop
+    at any time, and any client go on.  Raises as ``split``.
     """
     done = 0
     for prefix in range(1 << min(depth, DEPTH_MAX)):

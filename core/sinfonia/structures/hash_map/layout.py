@@ -1,9 +1,9 @@
 """What a hash map looks like in memory; the tables of core/STRUCTURES.md are this file.
 
-A bucket has the hashes whose low ``depth`` bits are its ``prefix``.  It knows who took over the
-rest: ``children[i]`` is the bucket that took those that agree with the prefix in the bits below i
-and differ in bit i.  So whoever comes with an old idea of where a key is finds the way from any
-bucket that ever had it, and buckets never move and never go away.
+A bucket has the hashes whose low ``depth`` bits are its ``prefix``.  It knows which buckets took
+over the rest: ``children[i]`` took those that agree with the prefix in the bits below i and differ
+in bit i.  So a client with an old directory finds the way to a key from any bucket that ever had
+it, and buckets never move and never go away.
 """
 
 import struct
@@ -36,8 +36,8 @@ MAP_HEADER_BYTES = _MAP.size + REGIONS_MAX * _MAP_REGION.size
 # 2**32 buckets; it also bounds how far a client with an empty directory may have to walk.
 DEPTH_MAX = 32
 
-# A bucket remembers who made its last so many versions, so that a writer that lost the answer can
-# be told, until so many others have written.
+# A bucket remembers the writers of its last so many versions, so that a writer that lost the answer
+# can be told, until so many others have written.
 MARKS = 8
 
 VERSION_OFFSET = 8
@@ -105,7 +105,7 @@ class MapHeader:
         return min(2**16 - 1, self.entry_bytes_max - ENTRY_HEADER_BYTES - 8)
 
     def is_inline(self, key: bytes, value: bytes) -> bool:
-        """Whether a bucket keeps ``value`` itself: a large one would cost everybody's reads."""
+        """Whether a bucket keeps ``value`` itself: a large one would slow the reads of all keys."""
         return ENTRY_HEADER_BYTES + len(key) + len(value) <= self.entry_bytes_max // 2
 
     def hash(self, key: bytes) -> int:
@@ -145,7 +145,7 @@ class MapHeader:
 
 
 class Mark(NamedTuple):
-    """Who made a version of a bucket: update ``number`` of ``writer``."""
+    """What made a version of a bucket: update ``number`` of ``writer``."""
 
     writer: int
     number: int

@@ -2,11 +2,11 @@
 
 Every change is one minitransaction.  It compares the versions of the buckets that it goes by, and
 writes the next versions with what it changes; so of all that began from one version, one commits.
-A bucket that is too full is split in one minitransaction as well, by whoever meets it: a reader
-sees it before or after, never half done, and nothing is left for others to finish.
+A bucket that is too full is split in one minitransaction as well, by the writer that meets it: a
+reader sees it before or after, never half done, and nothing is left for other clients to finish.
 
 Readers compare nothing.  A bucket says by itself which hashes it has, and an extent whose value it
-is; who was led by an old idea of either sees it, and looks again.
+is; a reader that was led to the wrong one sees it, and looks again.
 """
 
 import itertools
@@ -56,7 +56,7 @@ KEYS_MAX = 128
 # the one that was meant.
 VALUE_BYTES_TOGETHER = 4 * 1024 * 1024
 
-# Somebody else got ahead each time; with pauses this is some seconds.
+# Another client got ahead each time; with pauses this is some seconds.
 ATTEMPTS_MAX = 100
 
 # After so many attempts in a row, pause: ever longer up to a maximum, by a random part of it.
@@ -108,7 +108,7 @@ class HashMap:
     """
 
     def __init__(self, home: Place, header: MapHeader, *, writer: int | None = None) -> None:
-        """``writer``: an identity of 64 bits that nobody else has; random if it is not given."""
+        """``writer``: an identity of 64 bits of its own; random if it is not given."""
         self.home = home
         self.header = header
         self.directory = Directory(header.root, header.bucket_bytes)
@@ -205,8 +205,8 @@ class HashMap:
         """Set and remove keys, all or none, if all ``expected`` keys have these versions.
 
         ``guard`` adds items of the caller's to the same minitransaction.  Two round trips; one more
-        each if large values need space, to split a bucket that is full, and when somebody else
-        changed one of the buckets.
+        each if large values need space, to split a bucket that is full, and when another
+        client changed one of the buckets.
 
         It takes effect once: if an outcome is unknown the buckets are asked.  Raises
         UnsettledUpdate (unknown) if they cannot be, OutcomeUnknown of a guard that writes where no
@@ -245,8 +245,8 @@ class HashMap:
     def settle(self, pending: Pending) -> Steps[Stored | None]:
         """What became of an update that raised UnsettledUpdate; None: it never takes effect.
 
-        Two round trips.  Raises UnsettledUpdate (unknown) if nobody can tell yet, or any more: a
-        bucket remembers its last 8 changes.
+        Two round trips.  Raises UnsettledUpdate (unknown) if that cannot be told yet, or any more:
+        a bucket remembers its last 8 changes.
         """
         return (yield from settle(pending, self._mark()))
 

@@ -5,9 +5,9 @@ are given back are kept in lists by size, each naming the next in its first word
 
     region header, 256 bytes    magic 8 | end u64 | next u64 | reserved u64 | 13 heads u64
 
-Whoever takes or gives compares the words that it goes by and writes them together with the bucket
-that names the extent.  So there is nothing that is allocated and not linked, or the other way
-round, at any moment, and a writer that dies leaks nothing.
+A writer that takes or gives compares the words that it goes by and writes them together with the
+bucket that names the extent.  So there is nothing that is allocated and not linked, or the other
+way round, at any moment, and a writer that dies leaks nothing.
 
 What to take is computed from bytes that were read before.  Where some are missing the computation
 says which (``MissingBytes``), they are read, and it begins again.

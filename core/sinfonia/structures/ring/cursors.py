@@ -2,10 +2,11 @@
 
 It may keep that to itself (``follow``), or on a memory node, in a ``Cursor``.  A cursor is moved by
 items in the minitransaction that does what the records ask for: then each record has its effect
-once, whoever dies, and of two readers with one cursor the second fails its compare and starts over.
+once, whichever process dies, and of two readers with one cursor the second fails its compare and
+starts over.
 
-Whoever trims compares the cursors in the same minitransaction, so that no trim passes a reader that
-it has not heard of lately.
+A trim compares the cursors in the same minitransaction, so that it passes no reader that has not
+moved its cursor lately.
 """
 
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ class Cursor:
         return int.from_bytes((yield from execute(t)).reads[0], "little")
 
     def add_advance(self, t: Minitransaction[Any], position: int, to: int) -> Guard:
-        """Have ``t`` move the cursor from ``position`` to ``to``; it fails if somebody else did."""
+        """Have ``t`` move the cursor from ``position`` to ``to``; it fails if another did."""
         found = position.to_bytes(CURSOR_BYTES, "little")
         index = t.compare(self.node, self.address, found)
         t.write(self.node, self.address, to.to_bytes(CURSOR_BYTES, "little"))
@@ -76,7 +77,7 @@ def fetch(ring: Ring, cursor: Cursor, count: int) -> Steps[Records | Trimmed]:
     """Up to ``count`` records from where ``cursor`` is, without moving it.  Two round trips.
 
     Move it by ``cursor.add_advance(t, records.first, records.next)`` in the minitransaction that
-    does what they ask for; whoever has done so goes on from ``records.next`` by ``Ring.read``.
+    does what they ask for, and go on from ``records.next`` by ``Ring.read``.
     """
     position = yield from cursor.position()
     return (yield from ring.read(position, count))

@@ -42,7 +42,7 @@ SLOT_BYTES_MAX = BYTES_MAX // 2
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """Nothing was appended: the ring has no room before somebody trims it."""
+    """Nothing was appended: the ring has no room before it is trimmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ class Ring:
 
         ``lock_wait`` in seconds, as Minitransaction has it.  Raises OutOfRange if no ring is there
         and LimitExceeded if the payload is too large (both definite); OutcomeUnknown: it may have
-        been appended, and whoever cannot bear it twice uses a ``Writer`` (writers.py).
+        been appended.  Where that must not happen twice, use a ``Writer`` (writers.py).
         """
         positions = yield from self.append_many([payload], lock_wait=lock_wait)
         return positions if isinstance(positions, Full) else positions[0]
@@ -200,9 +200,9 @@ class Ring:
     def trim(self, up_to: int) -> Steps[int]:
         """Give up all positions below ``up_to``; returns the first that is not given up.
 
-        That is beyond ``up_to`` if somebody trimmed more.  Doing it twice does no harm.  It is the
-        memory node that compares, not a copy of the tail that may be old.  Raises WrongPosition,
-        and changes nothing, beyond the tail.
+        That is beyond ``up_to`` if another client trimmed more.  Doing it twice does no harm.  It
+        is the memory node that compares, not a copy of the tail that may be old.  Raises
+        WrongPosition, and changes nothing, beyond the tail.
         """
         t = minitransaction()
         guard = self.add_trim(t, up_to)

@@ -3,7 +3,7 @@
 The append travels with a guard of a client table (client_table.py), which costs no round trip if
 the table is on the ring's memory node.  Each record begins with a stamp of the lane and the number
 of the operation, so that a writer that lost the answer finds the position again, and readers can
-tell who wrote what::
+tell the writer of each::
 
     slot u64 | generation u64 | sequence u64 | body
 """
