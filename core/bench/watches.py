@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import WriteItem
+from sinfonia.protocol.load.counters import LoadCounters
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     ExecCommit,
@@ -25,6 +26,7 @@ from sinfonia.protocol.messages import (
 )
 from sinfonia.protocol.messages import WatchRange as Range
 from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.participant_state import LiveParticipantState
 from sinfonia.protocol.watches import WATCHES_PER_REQUEST_MAX, Watches
 from sinfonia.storage.address_space import AddressSpace
 
@@ -35,11 +37,11 @@ WORD = 8
 
 def participant() -> Participant:
     made = Participant(
+        LiveParticipantState(AddressSpace(CAPACITY), logged=False),
         node=MemoryNodeId(0),
         incarnation=1,
-        memory=AddressSpace(CAPACITY),
-        logged=False,
         read_lease=0.25,
+        load=LoadCounters(),
     )
     made.serving = True
     return made
@@ -70,7 +72,7 @@ def commit_ns(made: Participant, address: int) -> float:
         Requests(PROTOCOL_VERSION, 7, 1, first + 1, list(commits[first : first + 64]))
         for first in range(0, COMMITS, 64)
     ]
-    made.sessions.drop_stale(10)
+    made.state.sessions.drop_stale(10)
     # Of this thread alone: the machine may be busy with something else.
     begin = time.thread_time_ns()
     for batch in batches:

@@ -25,6 +25,7 @@ from sinfonia.minitransaction import Minitransaction
 from sinfonia.protocol.coordinator import Coordinator
 from sinfonia.protocol.effects import SendTo
 from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.load.counters import LoadCounters
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     ExecPrepare,
@@ -33,6 +34,7 @@ from sinfonia.protocol.messages import (
     Requests,
 )
 from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.participant_state import LiveParticipantState
 from sinfonia.storage.address_space import AddressSpace
 from sinfonia.transport.codec import (
     decode_replies,
@@ -279,11 +281,11 @@ class Rig:
 
 def _participant(node: MemoryNodeId, space: AddressSpace) -> Participant:
     participant = Participant(
+        LiveParticipantState(space, logged=False),
         node=node,
         incarnation=1,
-        memory=space,
-        logged=False,
         read_lease=0.25,
+        load=LoadCounters(),
     )
     participant.serving = True
     return participant

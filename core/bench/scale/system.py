@@ -17,6 +17,7 @@ from bench.scale.workload import CAPACITY, Workload, directory_of
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.protocol.coordinator import Coordinator
 from sinfonia.protocol.effects import SendTo
+from sinfonia.protocol.load.counters import LoadCounters
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     Commit,
@@ -28,6 +29,7 @@ from sinfonia.protocol.messages import (
     Requests,
 )
 from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.participant_state import LiveParticipantState
 from sinfonia.simulation.scheduler import Scheduler
 from sinfonia.transport.codec import encode_replies, encode_requests
 
@@ -139,11 +141,11 @@ class MemoryNode(Process):
         super().__init__(network)
         self.node = node
         self.participant = Participant(
+            LiveParticipantState(Zeros(), logged=False),
             node=node,
             incarnation=1,
-            memory=Zeros(),
-            logged=False,
             read_lease=0.25,
+            load=LoadCounters(),
         )
         self.participant.serving = True
         self._costs = costs
@@ -176,7 +178,7 @@ class MemoryNode(Process):
                 version=PROTOCOL_VERSION,
                 node=self.node,
                 incarnation=1,
-                epoch=self.participant.epoch,
+                epoch=self.participant.state.epoch,
                 replies=replies,
             )
             self._network.carry(receiver.receive, batch, self.node)

@@ -33,7 +33,7 @@ from sinfonia.errors import BackupError
 from sinfonia.protocol.execution import Memory
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
-from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.participant_state import LiveParticipantState
 from sinfonia.protocol.records import Batch, Decided, ParticipantState, decode_body
 from sinfonia.protocol.replication.messages import Life
 from sinfonia.storage.data_directory import DataDirectory, DirectoryLock
@@ -159,11 +159,11 @@ class Restoration:
             history=[*lives, Life(lived, last + 1)],
         )
         try:
-            participant = self.recovered(origin, storage.space, on_restored=on_restored)
-            _save(storage, participant, last + 1, [*lives, Life(lived, last + 1)])
+            state = self.recovered(origin, storage.space, on_restored=on_restored)
+            _save(storage, state, last + 1, [*lives, Life(lived, last + 1)])
         finally:
             storage.close()
-        return RestoredMember(owner.identity, owner.starts, lived, participant.epoch)
+        return RestoredMember(owner.identity, owner.starts, lived, state.epoch)
 
     def recovered(
         self,
@@ -171,36 +171,36 @@ class Restoration:
         memory: Memory,
         *,
         on_restored: OnRestored = lambda _node, _bytes: None,
-    ) -> Participant:
-        """Fill empty ``memory`` as of the moment; the participant that goes with it.
+    ) -> LiveParticipantState:
+        """Fill empty ``memory`` as of the moment; the lists that go with it.
 
         Nothing is in doubt there.  Raises DamagedBackup.
         """
         header, images = self.backup.image(origin.node)
-        participant = _participant(origin, memory)
-        participant.restore(header.state)
+        state = LiveParticipantState(memory, logged=True)
+        state.restore(header.state)
         for runs in images:
             for address, data in runs:
                 memory.write(address, data)
             on_restored(origin.node, sum(len(data) for _, data in runs))
         for batch in self._batches(origin, header.seq):
-            _replay(participant, batch)
+            _replay(state, batch)
             on_restored(origin.node, len(batch.body))
-        for tid in list(participant.in_doubt):
-            participant.replay(Decided(tid, tid in self.committed))
-        participant.stamped = max(participant.stamped, self.moment)
-        return participant
+        for tid in list(state.in_doubt):
+            state.replay(Decided(tid, tid in self.committed))
+        state.stamped = max(state.stamped, self.moment)
+        return state
 
     def _lists(self, origin: Origin) -> ParticipantState:
         """What the participant knew at the moment."""
         header, _ = self.backup.image(origin.node)
-        participant = _participant(origin, _Nothing(origin.capacity))
-        participant.restore(header.state)
+        state = LiveParticipantState(_Nothing(origin.capacity), logged=True)
+        state.restore(header.state)
         self._last[origin.node] = header.seq
         for batch in self._batches(origin, header.seq):
-            _replay(participant, batch)
+            _replay(state, batch)
             self._last[origin.node] = batch.last
-        return participant.state()
+        return state.checkpoint_state()
 
     def _batches(self, origin: Origin, after: Seq) -> Iterator[Batch]:
         cut = LogCut(self.moment, after)
@@ -237,26 +237,16 @@ def new_directory(directory: Path) -> Iterator[Path]:
         raise
 
 
-def _participant(origin: Origin, memory: Memory) -> Participant:
-    return Participant(
-        node=origin.node,
-        incarnation=0,
-        memory=memory,
-        logged=True,
-        read_lease=0.0,
-    )
-
-
-def _replay(participant: Participant, batch: Batch) -> None:
+def _replay(state: LiveParticipantState, batch: Batch) -> None:
     for record in decode_body(batch.body, batch.count):
-        participant.replay(record)
+        state.replay(record)
 
 
-def _save(storage: StableStorage, participant: Participant, seq: Seq, lives: list[Life]) -> None:
+def _save(storage: StableStorage, state: LiveParticipantState, seq: Seq, lives: list[Life]) -> None:
     """Write everything as the checkpoint that rules."""
     running = storage.image.begin_checkpoint(
         storage.space.take_dirty(),
-        participant.state(),
+        state.checkpoint_state(),
         lsn=storage.log.stable_lsn,
         seq=seq,
         history=lives,

@@ -41,7 +41,7 @@ class CopySource:
             incarnation=self._incarnation,
             seq=journal.last,
             history=journal.history,
-            state=msgspec.msgpack.encode(member_state.participant.state()),
+            state=msgspec.msgpack.encode(member_state.participant_state.checkpoint_state()),
             pages=len(self._chunks) * (CHUNK_BYTES // PAGE_BYTES),
             capacity=member_state.space.capacity,
             page_bytes=PAGE_BYTES,

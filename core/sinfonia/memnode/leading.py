@@ -13,8 +13,10 @@ from sinfonia.memnode.member_state import MemberState
 from sinfonia.memnode.settings import has_disk, is_replicated
 from sinfonia.protocol.effects import Question, Step
 from sinfonia.protocol.identifiers import Seq
+from sinfonia.protocol.load.counters import LoadCounters
 from sinfonia.protocol.membership.messages import MemoryNodeEntry, Reconfigure
 from sinfonia.protocol.messages import Probe, Reply, Request, Requests, Unsettled
+from sinfonia.protocol.participant import Participant
 from sinfonia.protocol.records import Stamp
 from sinfonia.protocol.replication.messages import Appended, GetImage, GetLog, GetPages, Join
 from sinfonia.protocol.replication.pacing import Asked, Pacing
@@ -37,13 +39,14 @@ class Leading:
         member_state: MemberState,
         *,
         clock: HybridClock,
+        load: LoadCounters,
         send: SendReplies,
         serve_from: float,
         now: float,
     ) -> None:
         """Take all that was logged for true; ``tick`` applies what was not applied yet.
 
-        Raises StorageError.
+        What is done is counted in ``load``.  Raises StorageError.
         """
         self.incarnation = entry.incarnation
         self.member_state = member_state
@@ -53,8 +56,16 @@ class Leading:
                 journal.sync()
             journal.begin_life(entry.incarnation)
             self._go_on_stamping(journal, clock)
-        member_state.participant.incarnation = entry.incarnation
-        limits = member_state.settings.replication
+        settings = member_state.settings
+        self.participant = Participant(
+            member_state.participant_state,
+            node=entry.node,
+            incarnation=entry.incarnation,
+            read_lease=settings.read_lease,
+            load=load,
+            lock_waits=settings.lock_line(settings.locks),
+        )
+        limits = settings.replication
         self.pacing = Pacing(limits)
         self.shipping: Shipping | None = None
         if is_replicated(member_state.settings.mode):
@@ -92,7 +103,7 @@ class Leading:
             for request in requests:
                 self._on_peer(route, request, now)
             return ()
-        step = self.member_state.participant.on_requests(batch, now, route)
+        step = self.participant.on_requests(batch, now, route)
         self.group.carry_out(step)
         return step.questions
 
@@ -103,7 +114,7 @@ class Leading:
     def on_probe(self, probe: Probe, now: float) -> list[Unsettled]:
         """What the manager may have to settle.  Called after ``flush``: votes are stable then."""
         step = Step(b"", now)
-        unsettled = self.member_state.participant.on_probe(
+        unsettled = self.participant.recovery.on_probe(
             probe, step, stable_before=self.group.stable_before
         )
         self.group.carry_out(step)
@@ -111,14 +122,14 @@ class Leading:
 
     def flush(self, now: float) -> None:
         """Sync what must be stable, and send what may leave.  Raises StorageError."""
-        wakeup = self.member_state.participant.next_wakeup()
+        wakeup = self.participant.next_wakeup()
         if wakeup is not None and wakeup <= now:
-            self.group.carry_out(self.member_state.participant.on_tick(now))
+            self.group.carry_out(self.participant.on_tick(now))
         self.group.flush(now)
 
     def tick(self, now: float) -> None:
         """Time has passed.  Raises StorageError."""
-        if not self.member_state.participant.serving:
+        if not self.participant.serving:
             self._settle(now)
         if self.shipping is not None:
             if self.shipping.lacking:
@@ -137,12 +148,12 @@ class Leading:
 
     def next_wakeup(self) -> float | None:
         """When ``tick`` and ``flush`` must be called next; None: not before a batch comes."""
-        if not self.member_state.participant.serving:
+        if not self.participant.serving:
             return 0.0
         checkpointer = self.member_state.checkpointer
         wakeups = (
             self.group.next_wakeup(),
-            self.member_state.participant.next_wakeup(),
+            self.participant.next_wakeup(),
             None if self.shipping is None else self.shipping.next_wakeup(),
             None if checkpointer is None else checkpointer.next_wakeup(),
         )
@@ -159,8 +170,8 @@ class Leading:
         if self._settled_by is None:
             self._settled_by = now + member_state.settings.settle_max
         if now >= self._serve_from:
-            settled = not member_state.participant.in_doubt
-            member_state.participant.serving = settled or now >= self._settled_by
+            settled = not member_state.participant_state.in_doubt
+            self.participant.serving = settled or now >= self._settled_by
 
     # --- the configuration ---------------------------------------------------------------------
 
@@ -226,7 +237,7 @@ class Leading:
         assert self.member_state.journal is not None
         if self.member_state.journal.dirty:
             self.group.sync(now)
-        self.member_state.participant.stamped = self._clock.latest
+        self.member_state.participant_state.stamped = self._clock.latest
 
     def _keep_logging(self, now: float) -> None:
         if self._logging_until is not None:
@@ -252,19 +263,21 @@ class Leading:
         assert member_state.journal is not None
         if member_state.journal.dirty:
             self.group.sync(now)
-        member_state.participant.stamped = self._clock.latest
-        member_state.checkpointer.begin(member_state.journal.last, member_state.participant.state())
+        state = member_state.participant_state
+        state.stamped = self._clock.latest
+        member_state.checkpointer.begin(member_state.journal.last, state.checkpoint_state())
 
     def _go_on_stamping(self, journal: Journal, clock: HybridClock) -> None:
         """Whatever the wall clock says, stamps are later than those of former lives; and what a
         crash left without one was there before anything that this life answers."""
-        participant = self.member_state.participant
-        clock.resume(participant.stamped)
-        if participant.unstamped:
+        state = self.member_state.participant_state
+        clock.resume(state.stamped)
+        if state.unstamped:
             journal.append(Stamp(clock.stamp()))
             journal.sync()
 
     def check_invariants(self) -> None:
         """What holds between two wake-ups."""
+        self.participant.check_invariants()
         self.group.check_invariants()
         self.pacing.check_invariants()

@@ -9,7 +9,7 @@ It answers no requests; the machine that drives it keeps the order of log, sync 
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -18,7 +18,7 @@ from sinfonia.memnode.checkpointer import Checkpointer
 from sinfonia.memnode.scrubber import Scrubber
 from sinfonia.memnode.settings import ApplyLimits, MemoryNodeSettings, has_disk, is_replicated
 from sinfonia.protocol.identifiers import Seq
-from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.participant_state import LiveParticipantState
 from sinfonia.protocol.records import (
     Batch,
     OnePhase,
@@ -33,8 +33,6 @@ from sinfonia.storage.files import Files
 from sinfonia.storage.journal import Journal, MemoryLog
 from sinfonia.storage.stable_storage import StableStorage, open_stable_storage, refound
 
-MakeParticipant = Callable[[AddressSpace, bool], Participant]
-
 
 class MemberState:
     """Memory, lists and log of one life of a member."""
@@ -47,7 +45,6 @@ class MemberState:
         identity: str,
         led: bool,
         now: float,
-        make_participant: MakeParticipant,
     ) -> None:
         """Open what the data directory holds.  Raises StorageError.
 
@@ -68,11 +65,11 @@ class MemberState:
         self.empty = True
         self._files = files
         self._identity = identity
-        self._make_participant = make_participant
         self._unapplied: deque[Batch] = deque()  # of what was logged in this life
         self._confirm_at: Seq | None = None
         self._numbers_used: Seq = 0  # by logs that were kept for copiers, and given up
         self.space: AddressSpace
+        self.participant_state: LiveParticipantState
         self.damage = ""
         self.complete = False  # whether the log certainly holds all that it ever held
         self.repaired = 0  # how often damage was replaced by a copy, in this life
@@ -147,7 +144,7 @@ class MemberState:
         """Returns how many bytes were written."""
         journal = self.journal
         assert journal is not None
-        replay = self.participant.replay
+        replay = self.participant_state.replay
         written = 0
         for seq, record in journal.records_after(self.applied):
             if seq > upto or written >= room_bytes:
@@ -160,7 +157,7 @@ class MemberState:
         return written
 
     def _apply_batch(self, batch: Batch, upto: Seq) -> None:
-        replay = self.participant.replay
+        replay = self.participant_state.replay
         skipped = self.applied + 1 - batch.first
         for record in decode_body(batch.body, batch.count)[skipped : upto + 1 - batch.first]:
             replay(record)
@@ -202,9 +199,9 @@ class MemberState:
                 keep_bytes=self.settings.keep_log_bytes, after=image.seq, history=image.history
             )
             self.space = AddressSpace(self.settings.capacity)
-            self.participant = self._make_participant(self.space, True)
+            self.participant_state = self._new_state(logged=True)
         self.applied = image.seq
-        self.participant.restore(state)
+        self.participant_state.restore(state)
 
     def found_anew(self) -> None:
         """An operator has given up what there was: hold nothing, soundly.  Raises StorageError."""
@@ -231,13 +228,13 @@ class MemberState:
         assert self.journal is None
         self.journal = MemoryLog(keep_bytes=self.settings.keep_log_bytes, after=self._numbers_used)
         self.journal.begin_life(incarnation)
-        self.participant.logged = True
+        self.participant_state.logged = True
 
     def end_logging(self) -> None:
         """Nobody copies any more; whoever comes late finds that records are missing."""
         self._numbers_used = self.last + 1
         self.journal = None
-        self.participant.logged = False
+        self.participant_state.logged = False
 
     # --- odds and ends -------------------------------------------------------------------------
 
@@ -267,20 +264,23 @@ class MemberState:
         else:
             self.space.close()
 
+    def _new_state(self, *, logged: bool) -> LiveParticipantState:
+        return LiveParticipantState(self.space, logged=logged, sessions=self.settings.sessions)
+
     def check_invariants(self) -> None:
         assert self.applied <= self.last or self.journal is None
-        self.participant.check_invariants()
 
     def _hold_nothing(self) -> None:
         self.space = AddressSpace(self.settings.capacity)
-        self.participant = self._make_participant(self.space, self.journal is not None)
+        logged = self.journal is not None
+        self.participant_state = self._new_state(logged=logged)
 
     def _begin_with_checkpoint(self) -> None:
         storage = self.storage
         assert storage is not None
         self.empty = storage.founded
         self.complete = storage.log.was_ended
-        self.participant.restore(storage.checkpoint.state)
+        self.participant_state.restore(storage.checkpoint.state)
         self._confirm_at = storage.log.last
         # A crash may have come between the checkpoint and this.
         storage.log.truncate_before(storage.checkpoint.processed)
@@ -309,7 +309,7 @@ class MemberState:
         self.space = storage.space
         self.journal = storage.log
         self.applied = storage.checkpoint.seq
-        self.participant = self._make_participant(self.space, True)
+        self.participant_state = self._new_state(logged=True)
         self.checkpointer = Checkpointer(storage, self.settings.checkpoints)
         self.scrubber = Scrubber(
             storage, self.checkpointer, rate=self.settings.scrub_rate, now=self._now

@@ -34,6 +34,7 @@ from sinfonia.memnode.settings import MemoryNodeSettings, State, has_disk, is_re
 from sinfonia.memnode.status import status_figures
 from sinfonia.protocol.attempts import CLOCK_DRIFT_MARGIN
 from sinfonia.protocol.effects import Question
+from sinfonia.protocol.load.counters import LoadCounters
 from sinfonia.protocol.load.windows import LoadWindows
 from sinfonia.protocol.membership.messages import (
     Directory,
@@ -62,6 +63,7 @@ from sinfonia.protocol.messages import (
     WrongConfig,
 )
 from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.participant_state import LiveParticipantState
 from sinfonia.protocol.replication.following import LOST_AFTER, Follower
 from sinfonia.storage.address_space import AddressSpace
 from sinfonia.storage.damage import note_damage
@@ -125,8 +127,9 @@ class MemoryNode:
             identity=self._owner.identity,
             led=self._owner.led,
             now=now,
-            make_participant=self._make_participant,
         )
+        self._load = LoadCounters()
+        self.load_windows = LoadWindows(self._load, now)
         self._known = KnownConfiguration.read(files)
         self._register_at = now
         self._resignations = 0
@@ -138,13 +141,24 @@ class MemoryNode:
         if self.over:
             return State.OVER
         if self.leading is not None:
-            return State.SERVING if self.participant.serving else State.SETTLING
+            return State.SERVING if self.leading.participant.serving else State.SETTLING
         return State.STARTING if self.replica is None else self.replica.state
 
     @property
     def participant(self) -> Participant:
-        """Votes, locks and lists."""
-        return self.member_state.participant
+        """What votes; a member that does not lead has none."""
+        assert self.leading is not None, "only a primary votes"
+        return self.leading.participant
+
+    @property
+    def participant_state(self) -> LiveParticipantState:
+        """Lists, locks and sessions, in every role."""
+        return self.member_state.participant_state
+
+    @property
+    def incarnation(self) -> int:
+        """Of the memory node, for which this member executes; 0 if it does not lead."""
+        return 0 if self.leading is None else self.leading.incarnation
 
     @property
     def space(self) -> AddressSpace:
@@ -183,7 +197,7 @@ class MemoryNode:
             replicas=settings.replicas,
             resigns=self._resignations if resigning else 0,
             lived=self._lived,
-            epoch=self.participant.epoch,
+            epoch=self.participant_state.epoch,
             last=self.member_state.last,
             damaged=bool(self.member_state.damage),
             known_epoch=self._known.config_epoch,
@@ -221,7 +235,8 @@ class MemoryNode:
                 f"this data directory belongs to cluster {self._known.cluster!r}, and the manager "
                 f"to {message.directory.cluster!r}; start it with the endpoints of its own managers"
             )
-        self.participant.epoch = max(self.participant.epoch, message.epoch)
+        state = self.participant_state
+        state.epoch = max(state.epoch, message.epoch)
         self.on_directory(message.directory)
         replica, entry = self.replica, message.directory.entry(self.settings.node)
         if replica is None or not replica.resigning or message.resigned != self._resignations:
@@ -316,6 +331,7 @@ class MemoryNode:
             entry,
             self.member_state,
             clock=self.clock,
+            load=self._load,
             send=self._say,
             serve_from=serve_from,
             now=now,
@@ -526,33 +542,22 @@ class MemoryNode:
         self.load_windows.check_invariants()
         if self.leading is not None:
             self.leading.check_invariants()
+        else:
+            self.participant_state.check_invariants()
         if self.replica is not None:
             self.replica.follower.check_invariants()
 
-    def _make_participant(self, space: AddressSpace, logged: bool) -> Participant:
-        participant = Participant(
-            node=self.settings.node,
-            incarnation=0,
-            memory=space,
-            logged=logged,
-            read_lease=self.settings.read_lease,
-            sessions=self.settings.sessions,
-            lock_waits=self.settings.lock_line(self.settings.locks),
-        )
-        self.load_windows = LoadWindows(participant.load, self._now)
-        return participant
-
     def envelope(self, replies: list[Reply]) -> Replies:
         """``replies``, as this life of the memory node says them."""
-        participant = self.participant
+        state = self.participant_state
         return Replies(
             PROTOCOL_VERSION,
             self.settings.node,
-            participant.incarnation,
-            participant.epoch,
+            self.incarnation,
+            state.epoch,
             replies,
             clock=self.clock.latest,
-            generation=participant.sessions.generation,
+            generation=state.sessions.generation,
         )
 
     @property
@@ -564,7 +569,7 @@ class MemoryNode:
         """Whether this is the primary that ``batch`` is meant for, and serves."""
         return (
             self.leading is not None
-            and self.participant.serving
+            and self.leading.participant.serving
             and batch.incarnation == self.leading.incarnation
             and batch.node in (ANY_NODE, self.settings.node)
         )

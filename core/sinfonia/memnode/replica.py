@@ -131,7 +131,9 @@ class Replica:
         whole = self.follower.phase not in (Phase.COPYING, Phase.SAVING) and member_state.confirmed
         if (self._saving or (whole and checkpointer.due)) and not checkpointer.running:
             self._sync()
-            checkpointer.begin(member_state.applied, member_state.participant.state())
+            checkpointer.begin(
+                member_state.applied, member_state.participant_state.checkpoint_state()
+            )
         if checkpointer.carry_on(now, sync=self._sync) and self._saving:
             self._saved(now)
 

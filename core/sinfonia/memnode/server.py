@@ -139,7 +139,7 @@ class MemoryNodeServer:
         self._lock.release()
 
     def _remembers(self, client: int) -> bool:
-        return self.node.participant.sessions.remembers(client)
+        return self.node.participant_state.sessions.remembers(client)
 
     def _begin_life(self) -> MemoryNode:
         node = MemoryNode(
@@ -249,8 +249,10 @@ class MemoryNodeServer:
     def _send(self, route: bytes, replies: Replies) -> None:
         self._in_flight.answered(route, replies)
         if not self._admission.send(route, replies):
-            # There will be no end to hints for whoever is gone, unless its watches end.
-            self.node.participant.watches.forget(route)
+            # A client that is gone would be sent hints without end, unless its watches end.
+            leading = self.node.leading
+            if leading is not None:
+                leading.participant.watches.forget(route)
 
     def _tell_primary(self, requests: list[Request]) -> None:
         endpoint = self.node.primary

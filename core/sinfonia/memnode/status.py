@@ -6,10 +6,11 @@ from sinfonia.memnode.leading import Leading
 from sinfonia.memnode.member_state import MemberState
 from sinfonia.memnode.replica import Replica
 from sinfonia.memnode.settings import MemoryNodeSettings, State
-from sinfonia.protocol.load.windows import Counts
+from sinfonia.protocol.load.windows import Counts, LoadWindows
 from sinfonia.protocol.membership.messages import MemoryNodeEntry
 from sinfonia.protocol.messages import Vote
 from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.participant_state import LiveParticipantState
 
 Figures = dict[str, int | float | str]
 
@@ -36,7 +37,13 @@ class MemberView(Protocol):
     def entry(self) -> MemoryNodeEntry | None: ...
 
     @property
-    def participant(self) -> Participant: ...
+    def participant_state(self) -> LiveParticipantState: ...
+
+    @property
+    def incarnation(self) -> int: ...
+
+    @property
+    def load_windows(self) -> LoadWindows: ...
 
     @property
     def member_state(self) -> MemberState: ...
@@ -50,29 +57,25 @@ class MemberView(Protocol):
 
 def status_figures(node: MemberView) -> Figures:
     """Load and health, by name."""
-    participant, member_state, entry = node.participant, node.member_state, node.entry
+    state, member_state, entry = node.participant_state, node.member_state, node.entry
     figures: Figures = {
         "mode": node.settings.mode,
         "capacity_bytes": node.settings.capacity,
         "identity": node.identity,
         "starts": node.starts,
         "role": _role(node),
-        "incarnation": participant.incarnation,
+        "incarnation": node.incarnation,
         "config_epoch": 0 if entry is None else entry.config_epoch,
-        "epoch": participant.epoch,
-        "in_doubt": len(participant.in_doubt),
-        "decided": len(participant.decided),
-        "lock_segments": len(participant.locks),
-        "lock_waiters": len(participant.lock_waits),
-        "lock_waits": participant.lock_waits.queued,
-        "lock_waits_expired": participant.lock_waits.expired,
-        "watches": len(participant.watches),
-        "clients": len(participant.sessions),
-        "clients_dropped": participant.sessions.dropped,
-        "clients_turned_away": participant.sessions.turned_away,
-        "remembered": participant.sessions.outcomes,
-        "remembered_bytes": participant.sessions.outcome_bytes,
-        "duplicates": participant.duplicates,
+        "epoch": state.epoch,
+        "in_doubt": len(state.in_doubt),
+        "decided": len(state.decided),
+        "lock_segments": len(state.locks),
+        "clients": len(state.sessions),
+        "clients_dropped": state.sessions.dropped,
+        "clients_turned_away": state.sessions.turned_away,
+        "remembered": state.sessions.outcomes,
+        "remembered_bytes": state.sessions.outcome_bytes,
+        **_votes(None if node.leading is None else node.leading.participant),
         "replayed_records": member_state.replayed,
         "last_record": member_state.last,
         "catching_up": 0,
@@ -83,8 +86,6 @@ def status_figures(node: MemberView) -> Figures:
         figures["damage"] = member_state.damage
     if node.waiting and node.state is State.STARTING:
         figures["waiting_for"] = node.waiting
-    for vote in Vote:
-        figures[f"votes_{vote.name.lower()}"] = participant.votes[vote]
     if member_state.journal is not None:
         figures["stable_record"] = member_state.journal.stable
     if member_state.storage is not None:
@@ -100,8 +101,24 @@ def status_figures(node: MemberView) -> Figures:
         figures["scrub_passes"] = scrubber.passes
         figures["scrub_pass_seconds"] = round(scrubber.pass_seconds, 3)
     for name in Counts._fields:
-        figures[name] = sum(getattr(each, name) for each in participant.load.by_tag.values())
+        figures[name] = sum(getattr(each, name) for each in node.load_windows.counts().values())
     _add_role(node, figures)
+    return figures
+
+
+def _votes(participant: Participant | None) -> Figures:
+    """What a primary has voted, and the clients that wait; a member that does not lead has none."""
+    lock_waits = None if participant is None else participant.one_phase.lock_waits
+    figures: Figures = {
+        "lock_waiters": 0 if lock_waits is None else len(lock_waits),
+        "lock_waits": 0 if lock_waits is None else lock_waits.queued,
+        "lock_waits_expired": 0 if lock_waits is None else lock_waits.expired,
+        "watches": 0 if participant is None else len(participant.watches),
+        "duplicates": 0 if participant is None else participant.votes.duplicates,
+    }
+    for vote in Vote:
+        votes = 0 if participant is None else participant.votes.counts[vote]
+        figures[f"votes_{vote.name.lower()}"] = votes
     return figures
 
 

@@ -4,8 +4,8 @@ Figure 5 of the paper, by the names used here:
 
 ===============  ==================================================================================
 redo-log         ``storage.redo_log``: records.OnePhase, Prepared, Decided, ...
-in-doubt         ``Participant.in_doubt``: voted OK, outcome unknown, all locks held
-decided          ``Participant.decided``: committed, and some participant may still have to ask
+in-doubt         ``LiveParticipantState.in_doubt``: voted OK, outcome unknown, all locks held
+decided          ``LiveParticipantState.decided``: committed; some participant may still ask
 forced-abort     the BAD_FORCED answers in ``sessions``
 all-log-tids     in-doubt, decided and the OK answers in ``sessions`` together
 ===============  ==================================================================================
@@ -74,7 +74,7 @@ class InDoubt(msgspec.Struct, frozen=True):
         return Unsettled(self.prepared.tid, self.prepared.participants)
 
 
-class Decided(msgspec.Struct, frozen=True):
+class DecidedEntry(msgspec.Struct, frozen=True):
     """A committed minitransaction that a client or a recovery coordinator may still ask about."""
 
     tid: Tid

@@ -1,24 +1,24 @@
 """What a participant keeps (Figure 5), and how outcomes and the log change it.
 
 The log is the truth: replaying its records in order, on what a checkpoint kept, gives the state in
-which they were appended.  So whatever must outlive a crash changes here, by a record; what is only
-in memory (the line for locks, watches, load) begins anew with each life.
+which they were appended.  So whatever must outlive a crash is here and changes by a record.  What
+is only in memory (read-only locks, the line for locks, watches, load) is the participant's, and
+begins anew with each life.
+
+A replica has this state and no participant: it replays what the primary has logged.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol import records
 from sinfonia.protocol.execution import Memory
 from sinfonia.protocol.identifiers import Tid
-from sinfonia.protocol.lists import Decided, InDoubt, Reading, ok_vote
-from sinfonia.protocol.load.counters import LoadCounters
-from sinfonia.protocol.lock_waits import LockWaits
+from sinfonia.protocol.lists import DecidedEntry, InDoubt, Reading, ok_vote
 from sinfonia.protocol.locks import RangeLocks
 from sinfonia.protocol.messages import Vote, Voted
 from sinfonia.protocol.sessions import EPOCHS_STALE, Session, SessionLimits, Sessions, size_of
-from sinfonia.protocol.watches import Watches
 
 OK = Vote.OK
 
@@ -26,35 +26,31 @@ OK = Vote.OK
 class LiveParticipantState:
     """What one memory node keeps of its minitransactions; times are monotonic seconds."""
 
-    def __init__(self, memory: Memory, *, sessions: SessionLimits, lock_waits: LockWaits) -> None:
+    def __init__(
+        self, memory: Memory, *, logged: bool, sessions: SessionLimits | None = None
+    ) -> None:
+        """``logged``: whether what changes here is logged; else it ends with this life."""
         self.memory = memory
+        self.logged = logged
         self.epoch = 0
         # The last Stamp in the log, and whether anything may follow that has none.
         self.stamped = 0
         self.unstamped = False
-        self.sessions = Sessions(sessions)
+        self.sessions = Sessions(sessions or SessionLimits())
         self.locks = RangeLocks()
         self.in_doubt: dict[Tid, InDoubt] = {}
-        self.decided: dict[Tid, Decided] = {}
-        self.reading: dict[Tid, Reading] = {}
-        self.load = LoadCounters()
-        self.lock_waits = lock_waits
-        self.watches = Watches(memory.capacity)
-        self._let_go = False  # locks were, since the line was looked at
+        self.decided: dict[Tid, DecidedEntry] = {}
 
-    def _apply(self, writes: Sequence[WriteItem]) -> int:
+    def apply(self, writes: Sequence[WriteItem]) -> int:
         """Write; returns the bytes written."""
         write = self.memory.write
         byte_count = 0
         for item in writes:
             write(item.address, item.data)
             byte_count += len(item.data)
-        if self.watches.armed:
-            for item in writes:
-                self.watches.touch(item.address, len(item.data))
         return byte_count
 
-    def _forgotten(self, tid: Tid) -> bool:
+    def is_forgotten(self, tid: Tid) -> bool:
         """Whether ``tid`` is refused as too old, so that not knowing it says nothing of it."""
         session = self.sessions.get(tid.client)
         if session is not None and tid.counter < session.floor:
@@ -63,44 +59,41 @@ class LiveParticipantState:
 
     # --- outcomes ------------------------------------------------------------------------------
 
-    def _keep_in_doubt(self, in_doubt: InDoubt) -> None:
+    def keep_in_doubt(self, in_doubt: InDoubt) -> None:
+        """A vote was OK: the outcome is to come."""
         tid = in_doubt.prepared.tid
         self.in_doubt[tid] = in_doubt
         self.sessions.on_in_doubt(tid, +1, in_doubt.size)
 
-    def _settle(self, in_doubt: InDoubt, *, action: bool, now: float) -> None:
-        """The outcome of an in-doubt tid is known: apply, then let go of its locks."""
+    def settle(self, in_doubt: InDoubt, *, action: bool, now: float) -> int:
+        """The outcome of an in-doubt tid is known: apply, then let go of its locks.
+
+        Returns the bytes written.
+        """
         prepared = in_doubt.prepared
         tid = prepared.tid
         del self.in_doubt[tid]
         self.sessions.on_in_doubt(tid, -1, -in_doubt.size)
-        load = self.load.of(in_doubt.tag)
+        byte_count = 0
         if action:
-            load.executed += 1
-            load.bytes_written += self._apply(prepared.writes)
-            self.decided[tid] = Decided(tid, prepared.participants, ok_vote(prepared), now)
+            byte_count = self.apply(prepared.writes)
+            self.decided[tid] = DecidedEntry(tid, prepared.participants, ok_vote(prepared), now)
         else:
-            load.aborted += 1
             self.sessions.force_abort(tid)
-        self._release(prepared.ranges)
+        self.locks.release(prepared.ranges)
+        return byte_count
 
-    def _release(self, ranges: Sequence[records.LockRange]) -> None:
-        self.locks.release(ranges)
-        self._let_go = True
-
-    def _forget(self, tids: Sequence[Tid]) -> None:
+    def forget(self, tids: Sequence[Tid]) -> None:
+        """All participants know the outcome of ``tids``, which committed."""
         # The participants know; the client may not yet, if it was the manager that finished its
         # minitransaction, and then it will send the same tid again.
         for tid in tids:
             self.sessions.remember(tid, self.decided.pop(tid).voted)
 
-    def _advance_epoch(self, epoch: int) -> None:
+    def advance_epoch(self, epoch: int) -> None:
+        """The epoch is now ``epoch``; sessions that are stale by it go."""
         self.epoch = epoch
         self.sessions.drop_stale(epoch)
-
-    def _expire_reading(self, now: float) -> None:
-        for tid in [tid for tid, held in self.reading.items() if held.until <= now]:
-            self._release(self.reading.pop(tid).ranges)
 
     # --- restart -------------------------------------------------------------------------------
 
@@ -113,7 +106,9 @@ class LiveParticipantState:
         for prepared in state.in_doubt:
             self._replay_prepared(prepared)
         for kept in state.decided:
-            self.decided[kept.tid] = Decided(kept.tid, kept.participants, kept.voted, -math.inf)
+            self.decided[kept.tid] = DecidedEntry(
+                kept.tid, kept.participants, kept.voted, -math.inf
+            )
 
     def replay(self, record: records.Record) -> None:
         """Redo one record of the log, in log order (section 4.5)."""
@@ -123,21 +118,21 @@ class LiveParticipantState:
             session.outcomes[record.counter] = voted = Voted(record.counter, OK, record.reads)
             session.count(record.counter, size_of(voted))
             self.sessions.recount(session)
-            self._apply(record.writes)
+            self.apply(record.writes)
         elif isinstance(record, records.Prepared):
             self._replay_session(record.tid.client, record.tid.epoch, record.floor)
             self._replay_prepared(record)
         elif isinstance(record, records.Decided):
             in_doubt = self.in_doubt.get(record.tid)
             assert in_doubt is not None, f"log decides {record.tid}, which it never prepared"
-            self._settle(in_doubt, action=record.action, now=-math.inf)
+            self.settle(in_doubt, action=record.action, now=-math.inf)
         elif isinstance(record, records.ForcedAbort):
             self.sessions.force_abort(record.tid)
         elif isinstance(record, records.Forgotten):
-            self._forget(record.tids)
+            self.forget(record.tids)
             self.sessions.drop(record.clients)
         elif isinstance(record, records.EpochAdvanced):
-            self._advance_epoch(record.epoch)
+            self.advance_epoch(record.epoch)
         elif isinstance(record, records.Stamp):
             self.stamped = record.clock
             self.unstamped = False
@@ -154,9 +149,9 @@ class LiveParticipantState:
         # this one compared here and what it writes elsewhere once it is found to have committed.
         locked = self.locks.try_acquire(prepared.ranges)
         assert locked, f"log prepares {prepared.tid} over the locks of another"
-        self._keep_in_doubt(InDoubt(prepared, -math.inf))
+        self.keep_in_doubt(InDoubt(prepared, -math.inf))
 
-    def state(self) -> records.ParticipantState:
+    def checkpoint_state(self) -> records.ParticipantState:
         """What a checkpoint must keep, as of the records logged so far."""
         return records.ParticipantState(
             epoch=self.epoch,
@@ -169,15 +164,14 @@ class LiveParticipantState:
             stamped=self.stamped,
         )
 
-    def check_invariants(self) -> None:
-        """The locks held are those of in-doubt and reading minitransactions, and no others."""
+    def check_invariants(self, *, reading: Iterable[Reading] = ()) -> None:
+        """The locks held are those of what is in doubt and of ``reading``, and no others."""
         self.sessions.check_invariants()
         self.locks.check_invariants()
-        self.lock_waits.check_invariants()
         expected = RangeLocks()
         for in_doubt in self.in_doubt.values():
             assert expected.try_acquire(in_doubt.prepared.ranges), "in-doubt tids overlap"
-        for reading in self.reading.values():
-            assert expected.try_acquire(reading.ranges), "a reader overlaps an in-doubt tid"
+        for held in reading:
+            assert expected.try_acquire(held.ranges), "a reader overlaps an in-doubt tid"
         assert self.locks.covers_the_same(expected)
         assert not self.in_doubt.keys() & self.decided.keys()

@@ -31,7 +31,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sinfonia.protocol.identifiers import Tid
-from sinfonia.protocol.messages import Requests, Vote, Voted
+from sinfonia.protocol.messages import ExecCommit, ExecPrepare, Request, Requests, Vote, Voted
 from sinfonia.protocol.records import SessionState
 
 # A client has at most this many minitransactions in flight at one memory node; what is beyond it
@@ -374,6 +374,13 @@ class Sessions:
         assert self.outcomes == sum(len(session.outcomes) for session in self), "miscounted"
         assert self.outcome_bytes == sum(session.outcome_bytes for session in self), "miscounted"
         assert all(session.generation <= self.generation for session in self)
+
+
+def is_remembered(request: Request) -> bool:
+    """Whether the answer to ``request`` is: it writes, or may lock until its outcome is known."""
+    if isinstance(request, ExecCommit):
+        return bool(request.writes or request.updates)
+    return isinstance(request, ExecPrepare) and not request.read_only
 
 
 def size_of(voted: Voted) -> int:

@@ -24,6 +24,7 @@ Levels and buckets without entries do not exist.
 
 from collections.abc import Iterable
 
+from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol.messages import Hints, Unwatch, Watch, WatchRange
 
 # Watches end that are not renewed for so long (seconds), their client being dead or cut off.
@@ -188,6 +189,11 @@ class Watches:
             del self._by_route[client.route]
 
     # --- commits -------------------------------------------------------------------------------
+
+    def touch_all(self, writes: Iterable[WriteItem]) -> None:
+        """A commit has written ``writes``."""
+        for item in writes:
+            self.touch(item.address, len(item.data))
 
     def touch(self, address: int, length: int) -> None:
         """A commit has written the ``length`` bytes at ``address``."""

@@ -67,16 +67,18 @@ def _not_in_sync(node: MemoryNode) -> str:
 
 
 def _left_over(node: MemoryNode) -> str:
-    participant = node.participant
-    for what, tids in (
-        ("in doubt", participant.in_doubt),
-        ("decided and not forgotten", participant.decided),
-        ("reading", participant.reading),
-        ("in line for locks", [waiter.request.counter for waiter in participant.lock_waits]),
-    ):
+    state = node.participant_state
+    left = [("in doubt", [*state.in_doubt]), ("decided and not forgotten", [*state.decided])]
+    if node.leading is not None:
+        participant = node.leading.participant
+        waiting = [waiter.request.counter for waiter in participant.one_phase.lock_waits]
+        left.append(("reading", [*participant.two_phase.reading]))
+        if waiting:
+            return f"has in line for locks: {', '.join(map(str, waiting))}"
+    for what, tids in left:
         if tids:
             return f"has {what}: {', '.join(map(str, tids))}"
-    return "holds locks" if len(participant.locks) else ""
+    return "holds locks" if len(state.locks) else ""
 
 
 def check_bounds(nodes: Sequence[SimulatedMemoryNode], *, clients: int) -> None:
@@ -84,7 +86,7 @@ def check_bounds(nodes: Sequence[SimulatedMemoryNode], *, clients: int) -> None:
     for process in nodes:
         node = process.node
         assert node is not None
-        node.participant.check_invariants()
+        node.check_invariants()
         log_bytes = node.status().figures.get("log_bytes", 0)
         assert isinstance(log_bytes, int)
         settings = node.settings
@@ -93,5 +95,5 @@ def check_bounds(nodes: Sequence[SimulatedMemoryNode], *, clients: int) -> None:
         log_bytes_max = 2 * settings.checkpoints.log_bytes + 3 * settings.log_segment_bytes
         log_bytes_max += settings.keep_log_bytes * KEEP_FOR_COPIES_FACTOR
         assert log_bytes <= log_bytes_max, f"{process.name} keeps {log_bytes} bytes of log"
-        sessions = len(node.participant.sessions)
+        sessions = len(node.participant_state.sessions)
         assert sessions <= clients, f"{process.name} keeps {sessions} sessions of {clients} clients"

@@ -122,7 +122,7 @@ class MemberMarks:
         self._look_at_line(node)
 
     def _look_at_line(self, node: MemoryNode) -> None:
-        if node.leading is not None and len(node.participant.lock_waits):
+        if node.leading is not None and len(node.participant.one_phase.lock_waits):
             self._events["a line for locks broken by a fail-over"] += 1
 
     def _look_at_replica(self, node: MemoryNode, follower: Follower) -> None:
@@ -169,13 +169,13 @@ class MemberMarks:
                 self._events["a replica that resigned leads later"] += 1
         if participant.serving and not self._served:
             self._served = True
-            self._events["served with something in doubt"] += bool(participant.in_doubt)
-        if self._reading or participant.reading:
+            self._events["served with something in doubt"] += bool(participant.state.in_doubt)
+        held = participant.two_phase.reading
+        if self._reading or held:
             self._events["read locks let go by themselves"] += any(
-                reading.until <= now and tid not in participant.reading
-                for tid, reading in self._reading.items()
+                reading.until <= now and tid not in held for tid, reading in self._reading.items()
             )
-            self._reading = dict(participant.reading)
+            self._reading = dict(held)
 
     def _on_voted(self, node: MemoryNode, route: bytes, voted: Voted) -> None:
         if voted.vote is Vote.BAD_FLOOR:
@@ -183,7 +183,7 @@ class MemberMarks:
         elif voted.vote is Vote.BAD_FORCED:
             self._events["a late vote met a promise to abort"] += 1
         elif voted.vote is Vote.OK:
-            me = (node.participant.incarnation, self._name)
+            me = (node.incarnation, self._name)
             which = (node.settings.node, route, voted.counter)
             life, name = self._seen.answered.setdefault(which, me)
             self._events["a tid answered again by a later life"] += life != me[0]

@@ -245,7 +245,7 @@ class MemberGroup:
     def ask(self, name: str, *requests: Request) -> None:
         """Deliver a client's batch to ``name``; it is executed at the next wake-up's flush."""
         node = self.nodes[name]
-        incarnation = node.participant.incarnation
+        incarnation = node.incarnation
         batch = Requests(PROTOCOL_VERSION, CLIENT, incarnation, 0, list(requests))
         node.receive(CLIENT_ROUTE, batch, self.now)
 

@@ -332,7 +332,7 @@ class SimulatedMemoryNode(Process):
     def _check_waiters(self, node: MemoryNode) -> None:
         """Nobody waits for locks longer than agreed."""
         if node.leading is not None and not node.over:
-            for waiter in node.participant.lock_waits:
+            for waiter in node.participant.one_phase.lock_waits:
                 assert waiter.until > self.now, f"{waiter.request.counter} waits for too long"
 
     def _note_copies(self, node: MemoryNode) -> None:

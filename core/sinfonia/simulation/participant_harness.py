@@ -11,6 +11,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.minitransaction import CompareItem, ReadItem, WriteItem
 from sinfonia.protocol.effects import Step
 from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.load.counters import LoadCounters
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     Answer,
@@ -27,6 +28,7 @@ from sinfonia.protocol.messages import (
     Voted,
 )
 from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.participant_state import LiveParticipantState
 from sinfonia.protocol.records import Record
 from sinfonia.protocol.sessions import SessionLimits
 
@@ -69,12 +71,11 @@ class ParticipantHarness:
         self.log: list[Record] = []
         self.now = 0.0
         self.participant = Participant(
+            LiveParticipantState(self.memory, logged=logged, sessions=sessions),
             node=self.node,
             incarnation=incarnation,
-            memory=self.memory,
-            logged=logged,
             read_lease=1.0,
-            sessions=sessions,
+            load=LoadCounters(),
         )
         self.participant.serving = serving
 
@@ -94,7 +95,7 @@ class ParticipantHarness:
         step = self.participant.on_requests(batch, self.now)
         for question in step.questions:
             if isinstance(question, Probe):
-                self.participant.on_probe(question, step, stable_before=math.inf)
+                self.participant.recovery.on_probe(question, step, stable_before=math.inf)
         self.log += step.records
         return step
 
@@ -141,7 +142,7 @@ class ParticipantHarness:
         reborn = ParticipantHarness(self.node, incarnation=self.participant.incarnation + 1)
         reborn.log = self.log[:stable]
         for record in reborn.log:
-            reborn.participant.replay(record)
+            reborn.participant.state.replay(record)
         reborn.now = self.now
         return reborn
 
@@ -152,7 +153,7 @@ class ParticipantHarness:
     def check(self) -> None:
         """Invariants, and that nothing is locked."""
         self.participant.check_invariants()
-        assert not len(self.participant.locks), "locks were left"
+        assert not len(self.participant.state.locks), "locks were left"
 
 
 def asks_nothing(step: Step) -> bool:

@@ -182,7 +182,7 @@ class World:
             harness.now = self.now + 100
             harness.step()
             harness.check()
-            assert not harness.participant.decided
+            assert not harness.participant.state.decided
 
     def _arrive(self, each: OnTheWay) -> None:
         harness = self.members[each.endpoint]
@@ -210,9 +210,9 @@ class World:
             PROTOCOL_VERSION,
             harness.node,
             participant.incarnation,
-            participant.epoch,
+            participant.state.epoch,
             replies,
-            generation=participant.sessions.generation,
+            generation=participant.state.sessions.generation,
         )
         self.coming_back.append((harness.node, batch))
 

@@ -27,8 +27,10 @@ from sinfonia.errors import BackupError, DamagedBackup
 from sinfonia.memnode.node import MemoryNode
 from sinfonia.memnode.settings import MemoryNodeSettings
 from sinfonia.minitransaction import WriteItem
+from sinfonia.protocol.load.counters import LoadCounters
 from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
 from sinfonia.protocol.messages import PROTOCOL_VERSION, ExecCommit, Requests, Voted
+from sinfonia.protocol.participant import Participant
 from sinfonia.protocol.records import OnePhase, decode_body
 from sinfonia.simulation.participant_harness import PlainMemory
 from sinfonia.simulation.workloads.bank import CAPACITY, simulated_bank
@@ -284,8 +286,9 @@ def test_a_restored_memory_node_is_started_like_any_other(root: Path, tmp_path: 
         assert registration.lived == LIVES_SKIPPED + max(
             life.incarnation for life in backup.lives(origin.node)
         )
-        assert node.participant.state() == known.state()
-        assert node.participant.stamped >= restoration.moment
+        state = node.participant_state
+        assert state.checkpoint_state() == known.checkpoint_state()
+        assert state.stamped >= restoration.moment
     finally:
         node.close()
 
@@ -304,7 +307,14 @@ def test_an_old_client_is_told_what_the_restored_memory_shows(root: Path) -> Non
         for record in reversed(decode_body(batch.body, batch.count))
         if isinstance(record, OnePhase)
     )
-    participant = Restoration(backup, first).recovered(backup.nodes[0], PlainMemory(CAPACITY))
+    memory = PlainMemory(CAPACITY)
+    participant = Participant(
+        Restoration(backup, first).recovered(backup.nodes[0], memory),
+        node=node,
+        incarnation=0,
+        read_lease=0.0,
+        load=LoadCounters(),
+    )
     participant.serving = True
 
     def ask_again(record: OnePhase) -> int:
@@ -315,12 +325,12 @@ def test_an_old_client_is_told_what_the_restored_memory_shows(root: Path) -> Non
         batch = Requests(PROTOCOL_VERSION, record.client, 0, 0, [again])
         [voted] = participant.on_requests(batch, 0.0).replies
         assert isinstance(voted, Voted)
-        return participant.duplicates
+        return participant.votes.duplicates
 
     assert ask_again(early) == 1
-    assert participant.memory.memory[64:72] != b"executed"
+    assert memory[64:72] != b"executed"
     assert ask_again(late) == 1
-    assert participant.memory.memory[64:72] == b"executed"
+    assert memory[64:72] == b"executed"
 
 
 def test_a_failed_restore_leaves_nothing(root: Path, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ class Host:
 
     def send(self, *requests: Request) -> list[Reply]:
         """Deliver a batch and flush; the replies that left."""
-        incarnation = self.node.participant.incarnation
+        incarnation = self.node.incarnation
         batch = Requests(PROTOCOL_VERSION, CLIENT, incarnation, 0, list(requests))
         self.node.receive(ROUTE, batch, self.now)
         return self.flush()

@@ -207,12 +207,14 @@ class Host:
 
     def let_a_sensible_client_lock(self, round_: int) -> None:
         """In every second round it holds the first bytes, so that absurd ones meet that, too."""
-        epoch, incarnation = self.node.participant.epoch, self.node.participant.incarnation
+        epoch, incarnation = self.node.participant_state.epoch, self.node.incarnation
         request: Request = prepare(
             round_, write=[(0, bytes(64))], client=SENSIBLE_CLIENT, epoch=epoch
         )
         if round_ % 2:
-            held = [tid for tid in self.node.participant.in_doubt if tid.client == SENSIBLE_CLIENT]
+            held = [
+                tid for tid in self.node.participant_state.in_doubt if tid.client == SENSIBLE_CLIENT
+            ]
             if not held:
                 return
             request = Commit(held[0], action=False)
@@ -272,14 +274,14 @@ def test_a_memory_node_goes_on(mode: str, state: State) -> None:
         absurd = Absurd(seed)
         host.let_a_sensible_client_lock(seed)
         for step in range(40):
-            epoch, fresh = host.node.participant.epoch, 100 + (40 * seed + step) // 8
+            epoch, fresh = host.node.participant_state.epoch, 100 + (40 * seed + step) // 8
             absurd.likely = [0, 0, 0, 1, 2, 64, epoch, epoch, fresh, fresh]
             kinds = [
                 absurd.rng.choice([*EVERY_REQUEST, *OFTEN])
                 for _ in range(absurd.rng.choice(LENGTHS))
             ]
             requests = [far_going(absurd, absurd.of(kind)) for kind in kinds]
-            batch = batch_of(absurd, requests, host.node.participant.incarnation)
+            batch = batch_of(absurd, requests, host.node.incarnation)
             host.node.receive(absurd.rng.choice(ROUTES), batch, host.now)
             if absurd.rng.random() < 0.3:
                 host.now += absurd.rng.choice([0.0, 0.001, 0.1, 30.0])

@@ -118,5 +118,8 @@ def test_a_promise_to_abort_outlives_the_line_in_which_its_tid_waits() -> None:
     deliver(Resolve(tid(5, client=8), [MemoryNodeId(0)]))
     harness.now += 1.0
     harness.participant.on_tick(harness.now)
-    kept = {state.client: state.outcomes for state in harness.participant.state().sessions}
+    kept = {
+        state.client: state.outcomes
+        for state in harness.participant.state.checkpoint_state().sessions
+    }
     assert kept[8] == [Voted(5, Vote.BAD_FORCED)], "a checkpoint would forget it"

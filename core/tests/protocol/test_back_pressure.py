@@ -2,8 +2,9 @@
 
 import pytest
 
-from sinfonia.protocol import participant as participant_module
+from sinfonia.protocol import one_phase as one_phase_module
 from sinfonia.protocol import sessions as sessions_module
+from sinfonia.protocol import two_phase as two_phase_module
 from sinfonia.protocol.messages import Commit, Forget, Vote
 from sinfonia.simulation.member_group import MemberGroup
 from sinfonia.simulation.participant_harness import ParticipantHarness, one_phase, prepare, tid
@@ -15,12 +16,12 @@ def test_outcomes_that_a_dead_peer_has_not_heard_are_kept_up_to_a_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its coordinator cannot let them be forgotten (section 4.7)."""
-    monkeypatch.setattr(participant_module, "DECIDED_MAX", LIMIT)
+    monkeypatch.setattr(two_phase_module, "DECIDED_MAX", LIMIT)
     harness = ParticipantHarness()
     for counter in range(1, LIMIT + 1):
         assert harness.vote(prepare(counter, write=[(8 * counter, b"x")])).vote is Vote.OK
         harness.step(Commit(tid(counter), True))
-    assert len(harness.participant.decided) == LIMIT
+    assert len(harness.participant.state.decided) == LIMIT
     refused = prepare(LIMIT + 1, write=[(8, b"y")])
     assert harness.vote(refused).vote is Vote.BAD_LOAD
     assert harness.vote(one_phase(100, write=[(0, b"z")])).vote is Vote.OK, (
@@ -31,12 +32,12 @@ def test_outcomes_that_a_dead_peer_has_not_heard_are_kept_up_to_a_bound(
 
 
 def test_undecided_minitransactions_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(participant_module, "IN_DOUBT_MAX", LIMIT)
+    monkeypatch.setattr(two_phase_module, "IN_DOUBT_MAX", LIMIT)
     harness = ParticipantHarness()
     for counter in range(1, LIMIT + 1):
         assert harness.vote(prepare(counter, write=[(8 * counter, b"x")])).vote is Vote.OK
     assert harness.vote(prepare(LIMIT + 1, write=[(0, b"y")])).vote is Vote.BAD_LOAD
-    assert len(harness.participant.locks) == LIMIT, "a refusal holds no locks"
+    assert len(harness.participant.state.locks) == LIMIT, "a refusal holds no locks"
 
 
 def test_a_dead_replica_does_not_pin_the_log() -> None:
@@ -81,7 +82,7 @@ def test_what_is_remembered_of_one_client_is_bounded_in_bytes(
     """Answers that were read are kept for a client that lost them, until it raises its floor."""
     monkeypatch.setattr(sessions_module, "OUTCOME_BYTES_PER_SESSION_MAX", 2000)
     monkeypatch.setattr(sessions_module, "COUNTED_BYTES_MIN", 64)
-    monkeypatch.setattr(participant_module, "COUNTED_BYTES_MIN", 64)
+    monkeypatch.setattr(one_phase_module, "COUNTED_BYTES_MIN", 64)
     harness = ParticipantHarness()
     large = [one_phase(n, read=[(0, 1000)], write=[(0, b"x")]) for n in range(1, 4)]
     for request in large[:2]:

@@ -129,7 +129,7 @@ def test_a_lost_reply_is_asked_for_again_under_the_same_tid() -> None:
     world.pass_time(RESEND_AFTER + TICK)
     world.settle()
     assert call.result == Result(True, [b"\0"], (), 1)
-    assert world.harnesses[MemoryNodeId(0)].participant.duplicates == 1
+    assert world.harnesses[MemoryNodeId(0)].participant.votes.duplicates == 1
     world.check()
 
 

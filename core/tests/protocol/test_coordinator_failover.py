@@ -388,7 +388,7 @@ def test_a_connection_that_comes_up_is_used_at_once() -> None:
 def test_a_copy_that_never_left_is_no_earlier_copy() -> None:
     """Found by the fuzzer: a stale epoch, told to the second copy, was taken for "nobody knows"."""
     world = World()
-    world.harnesses[N0].participant.epoch = 5
+    world.harnesses[N0].participant.state.epoch = 5
     call = world.begin(*SWAP)
     requests = [request for each in world.on_the_way for request in each.batch.requests]
     world.lose_everything()

@@ -101,7 +101,7 @@ def test_what_recovery_could_not_settle_takes_no_locks(participants: list[int]) 
         vote_on(harness, ExecPrepare(tid=tid(1), participants=named, writes=WRITES))
         is Vote.BAD_RANGE
     )
-    assert not harness.participant.in_doubt
+    assert not harness.participant.state.in_doubt
     assert vote_on(harness, prepare(2, write=[(0, b"x")])) is Vote.OK
 
 
@@ -113,7 +113,7 @@ def test_no_session_lasts_for_ever() -> None:
     ahead = ExecPrepare(tid=Tid(epoch + 1, CLIENT, 3), participants=BOTH, writes=WRITES)
     assert vote_on(harness, ahead) is Vote.BAD_EPOCH
     assert not harness.replies(Resolve(Tid(epoch + 1, CLIENT, 4), BOTH))
-    assert {session.epoch for session in harness.participant.sessions} == {epoch}
+    assert {session.epoch for session in harness.participant.state.sessions} == {epoch}
 
 
 def test_promises_that_cannot_be_remembered_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_what_is_in_doubt_is_counted_with_its_locks() -> None:
     harness = ParticipantHarness()
     many = [(2 * k, 1) for k in range(400)]
     assert vote_on(harness, prepare(1, read=many, write=[(1023, b"x")])) is Vote.OK
-    session = harness.participant.sessions.get(CLIENT)
+    session = harness.participant.state.sessions.get(CLIENT)
     assert session is not None
     assert session.in_doubt_bytes > 400 * 100
 

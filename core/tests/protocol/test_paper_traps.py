@@ -44,7 +44,7 @@ def test_trap_1_a_minitransaction_that_writes_nowhere_is_not_logged() -> None:
 def test_trap_2_in_doubt_keeps_the_participants_and_the_vote() -> None:
     harness = ParticipantHarness()
     harness.vote(prepare(1, nodes=[0, 3, 5], write=[(0, b"x")]))
-    entry = harness.participant.in_doubt[tid(1)]
+    entry = harness.participant.state.in_doubt[tid(1)]
     assert entry.unsettled.participants == [0, 3, 5]
     assert harness.resolve(tid(1), [0, 3, 5]) is Answer.OK
 
@@ -80,7 +80,7 @@ def test_trap_4_a_duplicate_exec_commit_gets_the_same_answer_reads_included() ->
     swap = one_phase(1, read=[(0, 3)], write=[(0, b"new")])
     assert harness.vote(swap).reads == [b"\0\0\0"]
     assert harness.vote(swap).reads == [b"\0\0\0"]
-    assert harness.participant.duplicates == 1
+    assert harness.participant.votes.duplicates == 1
 
 
 def test_trap_4_a_duplicate_after_a_restart_gets_the_same_answer_reads_included() -> None:
@@ -114,7 +114,7 @@ def test_trap_4_below_the_floor_nothing_is_executed_and_nothing_is_remembered() 
     harness = ParticipantHarness()
     harness.vote(one_phase(1, write=[(0, b"a")]))
     harness.vote(one_phase(5, write=[(0, b"b")]), floor=5)
-    session = harness.participant.sessions.get(7)
+    session = harness.participant.state.sessions.get(7)
     assert session is not None
     assert list(session.outcomes) == [5]
     assert harness.vote(one_phase(1, write=[(0, b"a")])).vote is Vote.BAD_FLOOR
@@ -146,7 +146,7 @@ def test_trap_7_a_one_phase_record_decides_itself_at_replay() -> None:
     assert [type(record) for record in harness.log] == [OnePhase]
     reborn = harness.restarted()
     assert reborn.read(0, 1) == b"x"
-    assert not reborn.participant.in_doubt
+    assert not reborn.participant.state.in_doubt
 
 
 def test_trap_8_overlapping_items_take_the_strongest_lock_once_and_write_in_order() -> None:
@@ -227,7 +227,7 @@ def test_an_outcome_that_was_not_synced_is_asked_for_again_after_a_restart() -> 
     harness.commit(tid(1))
     assert isinstance(harness.log[-1], Decided)
     reborn = harness.restarted(stable=1)
-    assert tid(1) in reborn.participant.in_doubt
+    assert tid(1) in reborn.participant.state.in_doubt
     assert reborn.vote(one_phase(2, read=[(0, 1)])).vote is Vote.BAD_LOCK
 
 
@@ -238,7 +238,7 @@ def test_a_client_that_missed_the_vote_gets_it_though_all_participants_have_forg
     first = harness.vote(request)
     harness.commit(tid(1))
     harness.step(Forget([tid(1)]), client=99)
-    assert not harness.participant.decided
+    assert not harness.participant.state.decided
     assert harness.vote(request) == first
     assert harness.restarted().vote(request) == first
 
@@ -248,10 +248,10 @@ def test_what_a_client_has_finished_with_is_forgotten_for_good() -> None:
     harness.vote(prepare(1, write=[(0, b"x")]))
     harness.commit(tid(1))
     harness.step(Forget([tid(1)]), floor=2)
-    session = harness.participant.sessions.get(7)
+    session = harness.participant.state.sessions.get(7)
     assert session is not None
     assert not session.outcomes
-    assert not harness.participant.decided
+    assert not harness.participant.state.decided
 
 
 def test_read_locks_of_a_reader_that_died_let_go_by_themselves() -> None:
@@ -272,7 +272,7 @@ def test_a_node_that_does_not_serve_yet_executes_nothing_but_answers_recovery() 
 
 def test_two_epochs_behind_is_stale_and_one_is_not() -> None:
     harness = ParticipantHarness()
-    harness.participant.epoch = 5
+    harness.participant.state.epoch = 5
     assert harness.vote(one_phase(1, write=[(0, b"x")], epoch=3)).vote is Vote.BAD_EPOCH
     assert harness.vote(one_phase(2, write=[(0, b"x")], epoch=4)).vote is Vote.OK
 
@@ -293,7 +293,7 @@ def test_a_session_lost_in_a_restart_does_not_let_its_minitransaction_run_twice(
     request = prepare(1, write=[(0, b"x")])
     first = harness.vote(request)
     reborn = ParticipantHarness(incarnation=2)
-    reborn.participant.restore(harness.participant.state())
+    reborn.participant.state.restore(harness.participant.state.checkpoint_state())
     reborn.commit(tid(1))
     reborn.step(Forget([tid(1)]), client=99)
     assert reborn.vote(request) == first
@@ -304,7 +304,7 @@ def test_a_promise_to_abort_lasts_until_its_epoch_is_stale() -> None:
     """Found by simulation (seed 100527): it went with the session of a client last heard before."""
     harness = ParticipantHarness()
     harness.vote(one_phase(1, write=[(8, b"x")], epoch=0))
-    harness.participant.epoch = 1
+    harness.participant.state.epoch = 1
     late = prepare(2, write=[(0, b"x")], epoch=1)
     assert harness.resolve(late.tid, [0, 1]) is Answer.ABORT
     harness.step(Probe(1, 9.0, 9.0), Probe(2, 9.0, 9.0), client=99)
@@ -349,7 +349,7 @@ def test_a_request_that_breaks_the_protocol_does_not_cost_its_neighbours_their_l
 
 def test_what_one_request_may_read_is_bounded_at_the_node_too() -> None:
     harness = ParticipantHarness()
-    harness.participant._capacity = 1 << 40
+    harness.participant.one_phase._capacity = 1 << 40
     harness.memory.capacity = 1 << 40
     many = one_phase(1, read=[(0, 16 * 1024 * 1024)] * 2)
     assert harness.vote(many).vote is Vote.BAD_RANGE

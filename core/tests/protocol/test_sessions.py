@@ -27,7 +27,7 @@ FEW = SessionLimits(idle_kept=KEPT, look_for_room_every=1)
 def come_and_go(harness: ParticipantHarness, clients: int, first: int = 1000) -> None:
     """Each writes once, hears what became of it, and says goodbye."""
     for client in range(first, first + clients):
-        generation = harness.participant.sessions.generation
+        generation = harness.participant.state.sessions.generation
         write = one_phase(1, write=[(0, b"x")])
         assert harness.vote(write, client=client, generation=generation).vote is Vote.OK
         assert harness.replies(client=client, floor=2, generation=generation) == []
@@ -38,7 +38,7 @@ def come_and_go(harness: ParticipantHarness, clients: int, first: int = 1000) ->
 
 def test_200_000_short_lived_clients_are_all_served_and_cost_nothing() -> None:
     """Neither at the primary nor at a replica, which has only the log."""
-    primary, replica = ParticipantHarness().participant, ParticipantHarness().participant
+    primary, replica = ParticipantHarness().participant, ParticipantHarness().participant.state
     told = refused = 0
     for client in range(1, SHORT_LIVED + 1):
         write = [one_phase(1, write=[(0, b"x")])]
@@ -49,13 +49,14 @@ def test_200_000_short_lived_clients_are_all_served_and_cost_nothing() -> None:
                 replica.replay(record)
             if step.replies[0].vote is Vote.OK:  # type: ignore[union-attr]
                 break
-            told, refused = primary.sessions.generation, refused + 1
+            told, refused = primary.state.sessions.generation, refused + 1
         primary.on_requests(Requests(PROTOCOL_VERSION, client, 1, 2, [], generation=told), 0.0)
     assert refused <= SHORT_LIVED / SessionLimits().idle_kept
-    for participant in (primary, replica):
-        assert len(participant.sessions) <= 2 * SessionLimits().idle_kept
-        participant.check_invariants()
-    assert primary.sessions.outcomes == 0
+    primary.check_invariants()
+    for state in (primary.state, replica):
+        assert len(state.sessions) <= 2 * SessionLimits().idle_kept
+        state.check_invariants()
+    assert primary.state.sessions.outcomes == 0
 
 
 def test_a_late_copy_is_not_executed_after_its_session_was_dropped() -> None:
@@ -65,12 +66,12 @@ def test_a_late_copy_is_not_executed_after_its_session_was_dropped() -> None:
     assert harness.vote(first).vote is Vote.OK
     assert harness.replies(floor=2) == []
     come_and_go(harness, 3 * KEPT)
-    assert harness.participant.sessions.get(7) is None
+    assert harness.participant.state.sessions.get(7) is None
     late = harness.vote(first)
     assert late.vote is Vote.BAD_LOAD
     assert harness.read(0, 3) == b"xld"
     # A later batch brings the floor with the generation.
-    generation = harness.participant.sessions.generation
+    generation = harness.participant.state.sessions.generation
     second = one_phase(2, write=[(8, b"new")])
     assert harness.vote(second, floor=2, generation=generation).vote is Vote.OK
     assert harness.vote(first).vote is Vote.BAD_FLOOR
@@ -86,7 +87,7 @@ def test_a_copy_from_before_any_drop_is_not_admitted_by_a_promise() -> None:
     harness.resolve(tid(2), [0, 1])
     assert harness.vote(one_phase(1, write=[(0, b"old")])).vote is Vote.BAD_LOAD
     assert harness.read(0, 3) == b"xld"
-    generation = harness.participant.sessions.generation
+    generation = harness.participant.state.sessions.generation
     forced = harness.vote(one_phase(2, write=[(0, b"old")]), floor=2, generation=generation)
     assert forced.vote is Vote.BAD_FORCED
 
@@ -98,14 +99,14 @@ def test_sessions_with_answers_or_anything_in_doubt_stay() -> None:
     come_and_go(harness, 3 * KEPT)
     assert harness.vote(one_phase(1, read=[(0, 1)], write=[(0, b"a")])) == remembered
     assert harness.vote(prepare(1, write=[(64, b"b")], client=99), client=99) == prepared
-    assert harness.participant.duplicates == 2
+    assert harness.participant.votes.duplicates == 2
 
 
 def test_questions_and_goodbyes_make_no_session() -> None:
     harness = ParticipantHarness()
     assert harness.replies(floor=17) == []
     harness.resolve(tid(1, client=8), [0, 1])
-    assert [session.client for session in harness.participant.sessions] == [8], "the promise"
+    assert [session.client for session in harness.participant.state.sessions] == [8], "the promise"
 
 
 def test_a_restart_drops_what_the_former_life_dropped() -> None:
@@ -115,8 +116,8 @@ def test_a_restart_drops_what_the_former_life_dropped() -> None:
     assert len(dropped) >= 8 * KEPT
     assert len(set(dropped)) == len(dropped)
     reborn = harness.restarted()
-    assert len(reborn.participant.sessions) <= 2 * KEPT
-    assert reborn.participant.sessions.generation == 0
+    assert len(reborn.participant.state.sessions) <= 2 * KEPT
+    assert reborn.participant.state.sessions.generation == 0
     assert reborn.vote(one_phase(1, write=[(0, b"n")]), client=5).vote is Vote.OK
     reborn.check()
 
@@ -130,11 +131,11 @@ def test_a_waiter_in_line_whose_session_is_dropped_is_asked_again() -> None:
     assert harness.replies(waiting) == []
     assert harness.replies(floor=2) == []
     come_and_go(harness, 3 * KEPT)
-    assert harness.participant.sessions.get(7) is None
+    assert harness.participant.state.sessions.get(7) is None
     told = harness.replies(Commit(tid(1, client=99), True), client=99)
     assert Voted(1, Vote.BAD_LOAD) in told
     assert harness.read(64, 1) == b"b"
-    assert not harness.participant.lock_waits
+    assert not harness.participant.one_phase.lock_waits
     harness.check()
 
 
@@ -150,7 +151,7 @@ def test_clients_that_died_without_a_word_are_bounded(monkeypatch: pytest.Monkey
     asked = one_phase(1, write=[(0, b"y")]), one_phase(2, write=[(0, b"y")])
     votes = harness.replies(*asked, client=4)
     assert [vote.vote for vote in votes] == [Vote.BAD_LOAD, Vote.BAD_LOAD]  # type: ignore[union-attr]
-    assert harness.participant.sessions.turned_away == 1
+    assert harness.participant.state.sessions.turned_away == 1
     assert harness.vote(one_phase(2, write=[(0, b"z")]), client=1).vote is Vote.OK
     assert harness.replies(client=1, floor=3) == []
     assert harness.vote(asked[0], client=4).vote is Vote.OK
@@ -165,7 +166,7 @@ def test_a_client_that_only_reads_needs_no_session(monkeypatch: pytest.MonkeyPat
     assert harness.vote(prepare(2, read=[(0, 1)], read_only=True)).vote is Vote.OK
     votes = harness.replies(one_phase(3, read=[(0, 1)]), one_phase(4, write=[(0, b"x")]))
     assert {vote.vote for vote in votes} == {Vote.BAD_LOAD}  # type: ignore[union-attr]
-    assert len(harness.participant.sessions) == 0
+    assert len(harness.participant.state.sessions) == 0
 
 
 def test_what_is_remembered_of_all_clients_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +208,7 @@ def test_what_all_clients_have_read_is_bounded(monkeypatch: pytest.MonkeyPatch) 
 def with_generation(world: World) -> ParticipantHarness:
     [harness] = world.harnesses.values()
     come_and_go(harness, 3 * KEPT)
-    assert harness.participant.sessions.generation > 0
+    assert harness.participant.state.sessions.generation > 0
     return harness
 
 
@@ -266,9 +267,9 @@ def test_a_goodbye_ends_what_is_remembered() -> None:
     world.begin(("write", 0, 0, b"x"))
     world.settle()
     [harness, other] = world.harnesses.values()
-    assert harness.participant.sessions.outcomes == 1
+    assert harness.participant.state.sessions.outcomes == 1
     goodbyes = world.coordinator.goodbyes()
     assert list(goodbyes) == [harness.node], "the other was never asked"
     assert asks_nothing(harness.participant.on_requests(goodbyes[harness.node], 0.0))
-    assert harness.participant.sessions.outcomes == 0
-    assert len(other.participant.sessions) == 0
+    assert harness.participant.state.sessions.outcomes == 0
+    assert len(other.participant.state.sessions) == 0

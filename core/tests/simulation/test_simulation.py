@@ -200,7 +200,7 @@ def test_the_runs_see_every_kind_of_item_and_all_that_may_become_of_it() -> None
                 seen["updates apart"] += len({update.node for update in operation.updates}) > 1
             for member in simulation.cluster.nodes:
                 assert member.node is not None
-                line = member.node.participant.lock_waits
+                line = member.node.participant.one_phase.lock_waits
                 seen["waited in vain"] += line.expired
                 seen["waited and served"] += line.queued - line.expired
     kinds = ("Conditioned", "Added", "Appended")

@@ -25,10 +25,13 @@ from sinfonia.protocol.messages import (
     Vote,
     Voted,
 )
+from sinfonia.protocol.one_phase import OnePhaseParticipant
 from sinfonia.protocol.outcomes import Outcomes
-from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.participant_state import LiveParticipantState
 from sinfonia.protocol.recovery import Outcome, RecoveryCoordinator
 from sinfonia.protocol.sessions import Session, Sessions
+from sinfonia.protocol.two_phase import TwoPhaseParticipant
+from sinfonia.protocol.votes import Votes
 from sinfonia.simulation.mutations.locking import locking_only, replaying_only
 from sinfonia.simulation.mutations.mutation import mutation
 
@@ -36,44 +39,44 @@ from sinfonia.simulation.mutations.mutation import mutation
 @mutation()
 def duplicate_executed_twice() -> Iterator[None]:
     """A tid that was answered is answered the same again, and not executed again."""
-    on_exec_commit = Participant._on_exec_commit
+    on_exec_commit = OnePhaseParticipant.on_exec_commit
 
     def broken(
-        self: Participant, session: Session, request: ExecCommit, step: Step
+        self: OnePhaseParticipant, session: Session, request: ExecCommit, step: Step
     ) -> Voted | None:
         session.outcomes.pop(request.counter, None)
         return on_exec_commit(self, session, request, step)
 
-    with patch.object(Participant, "_on_exec_commit", broken):
+    with patch.object(OnePhaseParticipant, "on_exec_commit", broken):
         yield
 
 
 @mutation(profile="replays")
 def negative_vote_forgotten() -> Iterator[None]:
     """A second copy of a request gets the "no" that the first one got."""
-    on_exec_commit = Participant._on_exec_commit
+    on_exec_commit = OnePhaseParticipant.on_exec_commit
 
     def broken(
-        self: Participant, session: Session, request: ExecCommit, step: Step
+        self: OnePhaseParticipant, session: Session, request: ExecCommit, step: Step
     ) -> Voted | None:
         voted = on_exec_commit(self, session, request, step)
         if voted is not None and voted.vote is not Vote.OK:
             session.outcomes.pop(request.counter, None)
         return voted
 
-    with patch.object(Participant, "_on_exec_commit", broken):
+    with patch.object(OnePhaseParticipant, "on_exec_commit", broken):
         yield
 
 
 @mutation()
 def floor_not_checked() -> Iterator[None]:
     """A request below its client's floor is not executed: what was answered to it is forgotten."""
-    already = Participant._already
+    already = Votes.already
 
-    def broken(self: Participant, session: Session, counter: int) -> Voted | None:
+    def broken(self: Votes, session: Session, counter: int) -> Voted | None:
         return None if counter < session.floor else already(self, session, counter)
 
-    with patch.object(Participant, "_already", broken):
+    with patch.object(Votes, "already", broken):
         yield
 
 
@@ -122,11 +125,11 @@ def incarnation_not_checked() -> Iterator[None]:
 def forgotten_with_its_answer() -> Iterator[None]:
     """When all participants forget a tid, its client may still ask, and is answered the same."""
 
-    def broken(self: Participant, tids: Sequence[Tid]) -> None:
+    def broken(self: LiveParticipantState, tids: Sequence[Tid]) -> None:
         for tid in tids:
             del self.decided[tid]
 
-    with patch.object(Participant, "_forget", broken):
+    with patch.object(LiveParticipantState, "forget", broken):
         yield
 
 
@@ -140,18 +143,21 @@ def read_locks_not_taken() -> Iterator[None]:
 @mutation()
 def locks_released_at_the_vote() -> Iterator[None]:
     """A participant that voted OK holds its locks until it learns the outcome."""
-    vote = Participant._vote
+    vote = TwoPhaseParticipant._vote
 
-    def broken(self: Participant, session: Session, request: ExecPrepare, step: Step) -> Voted:
+    def broken(
+        self: TwoPhaseParticipant, session: Session, request: ExecPrepare, step: Step
+    ) -> Voted:
         voted = vote(self, session, request, step)
-        in_doubt = self.in_doubt.get(request.tid)
+        state = self._state
+        in_doubt = state.in_doubt.get(request.tid)
         if in_doubt is not None:
-            self.locks.release(in_doubt.prepared.ranges)
+            state.locks.release(in_doubt.prepared.ranges)
             unlocked = msgspec.structs.replace(in_doubt.prepared, ranges=[])
-            self.in_doubt[request.tid] = InDoubt(unlocked, in_doubt.since)
+            state.in_doubt[request.tid] = InDoubt(unlocked, in_doubt.since)
         return voted
 
-    with patch.object(Participant, "_vote", broken):
+    with patch.object(TwoPhaseParticipant, "_vote", broken):
         yield
 
 

@@ -18,7 +18,7 @@ def copied_without_the_log_meanwhile() -> Iterator[None]:
     def broken(self: Replica, effects: list[FollowerEffect]) -> None:
         for effect in effects:
             if isinstance(effect, ApplyUpTo) and self.follower.phase is Phase.SAVING:
-                with patch.object(self.member_state.participant, "_apply", lambda _writes: 0):
+                with patch.object(self.member_state.participant_state, "apply", lambda _writes: 0):
                     carry_out(self, [effect])
             else:
                 carry_out(self, [effect])

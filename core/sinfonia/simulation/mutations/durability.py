@@ -21,7 +21,10 @@ from sinfonia.protocol.messages import (
     Voted,
 )
 from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.participant_state import LiveParticipantState
+from sinfonia.protocol.recovery_answers import RecoveryAnswers
 from sinfonia.protocol.sessions import Session
+from sinfonia.protocol.two_phase import TwoPhaseParticipant
 from sinfonia.simulation.mutations.mutation import mutation
 from sinfonia.storage import log_blocks
 from sinfonia.storage.files import File
@@ -43,16 +46,18 @@ def vote_before_sync() -> Iterator[None]:
 @mutation()
 def compare_only_participant_not_logged() -> Iterator[None]:
     """A participant without write items logs its vote, if the minitransaction writes anywhere."""
-    vote, on_commit = Participant._vote, Participant._on_commit
+    vote, on_commit = TwoPhaseParticipant._vote, TwoPhaseParticipant.on_commit
 
-    def broken_vote(self: Participant, session: Session, request: ExecPrepare, step: Step) -> Voted:
+    def broken_vote(
+        self: TwoPhaseParticipant, session: Session, request: ExecPrepare, step: Step
+    ) -> Voted:
         voted = vote(self, session, request, step)
         if voted.vote is Vote.OK and not request.writes and not request.updates:
             step.records = [each for each in step.records if not _is_vote_on(each, request.tid)]
         return voted
 
-    def broken_on_commit(self: Participant, request: Commit, step: Step) -> None:
-        in_doubt = self.in_doubt.get(request.tid)
+    def broken_on_commit(self: TwoPhaseParticipant, request: Commit, step: Step) -> None:
+        in_doubt = self._state.in_doubt.get(request.tid)
         logged = in_doubt is not None and bool(in_doubt.prepared.writes)
         records = step.records.copy()
         on_commit(self, request, step)
@@ -60,8 +65,8 @@ def compare_only_participant_not_logged() -> Iterator[None]:
             step.records = records
 
     with (
-        patch.object(Participant, "_vote", broken_vote),
-        patch.object(Participant, "_on_commit", broken_on_commit),
+        patch.object(TwoPhaseParticipant, "_vote", broken_vote),
+        patch.object(TwoPhaseParticipant, "on_commit", broken_on_commit),
     ):
         yield
 
@@ -73,14 +78,14 @@ def _is_vote_on(record: records.Record, tid: Tid) -> bool:
 @mutation(profile="everybody-dies")
 def forced_abort_not_durable() -> Iterator[None]:
     """A promise to abort is in the log before a recovery coordinator hears of it (4.4)."""
-    on_resolve = Participant._on_resolve
+    on_resolve = RecoveryAnswers.on_resolve
 
-    def broken(self: Participant, request: Resolve, step: Step) -> None:
+    def broken(self: RecoveryAnswers, request: Resolve, step: Step) -> None:
         unlogged = Step(step.route, step.now)
         on_resolve(self, request, unlogged)
         step.replies += unlogged.replies
 
-    with patch.object(Participant, "_on_resolve", broken):
+    with patch.object(RecoveryAnswers, "on_resolve", broken):
         yield
 
 
@@ -165,22 +170,22 @@ def decided_left_out_of_checkpoint() -> Iterator[None]:
 
 @contextmanager
 def _checkpoint_without(**fields: object) -> Iterator[None]:
-    state = Participant.state
+    state = LiveParticipantState.checkpoint_state
 
-    def broken(self: Participant) -> records.ParticipantState:
+    def broken(self: LiveParticipantState) -> records.ParticipantState:
         return msgspec.structs.replace(state(self), **fields)
 
-    with patch.object(Participant, "state", broken):
+    with patch.object(LiveParticipantState, "checkpoint_state", broken):
         yield
 
 
 @mutation()
 def writes_of_undecided_lost_at_restart() -> Iterator[None]:
     """What was voted OK before a crash is applied if it turns out to have committed."""
-    replay_prepared = Participant._replay_prepared
+    replay_prepared = LiveParticipantState._replay_prepared
 
-    def broken(self: Participant, prepared: records.Prepared) -> None:
+    def broken(self: LiveParticipantState, prepared: records.Prepared) -> None:
         replay_prepared(self, msgspec.structs.replace(prepared, writes=[]))
 
-    with patch.object(Participant, "_replay_prepared", broken):
+    with patch.object(LiveParticipantState, "_replay_prepared", broken):
         yield

@@ -16,14 +16,15 @@ from sinfonia.minitransaction import (
     UpdateItem,
     WriteItem,
 )
-from sinfonia.protocol import attempts, execution, records, updates
-from sinfonia.protocol import participant as participant_module
+from sinfonia.protocol import attempts, execution, one_phase, records, updates
 from sinfonia.protocol.effects import Step
 from sinfonia.protocol.execution import evaluate
 from sinfonia.protocol.identifiers import Tid
 from sinfonia.protocol.lock_waits import Waiter
 from sinfonia.protocol.messages import ExecCommit, Request, Vote, Voted
+from sinfonia.protocol.one_phase import OnePhaseParticipant
 from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.participant_state import LiveParticipantState
 from sinfonia.protocol.sessions import Session
 from sinfonia.protocol.updates import Computed, Sliceable
 from sinfonia.rings import RingHeader
@@ -37,36 +38,35 @@ from sinfonia.simulation.mutations.mutation import mutation
 @mutation(profile="adds")
 def add_executed_again() -> Iterator[None]:
     """An add that was executed is not executed again: it changes something, like a write."""
-    already = Participant._already
 
-    def broken(self: Participant, session: Session, request: ExecCommit) -> Voted | None:
-        return already(self, session, request.counter) if request.writes else None
+    def broken(self: OnePhaseParticipant, session: Session, request: ExecCommit) -> Voted | None:
+        return self._votes.already(session, request.counter) if request.writes else None
 
-    with patch.object(Participant, "_refused", broken):
+    with patch.object(OnePhaseParticipant, "_refused", broken):
         yield
 
 
 @mutation(profile="adds")
 def answer_of_an_add_computed_again() -> Iterator[None]:
     """Who sends the tid of an add again is told what the add met, not what is there now."""
-    refused = Participant._refused
+    refused = OnePhaseParticipant._refused
 
-    def broken(self: Participant, session: Session, request: ExecCommit) -> Voted | None:
+    def broken(self: OnePhaseParticipant, session: Session, request: ExecCommit) -> Voted | None:
         known = refused(self, session, request)
         if known is not None and known.vote is Vote.OK and request.updates:
             return evaluate(self._bytes, self._capacity, request.counter, request)[0]
         return known
 
-    with patch.object(Participant, "_refused", broken):
+    with patch.object(OnePhaseParticipant, "_refused", broken):
         yield
 
 
 @mutation(profile="adds")
 def answer_of_an_add_not_logged() -> Iterator[None]:
     """What an add met is in the log, for whoever asks another life of the memory node."""
-    replay = Participant.replay
+    replay = LiveParticipantState.replay
 
-    def broken(self: Participant, record: records.Record) -> None:
+    def broken(self: LiveParticipantState, record: records.Record) -> None:
         replay(self, record)
         if isinstance(record, records.OnePhase) and record.reads:
             outcomes = self.sessions.of(record.client, self.epoch)
@@ -74,7 +74,7 @@ def answer_of_an_add_not_logged() -> Iterator[None]:
             reads = [left.get(len(read), read) for read in record.reads]
             outcomes.outcomes[record.counter] = Voted(record.counter, Vote.OK, reads)
 
-    with patch.object(Participant, "replay", broken):
+    with patch.object(LiveParticipantState, "replay", broken):
         yield
 
 
@@ -227,26 +227,27 @@ def conditions_not_locked() -> Iterator[None]:
 def waiter_not_looked_at_again() -> Iterator[None]:
     """Who has waited is executed only if it still may be: its tid may be settled by now."""
 
-    def broken(self: Participant, waiter: Waiter, step: Step) -> Voted:
-        session = self.sessions.of(waiter.client, self.epoch)
+    def broken(self: OnePhaseParticipant, waiter: Waiter, step: Step) -> Voted:
+        sessions = self._state.sessions
+        session = sessions.of(waiter.client, self._state.epoch)
         voted = self._execute(session, waiter.request, step)
-        self.sessions.recount(session)
+        sessions.recount(session)
         return voted
 
-    with patch.object(Participant, "_serve", broken):
+    with patch.object(OnePhaseParticipant, "_serve", broken):
         yield
 
 
 @mutation(profile="lines-for-locks")
 def waiter_served_under_the_lock() -> Iterator[None]:
     """Who waits for a lock is executed when nobody holds it any more."""
-    serve_waiters = Participant._serve_waiters
+    serve_waiters = OnePhaseParticipant.serve_waiters
 
-    def broken(self: Participant, step: Step) -> None:
-        with patch.object(participant_module, "is_locked", lambda _locks, _request: False):
+    def broken(self: OnePhaseParticipant, step: Step) -> None:
+        with patch.object(one_phase, "is_locked", lambda _locks, _request: False):
             serve_waiters(self, step)
 
-    with patch.object(Participant, "_serve_waiters", broken):
+    with patch.object(OnePhaseParticipant, "serve_waiters", broken):
         yield
 
 
@@ -277,12 +278,12 @@ def line_outlives_its_memory_node() -> Iterator[None]:
     lines: dict[int, FairLine] = {}
     begin = Participant.__init__
 
-    def broken(self: Participant, **settings: object) -> None:
-        begin(self, **settings)  # type: ignore[arg-type]  # whatever it takes
+    def broken(self: Participant, state: LiveParticipantState, **settings: object) -> None:
+        begin(self, state, **settings)  # type: ignore[arg-type]  # whatever it takes
         line = lines.get(self.node)
-        if line is not None and self.locks is not None:
-            self.lock_waits = line
-        lines[self.node] = self.lock_waits  # type: ignore[assignment]  # see node_settings.py
+        if line is not None:
+            self.one_phase.lock_waits = line
+        lines[self.node] = self.one_phase.lock_waits  # type: ignore[assignment]  # node_settings.py
 
     with patch.object(Participant, "__init__", broken):
         yield

@@ -9,13 +9,14 @@ from unittest.mock import patch
 import msgspec
 
 from sinfonia.minitransaction import CompareItem, ConditionItem, ReadItem, UpdateItem, WriteItem
-from sinfonia.protocol import participant as participant_module
+from sinfonia.protocol import two_phase
 from sinfonia.protocol.effects import Step
 from sinfonia.protocol.locks import lock_ranges
 from sinfonia.protocol.messages import ExecPrepare, Voted
-from sinfonia.protocol.participant import Participant
+from sinfonia.protocol.participant_state import LiveParticipantState
 from sinfonia.protocol.records import LockRange, Prepared
 from sinfonia.protocol.sessions import Session
+from sinfonia.protocol.two_phase import TwoPhaseParticipant
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,31 +47,33 @@ def locking_only(choose: Callable[[Items], Items]) -> Iterator[None]:
     ) -> list[LockRange]:
         return choose(Items(compares, reads, writes, conditions, updates)).ranges()
 
-    with patch.object(participant_module, "lock_ranges", broken):
+    with patch.object(two_phase, "lock_ranges", broken):
         yield
 
 
 @contextmanager
 def voting_with_locks_of(choose: Callable[[Items, ExecPrepare], Items]) -> Iterator[None]:
     """As ``locking_only``, for votes alone; ``choose`` is given the request, too."""
-    vote = Participant._vote
+    vote = TwoPhaseParticipant._vote
 
-    def broken(self: Participant, session: Session, request: ExecPrepare, step: Step) -> Voted:
+    def broken(
+        self: TwoPhaseParticipant, session: Session, request: ExecPrepare, step: Step
+    ) -> Voted:
         with locking_only(lambda items: choose(items, request)):
             return vote(self, session, request, step)
 
-    with patch.object(Participant, "_vote", broken):
+    with patch.object(TwoPhaseParticipant, "_vote", broken):
         yield
 
 
 @contextmanager
 def replaying_only(is_kept: Callable[[LockRange], bool]) -> Iterator[None]:
     """A log that is replayed restores, of what is in doubt, only locks that are kept."""
-    replay_prepared = Participant._replay_prepared
+    replay_prepared = LiveParticipantState._replay_prepared
 
-    def broken(self: Participant, prepared: Prepared) -> None:
+    def broken(self: LiveParticipantState, prepared: Prepared) -> None:
         kept = [each for each in prepared.ranges if is_kept(each)]
         replay_prepared(self, msgspec.structs.replace(prepared, ranges=kept))
 
-    with patch.object(Participant, "_replay_prepared", broken):
+    with patch.object(LiveParticipantState, "_replay_prepared", broken):
         yield

@@ -219,9 +219,9 @@ def check_moment(root: Path, moment: int) -> dict[str, int]:
     memories: list[PlainMemory] = []
     for origin in restoration.backup.nodes:
         memory = PlainMemory(CAPACITY)
-        participant = restoration.recovered(origin, memory)
-        participant.check_invariants()
-        assert not participant.in_doubt
+        state = restoration.recovered(origin, memory)
+        state.check_invariants()
+        assert not state.in_doubt
         memories.append(memory)
 
     def value(place: Place) -> int:

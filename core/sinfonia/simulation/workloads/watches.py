@@ -159,7 +159,7 @@ class Watches:
 
     def _lives(self) -> list[int | None]:
         primaries = [self._primary(number) for number in self._cluster.node_ids]
-        return [None if node is None else node.participant.incarnation for node in primaries]
+        return [None if node is None else node.incarnation for node in primaries]
 
     def _the_dead_are_forgotten(self) -> None:
         """Within a lease the watches are those of living readers, one each and no more."""

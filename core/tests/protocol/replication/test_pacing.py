@@ -203,7 +203,7 @@ class GroupWithReader(MemberGroup):
         """The other client reads."""
         node = self.nodes["a"]
         asked = one_phase(1, read=[(8, 8)])
-        batch = Requests(PROTOCOL_VERSION, 99, node.participant.incarnation, 0, [asked])
+        batch = Requests(PROTOCOL_VERSION, 99, node.incarnation, 0, [asked])
         node.receive(READER, batch, self.now)
 
 
