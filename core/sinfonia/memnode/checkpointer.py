@@ -1,4 +1,4 @@
-"""Checkpoints, a step at a time, so that nobody waits for one.
+"""Checkpoints, a step at a time, so that no request waits for one.
 
 The image must not get ahead of the log: a step is made only when the log is stable.
 """
@@ -12,7 +12,7 @@ from sinfonia.storage.disk_image import RunningCheckpoint
 from sinfonia.storage.log_blocks import Lsn
 from sinfonia.storage.stable_storage import StableStorage
 
-# A checkpoint that waits for the disk is looked after so often.
+# How often a checkpoint that waits for the disk is carried on.
 LOOK_EVERY = 0.005
 
 
@@ -66,7 +66,9 @@ class Checkpointer:
         )
 
     def carry_on(self, now: float, *, sync: Callable[[], None]) -> bool:
-        """Do a step of what runs; True once it rules.  ``sync`` makes the log stable.
+        """Do a step of the checkpoint that runs; True once a restart begins with it.
+
+        ``sync`` makes the log stable.
 
         Raises StorageError.
         """

@@ -1,7 +1,8 @@
-"""Giving a copy of a memory node to whoever pulls one, a piece at a time.
+"""A copier (a replica, or a backup) pulls a copy of a memory node, a piece at a time.
 
-Nothing is frozen and nobody waits: pages are read as they are, each reply is a piece small enough
-for one wake-up, and the log, which the copier pulls as well, makes up for what changed meanwhile.
+Nothing is frozen and no request waits: the primary reads pages as they are, and each reply is a
+piece small enough for one wake-up.  The copier pulls the log as well, which makes up for what
+changed meanwhile.
 """
 
 from bisect import bisect_left

@@ -1,16 +1,16 @@
 """A reply leaves only when everything it rests on is stable, here and at every in-sync replica.
 
-A wake-up carries out the effects of many requests and then flushes once: whatever was logged shares
-one block, one sync and one message to each replica, which is sent before the sync so that both go
-on at the same time.  What may be logged lazily waits for such a sync, at most LAZY_SYNC_MAX.
+A wake-up carries out the steps of many batches and then flushes once: all records share one block,
+one sync and one message to each replica.  That message is sent before the sync, so that both go on
+at the same time.  Records that may be logged lazily wait for such a sync, at most LAZY_SYNC_MAX.
 
 With replicas, the replies of a wake-up become a *ticket*: the last record that they can rest on,
 and when they were computed.  Tickets leave in order, when ``Shipping.may_leave`` says so.
 
-While a replica catches up, answers to those who wrote are *held back* for its sake when they might
-leave, as long as pacing.py says.  To one client answers leave in order: the answer to a request
-that it has repeated does not overtake them.  Who only reads is answered meanwhile, and nothing
-waits for what is held back: all that it says is stable wherever it has to be.
+While a replica catches up, answers to clients that wrote are *held back* for its sake when they
+might leave, as long as pacing.py says.  To one client answers leave in order: the answer to a
+request that it has repeated does not overtake them.  Clients that only read are answered meanwhile.
+No other answer waits for those held back: all that these say is stable wherever it has to be.
 """
 
 import math
@@ -30,11 +30,12 @@ from sinfonia.storage.journal import Journal
 # Acknowledgements of COMMIT wait so long for a sync that is needed anyway.
 LAZY_SYNC_MAX = 0.005
 
-# What nobody waits for is made stable, and told to replicas, so late if nothing else is logged.
+# Records that no reply waits for are made stable, and sent to replicas, after this time at the
+# latest.
 IDLE_SYNC_MAX = 0.1
 
-# Wake-ups whose replies may wait for replicas.  If nobody acknowledges, clients repeat what they
-# asked; their later questions go unanswered, as if the answers had been lost.
+# Wake-ups whose replies may wait for replicas.  Beyond that, while no replica acknowledges, replies
+# are dropped, as if they had been lost; clients repeat their requests.
 TICKETS_MAX = 10_000
 
 SendReplies = Callable[[bytes, list[Reply]], None]
@@ -59,7 +60,7 @@ class HeldBack(NamedTuple):
 
 
 class GroupCommit:
-    """What one primary has computed and not yet said.  Times are monotonic seconds."""
+    """What one primary has computed and not yet sent.  Times are monotonic seconds."""
 
     def __init__(
         self,
@@ -160,7 +161,7 @@ class GroupCommit:
             self.sync(now, stamp=True)
 
     def sync(self, now: float, *, stamp: bool = False) -> None:
-        """Make everything logged stable; what was held back for that becomes ready.
+        """Make everything logged stable; the replies that waited for that become ready.
 
         ``stamp``: there is to be a Stamp even if nothing was logged.
         """
@@ -186,7 +187,7 @@ class GroupCommit:
         self._held.clear()
 
     def end_logging(self, now: float) -> None:
-        """Log no more; nothing that was logged is waited for.  Raises StorageError."""
+        """Log no more, once all that was logged is stable.  Raises StorageError."""
         if self._must_sync or self._lazy:
             self.sync(now)
         self.journal = None
@@ -233,7 +234,7 @@ class GroupCommit:
                 self._send(route, [append])
 
     def _pace(self, shipping: Shipping, ticket: Ticket, now: float) -> None:
-        """Take out of ``ticket`` what is held back, if anything is."""
+        """Take the replies that are held back out of ``ticket``."""
         pacing = shipping.pacing
         if not self._held_back:
             if pacing.may_go_on(now, shipping.is_paced_for):

@@ -39,15 +39,15 @@ IN_FLIGHT_BYTES_MAX = 64 * 1024 * 1024
 WAKE_UP_BYTES_MAX = 32 * 1024 * 1024
 WAKE_UP_REQUESTS_MAX = 8 * 1024
 
-# Below, what a batch asks for is not worth a look at who asks.
+# A batch that asks for less is not counted, where answers need not wait for replicas.
 LARGE_BYTES_MIN = 64 * 1024
 
-# What an answer may take whose length the question does not tell.
+# The size counted for an answer whose length the question does not tell.
 QUESTION_BYTES = 64 * 1024
 COPY_BYTES = 4 * 1024 * 1024
 
-# A route to which nothing was said for so long, in seconds, will not be answered any more: what it
-# asked was lost with a wake-up that nobody could acknowledge.
+# After so many seconds without a reply to a route, what was asked over it counts as lost: with a
+# wake-up whose replies were dropped, because no replica acknowledged it.
 GIVEN_UP_AFTER = 10.0
 
 # Routes beyond which those are looked for.
@@ -159,7 +159,7 @@ class InFlight:
         return share
 
     def check_invariants(self) -> None:
-        """Whoever is counted has something under way, and no more than allowed."""
+        """Every route that is counted has something under way, and no more than allowed."""
         for share in self._shares.values():
             assert 0 < share.requests <= IN_FLIGHT_MAX
             assert 0 <= share.size <= IN_FLIGHT_BYTES_MAX

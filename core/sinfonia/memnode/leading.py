@@ -1,4 +1,4 @@
-"""A primary's wake-ups: execute, commit as a group, look after replicas and whoever copies.
+"""A primary's wake-ups: execute, commit as a group, look after replicas and copiers.
 
 It settles before it serves; see node.py.
 """
@@ -86,7 +86,7 @@ class Leading:
         self._send = send
         self._serve_from = serve_from
         self._settled_by: float | None = None
-        # Until all of the log was applied nothing is executed, saved, or said of what is in doubt.
+        # Until all of the log was applied, nothing is executed or saved, nor named to probes.
         self.replaying = journal is not None
         self._replay_to = member_state.last
         self._logging_until: float | None = None

@@ -224,22 +224,22 @@ class MemberState:
             self.storage.complete()
 
     def begin_logging(self, incarnation: int) -> None:
-        """Log in memory from now on, for someone who copies a memory node that keeps no log."""
+        """Log in memory from now on: a copier needs the log, and this memory node keeps none."""
         assert self.journal is None
         self.journal = MemoryLog(keep_bytes=self.settings.keep_log_bytes, after=self._numbers_used)
         self.journal.begin_life(incarnation)
         self.participant_state.logged = True
 
     def end_logging(self) -> None:
-        """Nobody copies any more; whoever comes late finds that records are missing."""
+        """No copier is left; one that comes back late finds that records are missing."""
         self._numbers_used = self.last + 1
         self.journal = None
         self.participant_state.logged = False
 
-    # --- odds and ends -------------------------------------------------------------------------
+    # --- upkeep, and the end -------------------------------------------------------------------
 
     def note_synced(self) -> None:
-        """What is stable by now was synced, and its loss shall show.  Raises StorageError."""
+        """Note how far the log was synced, so that a loss is noticed.  Raises StorageError."""
         if self.storage is not None:
             self.storage.log.note_synced()
 
@@ -250,7 +250,7 @@ class MemberState:
             self.scrubber.tick(now)
 
     def end(self) -> None:
-        """The process ends in order: what is stable is all that anybody was told.
+        """The process ends in order: no reply that has left rests on more than what is stable.
 
         Raises StorageError.
         """

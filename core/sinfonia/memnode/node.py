@@ -1,7 +1,7 @@
 """One life of a member of a memory node, without sockets.
 
-A wake-up is: ``receive`` every batch that has come, then ``flush`` once, then ``tick``.  What is
-said leaves through ``send``, which must not wait.
+A wake-up is: ``receive`` every batch that has come, then ``flush`` once, then ``tick``.  Replies
+leave through ``send``, which must not wait.
 
 A life goes
 
@@ -14,11 +14,12 @@ begins another life on the same data directory.  A member of a memory node with 
 its life when its data turns out to be damaged, or to be an older copy; the next one counts as empty
 and is filled from an in-sync copy.
 
-The role comes from the directory alone (``on_directory``), and only if that speaks of this very
-life.  A primary *settles*: it waits until nobody can be answering reads any more (a former primary,
-by its lease; former holders of read-only locks), and until what was left in doubt is settled, but
-no longer than ``settle_max``: an in-doubt minitransaction that cannot be settled, because a
-participant is down, keeps its locks and does not keep the others waiting.
+The role comes from the directory alone (``on_directory``), and only if that names this very life.
+A primary *settles* before it serves.  It waits until a former primary can no longer answer reads
+(its lease), and until the read-only locks that a former life gave have ended.  Then it waits until
+what was left in doubt is settled, but no longer than ``settle_max``: an in-doubt minitransaction
+that cannot be settled, because a participant is down, keeps its locks and does not keep the others
+waiting.
 
 After a StorageError the object must be dropped: memory may hold what the disk does not.
 """
@@ -300,7 +301,7 @@ class MemoryNode:
         )
 
     def to_managers(self, now: float) -> list[Request]:
-        """What is to be said to the managers now."""
+        """What to send to the managers now."""
         if self.leading is not None:
             wish = self.leading.wish(now)
             return [] if wish is None else [wish]
@@ -378,10 +379,10 @@ class MemoryNode:
     # --- a wake-up -----------------------------------------------------------------------------
 
     def receive(self, route: bytes, batch: Requests, now: float) -> None:
-        """Handle a batch of requests; what is to be said to it comes out of ``flush``."""
+        """Handle a batch of requests; a primary's replies come out of ``flush``."""
         self._now = now
         if batch.node not in (ANY_NODE, self.settings.node):
-            return  # another memory node was here before, and its clients have not noticed
+            return  # clients of another memory node that was at this endpoint before
         if batch.clock > self.clock.latest:
             self.clock.notice(batch.clock)
         leading = self.leading
@@ -401,7 +402,7 @@ class MemoryNode:
             self._say(route, replies)
 
     def _answer(self, route: bytes, question: Question) -> list[Reply]:
-        """What this member says of itself, in every role; nothing, if ``flush`` answers."""
+        """What this member says of itself, in every role; empty if ``flush`` answers."""
         match question:
             case Probe():
                 return self._on_probe(route, question)
@@ -458,8 +459,11 @@ class MemoryNode:
                 self._on_damage(error)
 
     def wake_up(self, now: float) -> list[Request]:
-        """``flush`` and ``tick``: nobody waits for a checkpoint's step, and a replica says at once
-        what it has to say.  Returns what the primary is to be told.  Raises StorageError."""
+        """``flush`` and ``tick``, in the order of the role; returns what to send to the primary.
+
+        A primary flushes first, so that no reply waits for a step of a checkpoint.  A replica ticks
+        first, so that its acknowledgements leave at once.  Raises StorageError.
+        """
         try:
             if self.leading is not None:
                 self.flush(now)
@@ -472,7 +476,7 @@ class MemoryNode:
             return []
 
     def flush(self, now: float) -> list[Request]:
-        """Sync what must be stable, and say what may be said then; what the primary is to be told.
+        """Sync what must be stable, and send what rests on it; returns what to send to the primary.
 
         Raises StorageError.
         """
@@ -517,7 +521,7 @@ class MemoryNode:
             self._marked_at = now
             self.member_state.note_synced()
 
-    # --- odds and ends -------------------------------------------------------------------------
+    # --- figures, and the end ------------------------------------------------------------------
 
     def status(self) -> Status:
         """Load and health."""

@@ -1,7 +1,7 @@
-"""A replica's wake-ups: carry out what its follower decides, and sync before anything is said.
+"""A replica's wake-ups: carry out what its follower decides, and sync before it acknowledges.
 
-Receives what the primary sends, and collects what is to be said to it: at once, or after the sync
-that makes it true.
+It receives what the primary sends, and collects what to send back: at once, or after the sync that
+makes it true.
 """
 
 from sinfonia.memnode.member_state import MemberState
@@ -56,12 +56,12 @@ class Replica:
             self._carry_out(self.follower.on_reply(reply, now))
 
     def resigned(self, now: float) -> None:
-        """The manager counts on this replica no more."""
+        """The manager has taken this replica out of the in-sync ones."""
         self.resigning = False
         self._carry_out(self.follower.on_resigned(now))
 
     def flush(self) -> list[Request]:
-        """Sync what must be stable; what may be said to the primary then.  Raises StorageError."""
+        """Sync what must be stable; returns what to send to the primary.  Raises StorageError."""
         journal = self.member_state.journal
         if journal is None:  # its log is damaged, and a copy has not begun yet
             said, self._ask = self._ask, []

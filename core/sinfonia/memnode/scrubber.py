@@ -1,4 +1,4 @@
-"""What nobody reads is read all the same, so that rot is found while there is still a remedy.
+"""Data that no client reads is checked all the same: rot is found while there is still a remedy.
 
 A running member's memory is right, whatever its disk holds.  So that is what the disk is repaired
 from, in every mode, and no copy is needed:
@@ -36,7 +36,7 @@ class Scrubber:
     def __init__(
         self, storage: StableStorage, checkpointer: Checkpointer, *, rate: float, now: float
     ) -> None:
-        """``rate`` in bytes per second; 0: only what others stumble over is repaired."""
+        """``rate`` in bytes per second; 0: only damage that other reads have met is repaired."""
         self.bytes = 0
         self.findings = 0
         self.repairs = 0

@@ -1,4 +1,4 @@
-"""The memory node's loop: synchronous, single-threaded, and never waiting for anyone.
+"""The memory node's loop: synchronous, single-threaded, and never waiting for a peer.
 
 Each wake-up drains the sockets, executes, syncs the log once and only then answers (node.py).  One
 thread needs no locks around memory, and one sync serves all that came together.
@@ -170,7 +170,7 @@ class MemoryNodeServer:
         return max(BUSY_WAIT_MS, round(wait * 1e3))
 
     def _wake_up(self, ready: set[Dealer]) -> None:
-        """``ready``: where something has come, for to look in vain costs as much as a message."""
+        """``ready``: the sockets on which something has come; a vain look costs like a message."""
         node, state, waiting = self.node, self.node.state, self.node.waiting
         self._receive()
         for manager in ready.intersection(self._managers):

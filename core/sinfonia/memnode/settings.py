@@ -16,8 +16,7 @@ from sinfonia.storage.journal import KEEP_BYTES
 # operator vouches for.
 MODES = ("RAM", "RAM-REPL", "LOG", "LOG-REPL", "NVRAM", "NVRAM-REPL")
 
-
-# A terabyte is gone round in a day and a half, at a hundredth of one core.
+# Bytes per second: a terabyte is checked in a day and a half, at a hundredth of one core.
 SCRUB_RATE = 8 * 1024 * 1024
 
 
@@ -77,7 +76,7 @@ class MemoryNodeSettings:
 
     read_lease: how long the locks of a read-only minitransaction last; a restart takes at least as
     long.  keep_log_bytes: so much of the log is kept for replicas and backups.
-    replicas: how many the memory node should have, if no other member or operator has said so.
+    replicas: how many the memory node should have; counts when the manager first hears of it.
     scrub_rate: bytes of image and log that are checked each second; 0: none.
     mark_every: the mark that shows a loss of the log's end lags behind by so much; each raise is
     one more sync of a small file, beside the loop.

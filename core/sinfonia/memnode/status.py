@@ -16,7 +16,7 @@ Figures = dict[str, int | float | str]
 
 
 class MemberView(Protocol):
-    """What is told of a member: its settings, its parts, and what it waits for."""
+    """What status needs of a member: its settings, its parts, and what it waits for."""
 
     @property
     def settings(self) -> MemoryNodeSettings: ...

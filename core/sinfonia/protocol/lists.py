@@ -1,4 +1,4 @@
-"""What a participant keeps of a minitransaction from its vote until everybody knows the outcome.
+"""What a participant keeps of a minitransaction from its vote until all know the outcome.
 
 Figure 5 of the paper, by the names used here:
 
@@ -11,7 +11,7 @@ all-log-tids     in-doubt, decided and the OK answers in ``sessions`` together
 ===============  ==================================================================================
 
 The paper keeps a committed tid in the log until every participant has applied it (section 4.7), so
-a dead participant pins everybody's log.  Here the log is cut at each checkpoint, which carries
+a dead participant pins all their logs.  Here the log is cut at each checkpoint, which carries
 these lists instead, and a dead participant pins only the few tids it was part of.
 """
 

@@ -1,13 +1,13 @@
-"""Requests that may wait for a busy lock wait in one line, for a bounded time, and hold nothing.
+"""Requests that may wait for a busy lock wait in one line, for a bounded time, and hold no locks.
 
 A memory node votes BAD_LOCK rather than let a minitransaction wait: one that holds locks must never
 wait for others.  A minitransaction with one participant holds none while it waits, so it may queue
 without danger of deadlock.  Then a word that many clients want is handed on as fast as it is let
 go, and clients need no random retries.
 
-The line is first come, first served: one that wants bytes near those of another before it stays
-behind that one.  Near means within the same CELL; two that never meet may wait for each other,
-which costs time and never correctness.
+The line is first come, first served: a waiter stays behind each earlier one whose bytes are near
+its own.  Near means within the same CELL.  So two waiters may wait for each other that want
+different bytes, which costs time and never correctness.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from sinfonia.protocol.updates import locked_extent
 
 CELL_BYTES = 64
 
-# One that touches more cells than this is taken to touch all.
+# A request that touches more cells than this is taken to touch all.
 CELLS_MAX = 64
 EVERYWHERE = frozenset({-1})
 
@@ -84,7 +84,7 @@ class LockWaits:
         return True
 
     def leave(self, waiter: Waiter) -> None:
-        """``waiter`` has waited long enough, one way or the other."""
+        """``waiter`` is answered: it was executed, or its time is up."""
         del self._line[waiter.client, waiter.request.counter]
         self._cells.subtract(waiter.cells)
         for cell in waiter.cells:
@@ -92,12 +92,12 @@ class LockWaits:
                 del self._cells[cell]
 
     def overdue(self, now: float) -> list[Waiter]:
-        """Those whose time is over."""
+        """The waiters whose time is up."""
         return [waiter for waiter in self._line.values() if waiter.until <= now]
 
     @property
     def next_until(self) -> float | None:
-        """When the first of them is overdue."""
+        """When the first waiter's time is up."""
         return min((waiter.until for waiter in self._line.values()), default=None)
 
     def check_invariants(self) -> None:

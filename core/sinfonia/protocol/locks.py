@@ -20,7 +20,7 @@ from sinfonia.minitransaction import CompareItem, ConditionItem, ReadItem, Updat
 from sinfonia.protocol.records import LockRange
 from sinfonia.protocol.updates import locked_extent
 
-# Bounds the memory and the memmove; a client that meets it is told BAD_LOCK and backs off.
+# Bounds the memory and the memmove; a client that meets it gets BAD_LOCK and backs off.
 LOCK_SEGMENTS_MAX = 64 * 1024
 
 EXCLUSIVE = -1

@@ -1,4 +1,4 @@
-"""What a participant answers to those that settle what others left behind.
+"""What a participant answers to a recovery coordinator, and to the manager that probes.
 
 - A recovery coordinator (section 4.4) learns of the vote that was given, or gets a promise to abort
   for good.  The promise is logged before it is sent.
@@ -15,7 +15,7 @@ from sinfonia.protocol.participant_state import LiveParticipantState
 
 
 class RecoveryAnswers:
-    """Speaks for one participant, whose lists it changes by what it logs."""
+    """The answers of one participant; what changes its lists is logged."""
 
     def __init__(self, state: LiveParticipantState) -> None:
         self._state = state

@@ -47,7 +47,7 @@ COUNTED_BYTES_MIN = 1024
 IN_DOUBT_PER_SESSION_MAX = 4096
 IN_DOUBT_BYTES_PER_SESSION_MAX = 128 * 1024 * 1024
 
-# Clients of whom one memory node remembers something.  Each takes some 700 bytes, and lasts until
+# Clients of which one memory node remembers something.  Each takes some 700 bytes, and lasts until
 # its client speaks again or its epoch is stale: it is for clients that died with a minitransaction
 # under way, or without closing their connection.
 SESSIONS_MAX = 256 * 1024
@@ -256,7 +256,7 @@ class Sessions:
         return self.hear(batch), dropped
 
     def _make_room(self) -> list[int]:
-        """Drop idle sessions, but for some that were heard last; returns whose."""
+        """Drop idle sessions, but for some that were heard last; returns their clients."""
         full = len(self._by_client) >= SESSIONS_MAX
         if full and self._batches < self._look_again_at:
             return []

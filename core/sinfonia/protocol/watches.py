@@ -34,8 +34,8 @@ WATCH_LEASE = 20.0
 WATCHES_PER_CLIENT_MAX = 16 * 1024
 WATCHES_MAX = 64 * 1024
 
-# One request arms or renews so many, about a millisecond of everybody's time; what is beyond them
-# in a request is ignored, as if the request had been lost.
+# One request arms or renews so many, which takes the memory node about a millisecond; further ones
+# in the request are ignored, as if the request had been lost.
 WATCHES_PER_REQUEST_MAX = 1024
 
 # Hints given out at a time, each perhaps a message of its own: a few milliseconds.  What is beyond
@@ -81,7 +81,7 @@ class _Armed:
 
 
 class _Client:
-    """Whom to tell, and over which route."""
+    """A client that watches, and the route on which it is sent hints."""
 
     __slots__ = ("client", "route", "watches")
 

@@ -134,7 +134,7 @@ class ParticipantHarness:
         return reply.answer
 
     def commit(self, committed: Tid, *, action: bool = True) -> None:
-        """Deliver COMMIT, from whoever, and see it acknowledged."""
+        """Deliver COMMIT from another client, and see it acknowledged."""
         assert self.replies(Commit(committed, action), client=99) == [CommitAck(committed)]
 
     def restarted(self, *, stable: int | None = None) -> "ParticipantHarness":
