@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from rich.table import Table
 
 from sinfonia.config import format_size
+from sinfonia.figures import manager, member
 from sinfonia.operating.cluster_status import (
     MANAGES,
     ClusterStatus,
@@ -15,8 +16,7 @@ from sinfonia.operating.cluster_status import (
 )
 
 # `status --help` explains each column.
-PROCESS_COLUMNS = ("PROCESS", "STATE", "ROLE", "ENDPOINT", "SYNC", "LOG")
-REPAIRS_COLUMN = "REPAIRS"
+PROCESS_COLUMNS = ("PROCESS", "STATE", "ROLE", "ENDPOINT", "SYNC", member.LOG_BYTES.column)
 MEMORY_NODE_COLUMNS = (
     "NODE",
     "PRIMARY",
@@ -24,17 +24,17 @@ MEMORY_NODE_COLUMNS = (
     "CONFIG",
     "MODE",
     "CAPACITY",
-    "IN DOUBT",
-    "PINNED",
-    "CLIENTS",
-    "COMMITTED",
+    member.IN_DOUBT.column,
+    manager.PINNED.column,
+    member.CLIENTS.column,
+    member.VOTES_OK.column,
 )
 
 
 def process_table(status: ClusterStatus) -> Table:
     """A row for each process; how often members were repaired is shown if any was."""
     repaired = any(process.repairs for process in status.processes)
-    table = _table((*PROCESS_COLUMNS, REPAIRS_COLUMN) if repaired else PROCESS_COLUMNS)
+    table = _table((*PROCESS_COLUMNS, member.REPAIRS.column) if repaired else PROCESS_COLUMNS)
     for process in status.processes:
         table.add_row(
             process.name,
@@ -42,7 +42,7 @@ def process_table(status: ClusterStatus) -> Table:
             role(process),
             process.endpoint,
             _sync(process, status.memory_nodes),
-            bytes_of(process.figures.get("log_bytes")),
+            bytes_of(member.LOG_BYTES.read(process.figures)),
             *([str(process.repairs)] if repaired else []),
         )
     return table
@@ -88,9 +88,9 @@ def progress_of(replica: ReplicaStatus) -> str:
     return f"{replica.records_behind} records behind ({percent} %{copied})"
 
 
-def bytes_of(size: object) -> str:
+def bytes_of(size: int | None) -> str:
     """A size as people read it."""
-    return f"{size / 2**20:.1f}MiB" if isinstance(size, int) else ""
+    return "" if size is None else f"{size / 2**20:.1f}MiB"
 
 
 def problem_lines(status: ClusterStatus) -> Iterator[str]:

@@ -20,6 +20,8 @@ from rich.text import Text
 from sinfonia.cli.arguments import cluster_or_default, json_option
 from sinfonia.cli.reaching import reached
 from sinfonia.cli.status_tables import progress_of
+from sinfonia.figures.figure import Unit
+from sinfonia.figures.member import RATES
 from sinfonia.operating.cluster_status import ClusterStatus
 from sinfonia.operating.cluster_view import ClusterView
 from sinfonia.operating.rates import ClusterRates, NodeRates, Rates, rates_between
@@ -29,14 +31,7 @@ from sinfonia.operating.tables import table_console
 QUIT_KEYS = {b"q", b"Q"}
 
 # What is shown of the rates, in this order, if members tell it.
-_SHOWN = {
-    "minitransactions": "MTX/s",
-    "bytes_read": "READ/s",
-    "bytes_written": "WRITTEN/s",
-    "records": "RECORDS/s",
-    "logged_bytes": "LOGGED/s",
-    "syncs": "SYNCS/s",
-}
+_SHOWN = {figure.rate.name: figure for figure in RATES if figure.rate is not None}
 
 
 @click.command(short_help="Show live what a cluster does.")
@@ -138,7 +133,9 @@ def _page(rates: ClusterRates, how_to_end: str = "; q ends") -> Group:
     table.add_column("NODE", no_wrap=True)
     table.add_column("PRIMARY", no_wrap=True)
     for name in told:
-        table.add_column(_SHOWN[name], no_wrap=True, justify="right")
+        rate = _SHOWN[name].rate
+        assert rate is not None
+        table.add_column(rate.column, no_wrap=True, justify="right")
     for column in ("ABORTS/s", "IN DOUBT", "REPLICAS"):
         table.add_column(column)
     for node in rates.memory_nodes:
@@ -170,7 +167,7 @@ def _cells(rates: Rates, told: list[str]) -> list[str]:
 
 
 def _amount(rate: float, name: str) -> str:
-    return f"{rate / 2**20:,.2f}MiB" if "bytes" in name else f"{rate:,.0f}"
+    return f"{rate / 2**20:,.2f}MiB" if _SHOWN[name].unit is Unit.BYTES else f"{rate:,.0f}"
 
 
 def _reasons(aborts: Rates) -> str:

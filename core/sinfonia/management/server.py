@@ -15,6 +15,9 @@ import zmq
 from sinfonia import monotonic
 from sinfonia.addresses import MemoryNodeId
 from sinfonia.errors import ProtocolError
+from sinfonia.figures import manager as rows
+from sinfonia.figures.listening import listening_figures
+from sinfonia.figures.tables import Given
 from sinfonia.management.driver import ManagerDriver
 from sinfonia.management.store import Store
 from sinfonia.protocol.effects import ReplyTo
@@ -200,14 +203,10 @@ class ManagerServer:
 
     def _snapshot(self, now: float) -> StatusSnapshot:
         admission, status = self._admission, self._status(now)
-        figures = {
-            **status.figures,
-            "undelivered": admission.undelivered,
-            "malformed": admission.malformed,
-            "refused": admission.refused,
-        }
+        figures = {**status.figures, **listening_figures(admission)}
         return StatusSnapshot(monotonic.seconds(), None, status.state, well=True, figures=figures)
 
     def _status(self, now: float) -> Status:
-        figures = {"store": self._store.kind, **self.manager.figures(now)}
-        return Status(MANAGER, "serving", figures)
+        kept = Given(rows.MANAGER)
+        kept[rows.STORE] = self._store.kind
+        return Status(MANAGER, "serving", {**kept.values, **self.manager.figures(now)})

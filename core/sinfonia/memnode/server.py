@@ -20,6 +20,9 @@ import zmq
 
 from sinfonia import monotonic
 from sinfonia.errors import ProtocolError
+from sinfonia.figures import member
+from sinfonia.figures.listening import listening_figures
+from sinfonia.figures.tables import Given
 from sinfonia.memnode.in_flight import (
     LARGE_BYTES_MIN,
     WAKE_UP_BYTES_MAX,
@@ -224,14 +227,11 @@ class MemoryNodeServer:
 
     def _snapshot(self, now: float) -> StatusSnapshot:
         node, admission, syncs = self.node, self._admission, self._files.log_syncs
-        figures = {
-            **status_figures(node),
-            "undelivered": admission.undelivered,
-            "malformed": admission.malformed,
-            "refused": admission.refused,
-            "hung_up": admission.hung_up,
-            "turned_away": self._in_flight.turned_away,
-        }
+        listened = listening_figures(admission)
+        served = Given(member.MEMBER)
+        served[member.HUNG_UP] = admission.hung_up
+        served[member.TURNED_AWAY] = self._in_flight.turned_away
+        figures = {**status_figures(node), **listened, **served.values}
         histograms = {}
         if syncs_log(self._settings.mode):
             histograms["log_sync_seconds"] = Histogram(syncs.cumulative(), syncs.total)

@@ -2,11 +2,13 @@
 
 from typing import Protocol
 
+from sinfonia.figures import member
+from sinfonia.figures.tables import Given
 from sinfonia.memnode.leading import Leading
 from sinfonia.memnode.member_state import MemberState
 from sinfonia.memnode.replica import Replica
 from sinfonia.memnode.settings import MemoryNodeSettings, State
-from sinfonia.protocol.load.windows import Counts, LoadWindows
+from sinfonia.protocol.load.windows import LoadWindows
 from sinfonia.protocol.membership.messages import MemoryNodeEntry
 from sinfonia.protocol.messages import Vote
 from sinfonia.protocol.participant import Participant
@@ -16,7 +18,7 @@ Figures = dict[str, int | float | str]
 
 
 class MemberView(Protocol):
-    """What status needs of a member: its settings, its parts, and what it waits for."""
+    """What is told of a member: its settings, its parts, and what it waits for."""
 
     @property
     def settings(self) -> MemoryNodeSettings: ...
@@ -56,105 +58,125 @@ class MemberView(Protocol):
 
 
 def status_figures(node: MemberView) -> Figures:
-    """Load and health, by name."""
+    """Load and health, as the table of a member's figures has them."""
     state, member_state, entry = node.participant_state, node.member_state, node.entry
-    figures: Figures = {
-        "mode": node.settings.mode,
-        "capacity_bytes": node.settings.capacity,
-        "identity": node.identity,
-        "starts": node.starts,
-        "role": _role(node),
-        "incarnation": node.incarnation,
-        "config_epoch": 0 if entry is None else entry.config_epoch,
-        "epoch": state.epoch,
-        "in_doubt": len(state.in_doubt),
-        "decided": len(state.decided),
-        "lock_segments": len(state.locks),
-        "clients": len(state.sessions),
-        "clients_dropped": state.sessions.dropped,
-        "clients_turned_away": state.sessions.turned_away,
-        "remembered": state.sessions.outcomes,
-        "remembered_bytes": state.sessions.outcome_bytes,
-        **_votes(None if node.leading is None else node.leading.participant),
-        "replayed_records": member_state.replayed,
-        "last_record": member_state.last,
-        "catching_up": 0,
-        "damaged": int(bool(member_state.damage)),
-        "repairs": member_state.repaired,
-    }
+    figures = Given(member.MEMBER)
+    figures[member.MODE] = node.settings.mode
+    figures[member.CAPACITY_BYTES] = node.settings.capacity
+    figures[member.IDENTITY] = node.identity
+    figures[member.STARTS] = node.starts
+    figures[member.ROLE] = _role(node)
+    figures[member.INCARNATION] = node.incarnation
+    figures[member.CONFIG_EPOCH] = 0 if entry is None else entry.config_epoch
+    figures[member.EPOCH] = state.epoch
+    _add_clients(state, figures)
+    _add_votes(None if node.leading is None else node.leading.participant, figures)
+    _add_load(node.load_windows, figures)
+    figures[member.REPLAYED_RECORDS] = member_state.replayed
+    figures[member.LAST_RECORD] = member_state.last
+    figures[member.DAMAGED] = int(bool(member_state.damage))
+    figures[member.REPAIRS] = member_state.repaired
     if member_state.damage:
-        figures["damage"] = member_state.damage
+        figures[member.DAMAGE] = member_state.damage
     if node.waiting and node.state is State.STARTING:
-        figures["waiting_for"] = node.waiting
-    if member_state.journal is not None:
-        figures["stable_record"] = member_state.journal.stable
-    if member_state.storage is not None:
-        log = member_state.storage.log
-        figures["log_bytes"] = log.stable_lsn - log.start_lsn
-    if member_state.checkpointer is not None:
-        figures["checkpoints"] = member_state.checkpointer.made
-    if member_state.scrubber is not None:
-        scrubber = member_state.scrubber
-        figures["scrubbed_bytes"] = scrubber.bytes
-        figures["scrub_findings"] = scrubber.findings
-        figures["scrub_repairs"] = scrubber.repairs
-        figures["scrub_passes"] = scrubber.passes
-        figures["scrub_pass_seconds"] = round(scrubber.pass_seconds, 3)
-    for name in Counts._fields:
-        figures[name] = sum(getattr(each, name) for each in node.load_windows.counts().values())
-    _add_role(node, figures)
-    return figures
+        figures[member.WAITING_FOR] = node.waiting
+    _add_log(member_state, figures)
+    if node.leading is not None:
+        _add_primary(node, node.leading, figures)
+    elif node.replica is not None:
+        _add_replica(node, node.replica, figures)
+    else:
+        figures[member.CATCHING_UP] = 0
+    return figures.values
 
 
-def _votes(participant: Participant | None) -> Figures:
+def _add_clients(state: LiveParticipantState, figures: Given) -> None:
+    """What is remembered and locked for clients."""
+    figures[member.IN_DOUBT] = len(state.in_doubt)
+    figures[member.DECIDED] = len(state.decided)
+    figures[member.LOCK_SEGMENTS] = len(state.locks)
+    figures[member.CLIENTS] = len(state.sessions)
+    figures[member.CLIENTS_DROPPED] = state.sessions.dropped
+    figures[member.CLIENTS_TURNED_AWAY] = state.sessions.turned_away
+    figures[member.REMEMBERED] = state.sessions.outcomes
+    figures[member.REMEMBERED_BYTES] = state.sessions.outcome_bytes
+
+
+def _add_votes(participant: Participant | None, figures: Given) -> None:
     """What a primary has voted, and the clients that wait; a member that does not lead has none."""
     lock_waits = None if participant is None else participant.one_phase.lock_waits
-    figures: Figures = {
-        "lock_waiters": 0 if lock_waits is None else len(lock_waits),
-        "lock_waits": 0 if lock_waits is None else lock_waits.queued,
-        "lock_waits_expired": 0 if lock_waits is None else lock_waits.expired,
-        "watches": 0 if participant is None else len(participant.watches),
-        "duplicates": 0 if participant is None else participant.votes.duplicates,
-    }
+    figures[member.LOCK_WAITERS] = 0 if lock_waits is None else len(lock_waits)
+    figures[member.LOCK_WAITS] = 0 if lock_waits is None else lock_waits.queued
+    figures[member.LOCK_WAITS_EXPIRED] = 0 if lock_waits is None else lock_waits.expired
+    figures[member.WATCHES] = 0 if participant is None else len(participant.watches)
+    figures[member.DUPLICATES] = 0 if participant is None else participant.votes.duplicates
     for vote in Vote:
         votes = 0 if participant is None else participant.votes.counts[vote]
-        figures[f"votes_{vote.name.lower()}"] = votes
-    return figures
+        figures[member.VOTES.of(vote.name.lower())] = votes
+
+
+def _add_load(load_windows: LoadWindows, figures: Given) -> None:
+    counts = load_windows.counts().values()
+    figures[member.EXECUTED] = sum(each.executed for each in counts)
+    figures[member.ABORTED] = sum(each.aborted for each in counts)
+    figures[member.RETRIED] = sum(each.retried for each in counts)
+    figures[member.BYTES_READ] = sum(each.bytes_read for each in counts)
+    figures[member.BYTES_WRITTEN] = sum(each.bytes_written for each in counts)
+
+
+def _add_log(member_state: MemberState, figures: Given) -> None:
+    if member_state.journal is not None:
+        figures[member.STABLE_RECORD] = member_state.journal.stable
+    if member_state.storage is not None:
+        log = member_state.storage.log
+        figures[member.LOG_BYTES] = log.stable_lsn - log.start_lsn
+    if member_state.checkpointer is not None:
+        figures[member.CHECKPOINTS] = member_state.checkpointer.made
+    if member_state.scrubber is not None:
+        scrubber = member_state.scrubber
+        figures[member.SCRUBBED_BYTES] = scrubber.bytes
+        figures[member.SCRUB_FINDINGS] = scrubber.findings
+        figures[member.SCRUB_REPAIRS] = scrubber.repairs
+        figures[member.SCRUB_PASSES] = scrubber.passes
+        figures[member.SCRUB_PASS_SECONDS] = round(scrubber.pass_seconds, 3)
+
+
+def _add_primary(node: MemberView, leading: Leading, figures: Given) -> None:
+    entry = node.entry
+    replicas = [] if entry is None else entry.replicas
+    figures[member.CATCHING_UP] = 0
+    figures[member.SYNCS] = leading.group.syncs
+    figures[member.LOGGED_BYTES] = leading.group.logged_bytes
+    figures[member.COMMITTED_RECORD] = leading.committed
+    figures[member.APPLIED_RECORD] = node.member_state.last
+    figures[member.REPLIES_WAITING] = leading.group.waiting
+    figures[member.COPIED_OUT_BYTES] = leading.copies.bytes_sent
+    figures[member.REPLICAS_KNOWN] = len(replicas)
+    figures[member.IN_SYNC_REPLICAS] = 0 if entry is None else len(entry.in_sync)
+    figures[member.UNPROVEN_REPLICAS] = sum(each.in_sync and each.unproven for each in replicas)
+    shipping = leading.shipping
+    if shipping is not None and entry is not None:
+        figures[member.PACED_SECONDS] = leading.group.paced_seconds
+        figures[member.REPLICAS_DROPPED_SLOW] = shipping.dropped_slow
+        for each in entry.replicas:
+            behind = shipping.records_behind(each.identity)
+            figures[member.RECORDS_BEHIND.of(each.endpoint)] = behind
+            figures[member.ACK_SECONDS.of(each.endpoint)] = shipping.ack_seconds(each.identity)
+
+
+def _add_replica(node: MemberView, replica: Replica, figures: Given) -> None:
+    entry = node.entry
+    figures[member.SYNCS] = replica.syncs
+    figures[member.COMMITTED_RECORD] = replica.follower.committed
+    figures[member.APPLIED_RECORD] = node.member_state.applied
+    figures[member.COPIED_BYTES] = replica.copied_bytes
+    figures[member.COPIES_BEGUN] = replica.copies_begun
+    figures[member.PHASE] = replica.follower.phase.value
+    in_sync = entry is not None and node.identity in entry.in_sync
+    figures[member.CATCHING_UP] = 0 if in_sync else 1
 
 
 def _role(node: MemberView) -> str:
     if node.leading is not None:
         return "primary"
     return "starting" if node.replica is None else "replica"
-
-
-def _add_role(node: MemberView, figures: Figures) -> None:
-    leading, replica, entry = node.leading, node.replica, node.entry
-    if leading is not None:
-        figures["syncs"] = leading.group.syncs
-        figures["logged_bytes"] = leading.group.logged_bytes
-        figures["committed_record"] = leading.committed
-        figures["applied_record"] = node.member_state.last
-        figures["replies_waiting"] = leading.group.waiting
-        figures["copied_out_bytes"] = leading.copies.bytes_sent
-        figures["replicas_known"] = 0 if entry is None else len(entry.replicas)
-        figures["in_sync_replicas"] = 0 if entry is None else len(entry.in_sync)
-        replicas = [] if entry is None else entry.replicas
-        figures["unproven_replicas"] = sum(each.in_sync and each.unproven for each in replicas)
-        shipping = leading.shipping
-        if shipping is not None and entry is not None:
-            figures["paced_seconds"] = leading.group.paced_seconds
-            figures["replicas_dropped_slow"] = shipping.dropped_slow
-            for member in entry.replicas:
-                behind = shipping.records_behind(member.identity)
-                figures[f"records_behind_{member.endpoint}"] = behind
-                figures[f"ack_seconds_{member.endpoint}"] = shipping.ack_seconds(member.identity)
-    elif replica is not None:
-        figures["syncs"] = replica.syncs
-        figures["committed_record"] = replica.follower.committed
-        figures["applied_record"] = node.member_state.applied
-        figures["copied_bytes"] = replica.copied_bytes
-        figures["copies_begun"] = replica.copies_begun
-        figures["phase"] = replica.follower.phase.value
-        in_sync = entry is not None and node.identity in entry.in_sync
-        figures["catching_up"] = 0 if in_sync else 1

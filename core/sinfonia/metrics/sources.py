@@ -5,68 +5,69 @@ all the ways in which a figure becomes samples with labels.
 """
 
 from collections.abc import Iterable, Iterator
-from enum import Enum
 from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.metrics_core import Metric as Samples
 
+from sinfonia.figures.figure import Figure, FigureFamily, Kind
+from sinfonia.figures.tables import FigureTable, Row
 from sinfonia.status_snapshot import StatusSnapshot
 
 LabelValues = tuple[str, ...]
 Sample = tuple[LabelValues, float]
 
 
-class Kind(Enum):
-    """What Prometheus calls the type."""
-
-    COUNTER = "counter"
-    GAUGE = "gauge"
-    HISTOGRAM = "histogram"
-
-
-class Figure(NamedTuple):
+class OneFigure(NamedTuple):
     """One figure of the status."""
 
-    name: str
+    figure: Figure[int] | Figure[float] | Figure[str]
 
     def samples(self, snapshot: StatusSnapshot) -> Iterator[Sample]:
-        figure = snapshot.figures.get(self.name)
-        if isinstance(figure, int | float):
-            yield (), figure
+        value = self.figure.read(snapshot.figures)
+        if isinstance(value, int | float):
+            yield (), value
 
 
-class Figures(NamedTuple):
-    """All figures whose names begin so; the rest of the name is the label's value."""
+class Family(NamedTuple):
+    """All figures of a family; what a figure is about is the label's value."""
 
-    prefix: str
+    family: FigureFamily[int] | FigureFamily[float]
 
     def samples(self, snapshot: StatusSnapshot) -> Iterator[Sample]:
-        for name, figure in snapshot.figures.items():
-            if name.startswith(self.prefix) and isinstance(figure, int | float):
-                yield (name.removeprefix(self.prefix),), figure
+        for about, value in self.family.read(snapshot.figures):
+            yield (about,), value
 
 
 class OneOf(NamedTuple):
-    """A figure that is one of these words, or the state: 1 for that word, 0 for the others."""
+    """A figure that is one of its words: 1 for that word, 0 for the others."""
 
-    name: str
+    figure: Figure[int] | Figure[float] | Figure[str]
+
+    def samples(self, snapshot: StatusSnapshot) -> Iterator[Sample]:
+        value = self.figure.read(snapshot.figures)
+        if value is not None:
+            for word in self.figure.words:
+                yield (word,), float(word == value)
+
+
+class State(NamedTuple):
+    """The state is one of these words: 1 for that word, 0 for the others."""
+
     words: tuple[str, ...]
 
     def samples(self, snapshot: StatusSnapshot) -> Iterator[Sample]:
-        figure = snapshot.state if self.name == "state" else snapshot.figures.get(self.name)
-        if figure is not None:
-            for word in self.words:
-                yield (word,), float(word == figure)
+        for word in self.words:
+            yield (word,), float(word == snapshot.state)
 
 
 class Words(NamedTuple):
     """Figures that are words, as labels of a constant 1."""
 
-    names: tuple[str, ...]
+    figures: tuple[Figure[str], ...]
 
     def samples(self, snapshot: StatusSnapshot) -> Iterator[Sample]:
-        yield tuple(str(snapshot.figures.get(name, "")) for name in self.names), 1.0
+        yield tuple(figure.read(snapshot.figures) or "" for figure in self.figures), 1.0
 
 
 class LoadCount(NamedTuple):
@@ -97,7 +98,7 @@ class Elsewhere(NamedTuple):
         return iter(())
 
 
-Source = Figure | Figures | OneOf | Words | LoadCount | Times | Elsewhere
+Source = OneFigure | Family | OneOf | State | Words | LoadCount | Times | Elsewhere
 
 
 class Metric(NamedTuple):
@@ -110,12 +111,27 @@ class Metric(NamedTuple):
     labels: tuple[str, ...] = ()
 
 
+def metrics_of(table: FigureTable) -> tuple[Metric, ...]:
+    """The figures of ``table`` that are metrics of their own."""
+    return tuple(metric_of(row) for row in table.rows if row.metric)
+
+
+def metric_of(row: Row) -> Metric:
+    """The metric that shows a figure, or a family of figures."""
+    if isinstance(row, FigureFamily):
+        return Metric(row.metric, row.kind, row.help, Family(row), (row.label,))
+    if row.words:
+        return Metric(row.metric, Kind.GAUGE, row.help, OneOf(row), (row.name,))
+    assert row.kind is not Kind.WORD, f"{row.name} may be any text, which is no metric of its own"
+    return Metric(row.metric, row.kind, row.help, OneFigure(row))
+
+
 # --- what is said ------------------------------------------------------------------------------
 
 
 def families(
     metrics: Iterable[Metric], snapshot: StatusSnapshot, constant: Iterable[tuple[str, str]] = ()
-) -> Iterator[Family]:
+) -> Iterator[Samples]:
     """``metrics`` as of ``snapshot``, as far as it tells them; all samples get ``constant``."""
     names = tuple(name for name, _ in constant)
     values = tuple(value for _, value in constant)
@@ -126,7 +142,7 @@ def families(
             yield family
 
 
-def _family(metric: Metric, labels: tuple[str, ...]) -> Family:
+def _family(metric: Metric, labels: tuple[str, ...]) -> Samples:
     if metric.kind is Kind.COUNTER:
         return CounterMetricFamily(metric.name, metric.help, labels=labels)
     if metric.kind is Kind.HISTOGRAM:
@@ -134,7 +150,7 @@ def _family(metric: Metric, labels: tuple[str, ...]) -> Family:
     return GaugeMetricFamily(metric.name, metric.help, labels=labels)
 
 
-def _add(family: Family, metric: Metric, snapshot: StatusSnapshot, values: LabelValues) -> None:
+def _add(family: Samples, metric: Metric, snapshot: StatusSnapshot, values: LabelValues) -> None:
     if isinstance(family, HistogramMetricFamily):
         assert isinstance(metric.source, Times)
         histogram = snapshot.histograms.get(metric.source.name)

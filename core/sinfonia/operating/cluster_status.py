@@ -4,10 +4,11 @@ The directory says which member is primary and which are in sync: it is the only
 configuration.  How far a replica is behind is the difference between what two members say.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from sinfonia.errors import ConfigError
+from sinfonia.figures import manager, member
+from sinfonia.figures.figure import Figures
 from sinfonia.operating.sights import FOLLOWING, SERVING
 
 DOWN = "down"
@@ -19,9 +20,6 @@ MANAGES = "manager"
 PRIMARY = "primary"
 REPLICA = "replica"
 NO_ROLE = ""
-
-Figure = int | float | str
-Figures = Mapping[str, Figure]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +45,14 @@ class ProcessStatus:
     @property
     def reason(self) -> str:
         """Why the process is not well, as far as it says: what it waits for, what is damaged."""
-        damage, waiting = (str(self.figures.get(name, "")) for name in ("damage", "waiting_for"))
-        return "; ".join(filter(None, [damage and f"its data is damaged: {damage}", waiting]))
+        damage = member.DAMAGE.read(self.figures)
+        said = [damage and f"its data is damaged: {damage}", member.WAITING_FOR.read(self.figures)]
+        return "; ".join(filter(None, said))
 
     @property
     def repairs(self) -> int:
         """How often damaged data of the process was replaced by a copy, in this life."""
-        return number(self.figures, "repairs") or 0
+        return member.REPAIRS.read(self.figures) or 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +165,6 @@ class ClusterStatus:
         return {**asdict(self), "problems": self.problems, "healthy": self.healthy}
 
 
-def leads(manager: ProcessStatus) -> bool:
-    """Whether a manager may change the configuration, as far as it knows."""
-    return bool(manager.figures.get("leading", 0))
-
-
-def number(figures: Figures, name: str) -> int | None:
-    """The figure ``name`` if the process tells it, and it is a whole number."""
-    figure = figures.get(name)
-    return figure if isinstance(figure, int) else None
+def leads(process: ProcessStatus) -> bool:
+    """Whether a process is a manager that may change the configuration, as far as it knows."""
+    return bool(manager.LEADING.read(process.figures))

@@ -11,6 +11,8 @@ from typing import Self
 from sinfonia.client.seed import key_hint
 from sinfonia.config import ClusterConfig
 from sinfonia.errors import Unreachable
+from sinfonia.figures import manager, member
+from sinfonia.figures.figure import Figures
 from sinfonia.operating.cluster_status import (
     DOWN,
     MANAGES,
@@ -19,11 +21,9 @@ from sinfonia.operating.cluster_status import (
     REPLICA,
     SILENT,
     ClusterStatus,
-    Figures,
     MemoryNodeStatus,
     ProcessStatus,
     ReplicaStatus,
-    number,
 )
 from sinfonia.operating.observer import Observer
 from sinfonia.operating.sights import ANSWER_WITHIN, SERVING, Sight
@@ -147,13 +147,13 @@ def _part_in(directory: Directory, endpoint: str) -> tuple[int | None, str]:
 def _memory_node(entry: MemoryNodeEntry, sight: Sight) -> MemoryNodeStatus:
     answer = sight.statuses.get(entry.endpoint)
     figures: Figures = {} if answer is None else answer.figures
-    last = number(figures, "last_record")
+    last = member.LAST_RECORD.read(figures)
     replicas = [
         _replica(replica.endpoint, sight, last, in_sync=replica.in_sync)
         for replica in entry.replicas
     ]
     managers = [status for status in sight.statuses.values() if status.node == MANAGER]
-    pinned = [number(status.figures, f"pinned_by_node{entry.node}") or 0 for status in managers]
+    pinned = [manager.PINNED.of(entry.node).read(each.figures) or 0 for each in managers]
     return MemoryNodeStatus(
         node=entry.node,
         primary=entry.endpoint if entry.identity else "",
@@ -164,19 +164,19 @@ def _memory_node(entry: MemoryNodeEntry, sight: Sight) -> MemoryNodeStatus:
         config_epoch=entry.config_epoch,
         replicas_wanted=entry.wanted,
         replicas=replicas,
-        log_bytes=number(figures, "log_bytes"),
-        in_doubt=number(figures, "in_doubt"),
+        log_bytes=member.LOG_BYTES.read(figures),
+        in_doubt=member.IN_DOUBT.read(figures),
         pinned=max(pinned, default=0),
-        executed=number(figures, "votes_ok"),
-        clients=number(figures, "clients"),
-        remembered=number(figures, "remembered"),
+        executed=member.VOTES_OK.read(figures),
+        clients=member.CLIENTS.read(figures),
+        remembered=member.REMEMBERED.read(figures),
     )
 
 
 def _replica(endpoint: str, sight: Sight, last: int | None, *, in_sync: bool) -> ReplicaStatus:
     answer = sight.statuses.get(endpoint)
-    has = None if answer is None else number(answer.figures, "last_record")
-    copied = None if answer is None else number(answer.figures, "copied_bytes")
+    has = None if answer is None else member.LAST_RECORD.read(answer.figures)
+    copied = None if answer is None else member.COPIED_BYTES.read(answer.figures)
     if last is None or has is None:
         return ReplicaStatus(endpoint, in_sync, copied_bytes=copied)
     # The two were not asked at the same moment, so that a replica may seem to be ahead.

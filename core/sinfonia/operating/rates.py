@@ -4,30 +4,22 @@ Counts belong to one life of one primary.  If another one took over in between, 
 restarted, there is no rate until the next look.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from sinfonia.figures.figure import Figure, Figures
+from sinfonia.figures.member import IDENTITY, INCARNATION, RATES, VOTES
 from sinfonia.operating.cluster_status import (
     ClusterStatus,
-    Figures,
     MemoryNodeStatus,
     ProcessStatus,
     ReplicaStatus,
 )
 from sinfonia.protocol.messages import Vote
 
-# What a member counts, and what that is per second.
-COUNTS = {
-    "votes_ok": "minitransactions",
-    "bytes_read": "bytes_read",
-    "bytes_written": "bytes_written",
-    "last_record": "records",
-    "logged_bytes": "logged_bytes",
-    "syncs": "syncs",
-}
-ABORTS = {f"votes_{vote.name.lower()}": vote.name for vote in Vote if vote is not Vote.OK}
-
-# What makes a life of a primary, as far as it tells it.
-_LIFE = ("identity", "incarnation")
+# What a member counts, by what that is per second.
+COUNTS = {figure.rate.name: figure for figure in RATES if figure.rate is not None}
+ABORTS = {vote.name: VOTES.of(vote.name.lower()) for vote in Vote if vote is not Vote.OK}
 
 Rates = dict[str, float]
 
@@ -107,16 +99,21 @@ def _primary(status: ClusterStatus, node: MemoryNodeStatus) -> ProcessStatus | N
 
 
 def _same_life(before: ProcessStatus, after: ProcessStatus) -> bool:
-    return bool(before.figures and after.figures) and all(
-        before.figures.get(name) == after.figures.get(name) for name in _LIFE
-    )
+    return bool(before.figures and after.figures) and _life(before) == _life(after)
 
 
-def _per_second(names: dict[str, str], before: Figures, after: Figures, interval: float) -> Rates:
+def _life(process: ProcessStatus) -> tuple[str | None, int | None]:
+    """What makes a life of a primary, as far as it tells it."""
+    return IDENTITY.read(process.figures), INCARNATION.read(process.figures)
+
+
+def _per_second(
+    counts: Mapping[str, Figure[int]], before: Figures, after: Figures, interval: float
+) -> Rates:
     found: Rates = {}
-    for figure, name in names.items():
-        first, last = before.get(figure), after.get(figure)
-        if isinstance(first, int | float) and isinstance(last, int | float):
+    for name, figure in counts.items():
+        first, last = figure.read(before), figure.read(after)
+        if first is not None and last is not None:
             found[name] = max(0.0, last - first) / interval
     return found
 

@@ -7,6 +7,7 @@ replica is in sync.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sinfonia.figures import member
 from sinfonia.protocol.membership.messages import Directory
 from sinfonia.protocol.messages import Status
 
@@ -54,7 +55,7 @@ def copy_progress(sight: Sight, endpoint: str) -> tuple[object, ...]:
     status = sight.statuses.get(endpoint)
     if status is None or status.state != CATCHING_UP:
         return ()
-    return tuple(status.figures.get(each) for each in ("copied_bytes", "last_record"))
+    return member.COPIED_BYTES.read(status.figures), member.LAST_RECORD.read(status.figures)
 
 
 def _state(sight: Sight, endpoint: str) -> str:

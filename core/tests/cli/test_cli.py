@@ -22,8 +22,9 @@ from sinfonia.cli.arguments import (
     parse_extent,
     parse_place,
 )
-from sinfonia.cli.status_tables import MEMORY_NODE_COLUMNS, PROCESS_COLUMNS, REPAIRS_COLUMN
+from sinfonia.cli.status_tables import MEMORY_NODE_COLUMNS, PROCESS_COLUMNS
 from sinfonia.config import CONFIG_FILE
+from sinfonia.figures.tables import tables_of
 from sinfonia.operating.local_cluster import LocalCluster, free_ports
 from sinfonia.operating.local_description import write_description
 from sinfonia.operating.processes import ProcessIdentity
@@ -508,7 +509,8 @@ def test_every_command_explains_itself() -> None:
 
 def test_the_help_of_status_explains_each_column() -> None:
     said = succeeds("status", "--help")
-    for column in (*PROCESS_COLUMNS, REPAIRS_COLUMN, *MEMORY_NODE_COLUMNS):
+    figures = [row.column for table in tables_of("core") for row in table.rows if row.column]
+    for column in (*PROCESS_COLUMNS, *MEMORY_NODE_COLUMNS, *figures):
         assert f"    {column}  " in said
 
 

@@ -22,6 +22,10 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.parser import text_string_to_metric_families
 
 import sinfonia
+from sinfonia.figures.figure import Figure, Role
+from sinfonia.figures.manager import MANAGER as MANAGER_FIGURES
+from sinfonia.figures.manager import PINNED
+from sinfonia.figures.member import MEMBER as MEMBER_FIGURES
 from sinfonia.metrics.exposition import CONNECTIONS_MAX
 from sinfonia.metrics.table import (
     ADMISSION,
@@ -120,6 +124,19 @@ def test_the_table_is_what_processes_show_and_nothing_else(cluster: LocalCluster
     common = {metric.name for metric in ADMISSION + PROCESS}
     assert members == {metric.name for metric in MEMORY_NODE} | common
     assert manager == {metric.name for metric in MANAGER} | common
+
+
+def test_processes_give_the_figures_that_are_listed_for_their_roles(cluster: LocalCluster) -> None:
+    status = cluster.status()
+    tables = {"manager": MANAGER_FIGURES, "primary": MEMBER_FIGURES, "replica": MEMBER_FIGURES}
+    for process in status.processes:
+        role = Role.MANAGING if process.role == "manager" else Role(process.role)
+        complaints = list(tables[process.role].complaints(process.figures, role))
+        assert complaints == [], process.name
+    [manager] = [each for each in status.processes if each.role == "manager"]
+    singles = {row.name for row in MANAGER_FIGURES.rows if isinstance(row, Figure)}
+    assert singles <= set(manager.figures), "a figure of managers is listed and never given"
+    assert dict(PINNED.read(manager.figures)) == {"0": 0}
 
 
 def test_types_and_helps_are_those_of_the_table(cluster: LocalCluster) -> None:

@@ -4,14 +4,15 @@ import json
 
 import pytest
 
-from sinfonia.operating.cluster_status import ClusterStatus, Figure, MemoryNodeStatus, ProcessStatus
+from sinfonia.figures.figure import Value
+from sinfonia.operating.cluster_status import ClusterStatus, MemoryNodeStatus, ProcessStatus
 from sinfonia.operating.rates import ClusterRates, rates_between
 
-LIFE: dict[str, Figure] = {"identity": "a", "incarnation": 3}
+LIFE: dict[str, Value] = {"identity": "a", "incarnation": 3}
 
 
 def look(
-    figures: dict[str, Figure], *, endpoint: str = "tcp://a:1", state: str = "serving"
+    figures: dict[str, Value], *, endpoint: str = "tcp://a:1", state: str = "serving"
 ) -> ClusterStatus:
     """A cluster of one memory node whose primary says this."""
     node = MemoryNodeStatus(
@@ -38,8 +39,8 @@ def rates_of(earlier: ClusterStatus, later: ClusterStatus) -> ClusterRates:
 
 
 def test_a_rate_is_what_was_counted_over_the_time_between() -> None:
-    before: dict[str, Figure] = {"votes_ok": 100, "votes_bad_lock": 1, "logged_bytes": 0}
-    after: dict[str, Figure] = {"votes_ok": 300, "votes_bad_lock": 5, "logged_bytes": 4096}
+    before: dict[str, Value] = {"votes_ok": 100, "votes_bad_lock": 1, "logged_bytes": 0}
+    after: dict[str, Value] = {"votes_ok": 300, "votes_bad_lock": 5, "logged_bytes": 4096}
     found = rates_of(look(LIFE | before), look(LIFE | after))
     [node] = found.memory_nodes
     assert node.rates == found.total == {"minitransactions": 100.0, "logged_bytes": 2048.0}

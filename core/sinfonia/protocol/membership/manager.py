@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from sinfonia.addresses import MemoryNodeId
+from sinfonia.figures import manager as rows
+from sinfonia.figures.tables import Given
 from sinfonia.protocol.effects import ReplyTo, SendTo, SendToMember, StoreDirectory
 from sinfonia.protocol.membership import configuration, operator_requests, registering
 from sinfonia.protocol.membership.configuration import Change, Refusal
@@ -530,38 +532,39 @@ class Manager:
     # --- status --------------------------------------------------------------------------------
 
     def figures(self, now: float) -> dict[str, int | float | str]:
-        """For the status; ``pinned_by_nodeN``: how many tids wait for silent memory node N."""
+        """What the manager says of itself, as the table of its figures has it."""
         undecided = self.undecided
-        figures: dict[str, int | float | str] = {
-            "leading": int(self.leading),
-            "leader": self.leader,
-            "cluster": self.directory.cluster,
-            "epoch": self.directory.epoch,
-            "directory_version": self.directory.version,
-            "memory_nodes": len(self.directory.nodes),
-            "recoveries": len(undecided.recoveries),
-            "recovered": undecided.recoveries.finished,
-            "fail_overs": self.fail_overs,
-            "reboots": self.reboots,
-            "whole_system_recoveries": undecided.whole_system.recoveries,
-            "settled_in_bulk": undecided.whole_system.settled,
-            "probes": self.probes,
-            "behind_members": sum(map(self._members.is_behind, self.directory.nodes)),
-        }
+        figures = Given(rows.MANAGER)
+        figures[rows.LEADING] = int(self.leading)
+        figures[rows.LEADER] = self.leader
+        figures[rows.CLUSTER] = self.directory.cluster
+        figures[rows.EPOCH] = self.directory.epoch
+        figures[rows.DIRECTORY_VERSION] = self.directory.version
+        figures[rows.MEMORY_NODES] = len(self.directory.nodes)
+        figures[rows.RECOVERIES] = len(undecided.recoveries)
+        figures[rows.RECOVERED] = undecided.recoveries.finished
+        figures[rows.FAIL_OVERS] = self.fail_overs
+        figures[rows.REBOOTS] = self.reboots
+        figures[rows.WHOLE_SYSTEM_RECOVERIES] = undecided.whole_system.recoveries
+        figures[rows.SETTLED_IN_BULK] = undecided.whole_system.settled
+        figures[rows.PROBES] = self.probes
+        figures[rows.BEHIND_MEMBERS] = sum(map(self._members.is_behind, self.directory.nodes))
         if not self.standing_by:
             members = [life for life, _ in _members(self.directory)]
-            figures["members"] = len(members)
-            figures["members_alive"] = sum(self._detector.is_alive(life, now) for life in members)
-            figures["unsettled"] = len(undecided)
-            figures["memory_nodes_serving"] = sum(undecided.serving.values())
+            figures[rows.MEMBERS] = len(members)
+            figures[rows.MEMBERS_ALIVE] = sum(
+                self._detector.is_alive(life, now) for life in members
+            )
+            figures[rows.UNSETTLED] = len(undecided)
+            figures[rows.MEMORY_NODES_SERVING] = sum(undecided.serving.values())
         pinned = undecided.pinned_by(
             entry.node
             for entry in self.directory.nodes
             if self._detector.is_silent(primary_life(entry), now)
         )
         for entry in self.directory.nodes:
-            figures[f"pinned_by_node{entry.node}"] = pinned[entry.node]
-        return figures
+            figures[rows.PINNED.of(entry.node)] = pinned[entry.node]
+        return figures.values
 
 
 def _members(directory: Directory) -> list[tuple[MemberLife, str]]:
