@@ -11,22 +11,7 @@ from typing import Any
 
 import click
 
-from sinfonia.cli.backup_commands import backup, restore
-from sinfonia.cli.bench_commands import bench
-from sinfonia.cli.cluster_commands import down, recreate, status, up
-from sinfonia.cli.completion_command import completion
-from sinfonia.cli.key_commands import keygen
-from sinfonia.cli.load_commands import load
-from sinfonia.cli.log_commands import log
-from sinfonia.cli.minitransaction_commands import execute, get, put
-from sinfonia.cli.process_commands import manager, memnode
-from sinfonia.cli.rebuild_commands import rebuild_manager
-from sinfonia.cli.replica_commands import add_memnode, drain, replica
-from sinfonia.cli.ring_commands import ring
-from sinfonia.cli.sections import SectionedGroup
-from sinfonia.cli.top import top
-from sinfonia.cli.unreachable import explained
-from sinfonia.cli.watch_commands import watch
+from sinfonia.cli.sections import SectionedGroup, load
 from sinfonia.errors import OutcomeUnknown, SinfoniaError, Unreachable
 from sinfonia.keys_option import named_cluster
 
@@ -46,6 +31,7 @@ class PlainGroup(SectionedGroup):
         except OutcomeUnknown as error:
             raise OutcomeUnknownFailure(f"{error} (tid {error.tid})") from None
         except Unreachable as error:
+            explained = load("sinfonia.cli.unreachable:explained")
             raise click.ClickException(explained(error, named_cluster(ctx))) from None
         except SinfoniaError as error:
             raise click.ClickException(str(error)) from None
@@ -83,26 +69,48 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
 
 
-SECTIONS: dict[str, tuple[click.Command, ...]] = {
-    "Data": (get, put, execute, watch, ring),
-    "Cluster": (up, down, status, top, load),
-    "Operate": (
-        add_memnode,
-        replica,
-        drain,
-        recreate,
-        rebuild_manager,
-        backup,
-        restore,
-        log,
-        keygen,
-    ),
-    "Daemons": (memnode, manager),
-    "Measure": (bench,),
-    "Shell": (completion,),
+# Where each command is.  Only the one that is given is imported: a process of a cluster is started
+# by a command, and the modules of all others would take most of its start.
+SECTIONS: dict[str, dict[str, str]] = {
+    "Data": {
+        "get": "minitransaction_commands:get",
+        "put": "minitransaction_commands:put",
+        "exec": "minitransaction_commands:execute",
+        "watch": "watch_commands:watch",
+        "ring": "ring_commands:ring",
+    },
+    "Cluster": {
+        "up": "cluster_commands:up",
+        "down": "cluster_commands:down",
+        "status": "cluster_commands:status",
+        "top": "top:top",
+        "load": "load_commands:load",
+    },
+    "Operate": {
+        "add-memnode": "replica_commands:add_memnode",
+        "replica": "replica_commands:replica",
+        "drain": "replica_commands:drain",
+        "recreate": "cluster_commands:recreate",
+        "rebuild-manager": "rebuild_commands:rebuild_manager",
+        "backup": "backup_commands:backup",
+        "restore": "backup_commands:restore",
+        "log": "log_commands:log",
+        "keygen": "key_commands:keygen",
+    },
+    "Daemons": {
+        "memnode": "memnode_command:memnode",
+        "manager": "manager_command:manager",
+    },
+    "Measure": {"bench": "bench_commands:bench"},
+    "Shell": {"completion": "completion_command:completion"},
 }
 
-main.add_sections(SECTIONS)
+main.add_sections(
+    {
+        title: {name: f"sinfonia.cli.{place}" for name, place in places.items()}
+        for title, places in SECTIONS.items()
+    }
+)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -1,6 +1,11 @@
-"""The help of `sinfonia` lists its commands by what they are for, each on one whole line."""
+"""The help of `sinfonia` lists its commands by what they are for, each on one whole line.
 
-from collections.abc import Mapping, Sequence
+A command is imported when it is asked for, and not before.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -14,24 +19,49 @@ class SectionedGroup(click.Group):
     def __init__(self, *arguments: object, **options: object) -> None:
         super().__init__(*arguments, **options)  # type: ignore[arg-type]  # as click has it
         self._sections: dict[str, list[str]] = {}
+        self._places: dict[str, str] = {}
 
-    def add_sections(self, sections: Mapping[str, Sequence[click.Command]]) -> None:
-        """Add all commands of ``sections``, which are listed under the names of the sections."""
-        for title, commands in sections.items():
-            for command in commands:
-                assert command.name is not None
-                self.add_command(command)
-                self._sections.setdefault(title, []).append(command.name)
+    def add_sections(self, sections: Mapping[str, Mapping[str, str]]) -> None:
+        """Add all commands of ``sections``: by title, by name, where each is (see ``load``)."""
+        for title, places in sections.items():
+            self._sections.setdefault(title, []).extend(places)
+            self._places.update(places)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands."""
+        del ctx
+        return sorted(self._places)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name; None if there is none."""
+        del ctx
+        place = self._places.get(cmd_name)
+        if place is None:
+            return None
+        command = load(place)
+        assert isinstance(command, click.Command), f"{place} is no command"
+        assert command.name == cmd_name, f"{place} is called {command.name}"
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the sections; no summary is cut off."""
-        del ctx
-        width = max(len(name) for names in self._sections.values() for name in names)
+        width = max(map(len, self._places))
         for title, names in self._sections.items():
             with formatter.section(title):
                 formatter.write_dl(
-                    [(name.ljust(width), summary(self.commands[name])) for name in names]
+                    [(name.ljust(width), self._summary(ctx, name)) for name in names]
                 )
+
+    def _summary(self, ctx: click.Context, name: str) -> str:
+        command = self.get_command(ctx, name)
+        assert command is not None
+        return summary(command)
+
+
+def load(place: str) -> Any:  # noqa: ANN401 - whatever is there
+    """What ``place`` names, as MODULE:NAME."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def summary(command: click.Command) -> str:

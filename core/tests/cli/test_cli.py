@@ -14,6 +14,7 @@ from typing import Any
 import click
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from sinfonia.cli.arguments import (
     hex_dump,
@@ -22,6 +23,7 @@ from sinfonia.cli.arguments import (
     parse_extent,
     parse_place,
 )
+from sinfonia.cli.main import main
 from sinfonia.cli.status_tables import MEMORY_NODE_COLUMNS, PROCESS_COLUMNS
 from sinfonia.config import CONFIG_FILE
 from sinfonia.figures.tables import tables_of
@@ -496,6 +498,13 @@ def test_the_log_shows_every_record(cluster_factory: ClusterFactory) -> None:
     assert "1 OnePhase" in succeeds("log", data, "--summary")
 
 
+def help_of(*command: str) -> str:
+    """What a command says of itself; in this process, because there are many of them."""
+    done = CliRunner().invoke(main, [*command, "--help"])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
 def test_every_command_explains_itself() -> None:
     listing = succeeds("--help")
     sections = ["Data:", "Cluster:", "Operate:", "Daemons:", "Measure:", "Shell:"]
@@ -504,11 +513,11 @@ def test_every_command_explains_itself() -> None:
     assert {"up", "down", "status", "top", "replica", "add-memnode", "drain"} <= set(commands)
     assert [line for line in listing.splitlines() if line in sections] == sections
     for command in commands:
-        assert len(succeeds(command, "--help").splitlines()) > 5
+        assert len(help_of(command).splitlines()) > 5
 
 
 def test_the_help_of_status_explains_each_column() -> None:
-    said = succeeds("status", "--help")
+    said = help_of("status")
     figures = [row.column for table in tables_of("core") for row in table.rows if row.column]
     for column in (*PROCESS_COLUMNS, *MEMORY_NODE_COLUMNS, *figures):
         assert f"    {column}  " in said
@@ -516,7 +525,22 @@ def test_the_help_of_status_explains_each_column() -> None:
 
 def test_no_summary_of_a_command_is_cut_off() -> None:
     for command in ((), ("replica",), ("rebuild-manager",), ("ring",)):
-        assert "..." not in succeeds(*command, "--help").partition("--help ")[2]
+        assert "..." not in help_of(*command).partition("--help ")[2]
+
+
+def test_a_process_of_a_cluster_imports_no_other_command() -> None:
+    """The modules of all commands would take most of the time in which a process starts."""
+    program = (
+        "import sys, sinfonia.cli.main as m; m.main(['memnode', '--help'], standalone_mode=False)"
+    )
+    asked = f"{program}; print(*(name for name in sys.modules if name.startswith('sinfonia.')))"
+    done = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, timeout=DEADLINE, check=True
+    )
+    imported = done.stdout.splitlines()[-1].split()
+    assert "sinfonia.cli.memnode_command" in imported
+    others = {"sinfonia.operating.local_cluster", "sinfonia.backup.copier", "sinfonia.structures"}
+    assert others.isdisjoint(imported), others.intersection(imported)
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -31,8 +31,9 @@ DEADLINE = 30.0
 # What is promised for the default times: detection and lease, and what is in doubt settled.
 FAIL_OVER_MAX = 3.0
 
-# Longer than everything else takes, so that it still believes that it leads.
-PAUSE = 5.0
+# Longer than a fail-over takes, so that the paused primary comes back after it, and still believes
+# that it leads.
+PAUSE = FAIL_OVER_MAX
 
 MIB = 1 << 20
 
