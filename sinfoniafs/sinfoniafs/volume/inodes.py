@@ -32,9 +32,9 @@ class Inodes:
         self._volume = volume
         self._items = items
         self._now = now
+        # Created inodes are not among those found.
         self._found: dict[InodeNumber, Inode] = {}
         self._current: dict[InodeNumber, Inode] = {}
-        self._created: set[InodeNumber] = set()
 
     # -- what is relied on
 
@@ -81,8 +81,8 @@ class Inodes:
 
     def create(self, inode: Inode) -> None:
         """Let a new inode be as given; its number was taken from the reserve."""
+        assert inode.number not in self._found
         self._current[inode.number] = inode
-        self._created.add(inode.number)
 
     def free(self, inode: Inode) -> None:
         """Let the inode be no more.  The caller frees its blocks."""
@@ -118,13 +118,16 @@ class Inodes:
     def write(self) -> None:
         """Add the items that write what was created and changed."""
         for number, inode in self._current.items():
-            if number in self._created:
+            found = self._found.get(number)
+            if inode is found:
+                continue  # read only
+            if found is None:
                 # A file's area is written with its contents; pointers must not be left to chance.
                 self._items.write_slot(number, 0, inode.encode_start())
             elif inode.is_directory:
-                self._write_directory(self._found[number], inode)
+                self._write_directory(found, inode)
             else:
-                self._write_file(self._found[number], inode)
+                self._write_file(found, inode)
 
     def publish(self) -> None:
         """The attempt has committed: what it saw is what the cache holds."""
