@@ -3,15 +3,13 @@
 It settles before it serves; see node.py.
 """
 
-from collections.abc import Sequence
-
 from sinfonia.errors import DamagedData
 from sinfonia.memnode.copies import CopySource
 from sinfonia.memnode.group_commit import GroupCommit, SendReplies
 from sinfonia.memnode.hybrid_clock import HybridClock
 from sinfonia.memnode.member_state import MemberState
 from sinfonia.memnode.settings import has_disk, is_replicated
-from sinfonia.protocol.effects import Question, Step
+from sinfonia.protocol.effects import Step
 from sinfonia.protocol.identifiers import Seq
 from sinfonia.protocol.load.counters import LoadCounters
 from sinfonia.protocol.membership.messages import MemoryNodeEntry, Reconfigure
@@ -93,19 +91,19 @@ class Leading:
 
     # --- a wake-up -----------------------------------------------------------------------------
 
-    def receive(self, route: bytes, batch: Requests, now: float) -> Sequence[Question]:
+    def receive(self, route: bytes, batch: Requests, now: float) -> bool:
         """Execute a batch; its replies come out of ``flush``.
 
-        Returns what was asked of the member itself; ``answer`` takes the replies to that.
+        Returns whether there are questions to the member in it; ``answer`` takes the replies.
         """
         requests = batch.requests
         if requests and type(requests[0]) in PEER_REQUESTS:
             for request in requests:
                 self._on_peer(route, request, now)
-            return ()
+            return False
         step = self.participant.on_requests(batch, now, route)
         self.group.carry_out(step)
-        return step.questions
+        return step.has_questions
 
     def answer(self, route: bytes, replies: list[Reply], now: float) -> None:
         """These replies leave with those of the same wake-up."""

@@ -387,12 +387,10 @@ class MemoryNode:
             self.clock.notice(batch.clock)
         leading = self.leading
         if leading is not None and (not leading.replaying or _is_of_peer(batch)):
-            questions = leading.receive(route, batch, now)
-            replies = [reply for asked in questions for reply in self._answer(route, asked)]
-            if replies:
-                leading.answer(route, replies, now)
+            if leading.receive(route, batch, now):
+                leading.answer(route, self._answers(route, batch.requests), now)
             return
-        replies = []
+        replies: list[Reply] = []
         for request in batch.requests:
             if isinstance(request, Question):
                 replies += self._answer(route, request)
@@ -400,6 +398,11 @@ class MemoryNode:
                 replies.append(self._refusal())
         if replies:
             self._say(route, replies)
+
+    def _answers(self, route: bytes, requests: list[Request]) -> list[Reply]:
+        """The answers to the questions among ``requests``."""
+        questions = [each for each in requests if isinstance(each, Question)]
+        return [reply for each in questions for reply in self._answer(route, each)]
 
     def _answer(self, route: bytes, question: Question) -> list[Reply]:
         """What this member says of itself, in every role; empty if ``flush`` answers."""

@@ -36,7 +36,8 @@ class Step(msgspec.Struct, gc=False):
     replies: list[Reply] = []  # to ``route``
     once_stable: list[Reply] = []  # to ``route``, once all that was logged so far is stable
     elsewhere: list[tuple[bytes, Reply]] = []  # to clients that wait at other routes
-    questions: list[Question] = []  # of the batch; the driver answers for itself
+    # Whether the batch has questions: the driver answers for itself.
+    has_questions: bool = False
 
     def log(self, record: Record) -> None:
         """Append ``record``; it must be stable before any reply of this step leaves."""

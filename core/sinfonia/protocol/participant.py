@@ -168,7 +168,7 @@ class Participant:
         elif isinstance(request, Forget):
             self.recovery.on_forget(request, step)
         elif isinstance(request, Question):
-            step.questions.append(request)
+            step.has_questions = True
         # Anything else is meant for a manager.
 
     def _session_of(self, batch: Requests, step: Step) -> Session | None:

@@ -93,9 +93,9 @@ class ParticipantHarness:
             PROTOCOL_VERSION, client, incarnation, floor, list(requests), generation=generation
         )
         step = self.participant.on_requests(batch, self.now)
-        for question in step.questions:
-            if isinstance(question, Probe):
-                self.participant.recovery.on_probe(question, step, stable_before=math.inf)
+        for request in requests if step.has_questions else ():
+            if isinstance(request, Probe):
+                self.participant.recovery.on_probe(request, step, stable_before=math.inf)
         self.log += step.records
         return step
 
