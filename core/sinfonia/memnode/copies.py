@@ -77,39 +77,18 @@ class CopySource:
         """The next piece of the log."""
         journal = self._member_state.journal
         first = request.after + 1
-        if journal is None:
-            return LogPart(
-                incarnation=self._incarnation,
-                first=first,
-                count=0,
-                body=b"",
-                last=0,
-                committed=0,
-                history=[],
-                gone=True,
-            )
-        history = journal.history
-        batch = journal.read_after(request.after, self._piece_bytes)
-        if batch is None:
-            return LogPart(
-                incarnation=self._incarnation,
-                first=first,
-                count=0,
-                body=b"",
-                last=journal.stable,
-                committed=committed,
-                history=history,
-                gone=True,
-            )
-        self.bytes_sent += len(batch.body)
+        batch = None if journal is None else journal.read_after(request.after, self._piece_bytes)
+        if batch is not None:
+            self.bytes_sent += len(batch.body)
         return LogPart(
             incarnation=self._incarnation,
-            first=batch.first,
-            count=batch.count,
-            body=batch.body,
-            last=journal.stable,
-            committed=committed,
-            history=history,
+            first=first if batch is None else batch.first,
+            count=0 if batch is None else batch.count,
+            body=b"" if batch is None else batch.body,
+            last=0 if journal is None else journal.stable,
+            committed=0 if journal is None else committed,
+            history=[] if journal is None else journal.history,
+            gone=batch is None,
         )
 
 

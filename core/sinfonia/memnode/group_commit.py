@@ -145,7 +145,14 @@ class GroupCommit:
             if len(self._tickets) + len(self._held_back) < TICKETS_MAX:
                 size = self.logged_bytes - self._answered_bytes
                 self._answered_bytes = self.logged_bytes
-                self._tickets.append(Ticket(shipping.last, now, ready, self._writers, size))
+                ticket = Ticket(
+                    seq=shipping.last,
+                    executed_at=now,
+                    replies=ready,
+                    writers=self._writers,
+                    size=size,
+                )
+                self._tickets.append(ticket)
             self._writers = set()
         if self._held_back:
             self._let_go(shipping, now)

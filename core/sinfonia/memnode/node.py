@@ -558,11 +558,11 @@ class MemoryNode:
         """``replies``, as this life of the memory node says them."""
         state = self.participant_state
         return Replies(
-            PROTOCOL_VERSION,
-            self.settings.node,
-            self.incarnation,
-            state.epoch,
-            replies,
+            version=PROTOCOL_VERSION,
+            node=self.settings.node,
+            incarnation=self.incarnation,
+            epoch=state.epoch,
+            replies=replies,
             clock=self.clock.latest,
             generation=state.sessions.generation,
         )

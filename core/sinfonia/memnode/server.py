@@ -189,7 +189,7 @@ class MemoryNodeServer:
         self._tell_primary(node.wake_up(now))
         said = node.to_managers(now)
         if said:
-            frames = encode_requests(Requests(PROTOCOL_VERSION, 0, 0, 0, said))
+            frames = encode_requests(_of_no_client(said))
             for manager in self._managers:
                 try_send(manager, frames)
         if self._publisher is not None and (node.state is not state or self._publisher.is_due(now)):
@@ -264,14 +264,18 @@ class MemoryNodeServer:
             self._primary = (endpoint, connect_dealer(self._context, endpoint, self._keys))
             self._poller.register(self._primary[1], zmq.POLLIN)
         if requests:
-            batch = Requests(PROTOCOL_VERSION, 0, 0, 0, requests)
-            try_send(self._primary[1], encode_requests(batch))
+            try_send(self._primary[1], encode_requests(_of_no_client(requests)))
 
     def _hang_up(self) -> None:
         if self._primary is not None:
             self._poller.unregister(self._primary[1])
             self._primary[1].close(0)
             self._primary = None
+
+
+def _of_no_client(requests: list[Request]) -> Requests:
+    """A batch of a member: it executes nothing, and so needs no client, incarnation or floor."""
+    return Requests(version=PROTOCOL_VERSION, client=0, incarnation=0, floor=0, requests=requests)
 
 
 def _replies_from(socket: Dealer) -> list[Replies]:

@@ -77,7 +77,9 @@ class LockWaits:
         if len(self._line) >= self._limits.waiters:
             return False
         until = now + min(request.lock_wait_ms / 1e3, LOCK_WAIT_MAX)
-        waiter = Waiter(route, client, request, until, cells_of(request))
+        waiter = Waiter(
+            route=route, client=client, request=request, until=until, cells=cells_of(request)
+        )
         self._line[client, request.counter] = waiter
         self._cells.update(waiter.cells)
         self.queued += 1

@@ -112,7 +112,12 @@ class OnePhaseParticipant:
             self._watches.touch_all(writes)
         if state.logged:
             record = records.OnePhase(
-                session.client, request.epoch, counter, session.floor, writes, voted.reads
+                client=session.client,
+                epoch=request.epoch,
+                counter=counter,
+                floor=session.floor,
+                writes=writes,
+                reads=voted.reads,
             )
             step.log(record)
         return voted

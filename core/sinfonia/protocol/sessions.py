@@ -355,7 +355,13 @@ class Sessions:
                 if voted.vote is Vote.OK or voted.vote is Vote.BAD_FORCED
             ]
             if durable:
-                kept.append(SessionState(session.client, session.epoch, session.floor, durable))
+                state = SessionState(
+                    client=session.client,
+                    epoch=session.epoch,
+                    floor=session.floor,
+                    outcomes=durable,
+                )
+                kept.append(state)
         return kept
 
     def restore(self, states: list[SessionState]) -> None:
