@@ -97,7 +97,15 @@ class GroupCommit:
     def carry_out(self, step: Step) -> None:
         """Do what a participant asks for; replies come out of ``flush``."""
         if step.records:
-            self._append(step)
+            journal = self.journal
+            assert journal is not None
+            for record in step.records:
+                journal.append(record)
+            if step.must_sync:
+                self._must_sync = True
+                self._writers.add(step.route)
+            elif not self._lazy:
+                self._lazy, self._lazy_since = True, step.now
         if step.replies:
             waiting = self._ready.setdefault(step.route, step.replies)
             if waiting is not step.replies:
@@ -106,17 +114,6 @@ class GroupCommit:
             self._hold(step)
         for route, reply in step.elsewhere:
             self._ready.setdefault(route, []).append(reply)
-
-    def _append(self, step: Step) -> None:
-        journal = self.journal
-        assert journal is not None
-        for record in step.records:
-            journal.append(record)
-        if step.must_sync:
-            self._must_sync = True
-            self._writers.add(step.route)
-        elif not self._lazy:
-            self._lazy, self._lazy_since = True, step.now
 
     def _hold(self, step: Step) -> None:
         """Its replies ``once_stable`` wait for the next sync."""

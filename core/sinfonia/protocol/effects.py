@@ -35,7 +35,9 @@ class Step(msgspec.Struct, gc=False):
     must_sync: bool = False
     replies: list[Reply] = []  # to ``route``
     once_stable: list[Reply] = []  # to ``route``, once all that was logged so far is stable
-    elsewhere: list[tuple[bytes, Reply]] = []  # to clients that wait at other routes
+    # Replies, with their routes, to clients that waited for another client's step.  A tuple, for a
+    # step is made for every batch, and this is nearly always empty.
+    elsewhere: tuple[tuple[bytes, Reply], ...] = ()
     # Whether the batch has questions: the driver answers for itself.
     has_questions: bool = False
 

@@ -15,7 +15,7 @@ from sinfonia.protocol import records
 from sinfonia.protocol.effects import Step
 from sinfonia.protocol.execution import evaluate, is_locked
 from sinfonia.protocol.lock_waits import LockWaits, Waiter, meets
-from sinfonia.protocol.messages import ExecCommit, Vote, Voted
+from sinfonia.protocol.messages import ExecCommit, Reply, Vote, Voted
 from sinfonia.protocol.participant_state import LiveParticipantState
 from sinfonia.protocol.sessions import (
     COUNTED_BYTES_MIN,
@@ -141,12 +141,14 @@ class OnePhaseParticipant:
     def serve_waiters(self, step: Step) -> None:
         """Execute the waiters whose locks are free now, first come first served."""
         ahead: set[int] = set()
+        served: list[tuple[bytes, Reply]] = []
         for waiter in self.lock_waits:
             if meets(waiter.cells, ahead) or is_locked(self._locks, waiter.request):
                 ahead |= waiter.cells
                 continue
             self.lock_waits.leave(waiter)
-            step.elsewhere.append((waiter.route, self._serve(waiter, step)))
+            served.append((waiter.route, self._serve(waiter, step)))
+        step.elsewhere += tuple(served)
 
     def _serve(self, waiter: Waiter, step: Step) -> Voted:
         request = waiter.request
@@ -160,12 +162,13 @@ class OnePhaseParticipant:
 
     def turn_away_overdue(self, step: Step) -> bool:
         """Vote BAD_LOCK on the waiters whose time is up; whether there were any."""
-        overdue = self.lock_waits.overdue(step.now)
-        for waiter in overdue:
+        turned_away: list[tuple[bytes, Reply]] = []
+        for waiter in self.lock_waits.overdue(step.now):
             self.lock_waits.leave(waiter)
             self.lock_waits.expired += 1
-            step.elsewhere.append((waiter.route, self._turn_away(waiter)))
-        return bool(overdue)
+            turned_away.append((waiter.route, self._turn_away(waiter)))
+        step.elsewhere += tuple(turned_away)
+        return bool(turned_away)
 
     def _turn_away(self, waiter: Waiter) -> Voted:
         counter = waiter.request.counter

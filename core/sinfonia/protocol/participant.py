@@ -216,7 +216,7 @@ class Participant:
             self.one_phase.serve_waiters(step)
         self.two_phase.let_go = False
         if self.watches.armed:
-            step.elsewhere += self.watches.take_hints()
+            step.elsewhere += tuple(self.watches.take_hints())
 
     def check_invariants(self) -> None:
         """The locks held are those of in-doubt and reading minitransactions, and no others."""
