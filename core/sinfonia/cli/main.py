@@ -91,6 +91,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "replica": "replica_commands:replica",
         "drain": "replica_commands:drain",
         "recreate": "cluster_commands:recreate",
+        "settle": "settle_command:settle",
         "rebuild-manager": "rebuild_commands:rebuild_manager",
         "backup": "backup_commands:backup",
         "restore": "backup_commands:restore",

@@ -27,7 +27,7 @@ from sinfonia.protocol.membership.manager import (
     ManagerEffect,
     ManagerSettings,
 )
-from sinfonia.protocol.membership.messages import Reconfigure, Register
+from sinfonia.protocol.membership.messages import GetUnsettled, Reconfigure, Register, Settle
 from sinfonia.protocol.messages import (
     MANAGER,
     PROTOCOL_VERSION,
@@ -171,7 +171,9 @@ class ManagerServer:
                 self._log_throttle.note(
                     f"request kind={type(request).__name__}", f"node={request.node}"
                 )
-            else:
+            elif isinstance(request, Settle):
+                log.info("request kind=Settle tid=%s force=%d", request.tid, request.force)
+            elif not isinstance(request, GetUnsettled):
                 log.info("request kind=%s node=%d", type(request).__name__, request.node)
             return self.manager.on_request(route, request, now)
         raise ProtocolError(f"{type(request).__name__} is not for a manager")

@@ -6,6 +6,8 @@ changes nothing.  Members are named by their endpoints, or by the names of proce
 
 from dataclasses import dataclass
 
+from sinfonia.protocol.identifiers import Tid
+
 
 @dataclass(frozen=True, slots=True)
 class AddReplica:
@@ -72,6 +74,18 @@ class RecreateMemoryNode:
     node: int
 
 
+@dataclass(frozen=True, slots=True)
+class SettleTid:
+    """Abort ``tid``, of which a participant never existed.
+
+    ``force``: although the directory may be an older copy, which lacks the participant; if it did
+    vote, half of an acknowledged minitransaction is undone.
+    """
+
+    tid: Tid
+    force: bool = False
+
+
 Action = (
     AddReplica
     | RemoveReplica
@@ -80,6 +94,7 @@ Action = (
     | DrainHost
     | AddMemoryNode
     | RecreateMemoryNode
+    | SettleTid
 )
 
 

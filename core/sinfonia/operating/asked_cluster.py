@@ -26,6 +26,7 @@ from sinfonia.operating.operations.carrying_out import carry_out
 from sinfonia.operating.operators import Operator, ProcessesHere
 from sinfonia.operating.refusals import NotYet
 from sinfonia.operating.sights import ANSWER_WITHIN
+from sinfonia.protocol.membership.messages import UnsettledTids
 from sinfonia.transport.keys import Keys
 
 # How often a cluster is looked at that is waited for, and how long a look waits for the silent:
@@ -118,8 +119,23 @@ class AskedCluster(ABC):
         on_status: OnStatus = lambda _: None,
     ) -> Done:
         """As ReachableCluster has it."""
+        with self._operator(timeout=timeout, tell=tell, on_status=on_status) as operator:
+            return carry_out(operator, action)
+
+    def unsettled(self) -> UnsettledTids:
+        """As ReachableCluster has it."""
+        with self._operator() as operator:
+            return operator.unsettled()
+
+    def _operator(
+        self,
+        *,
+        timeout: float | None = None,
+        tell: Tell = lambda _: None,
+        on_status: OnStatus = lambda _: None,
+    ) -> Operator:
         config = self.description
-        operator = Operator(
+        return Operator(
             self.name,
             asked=self.asked,
             managers=[] if config is None else [each.endpoint for each in config.manager],
@@ -129,5 +145,3 @@ class AskedCluster(ABC):
             on_sight=lambda sight: on_status(status_of(sight, self.description, self.pid_of)),
             timeout=timeout,
         )
-        with operator:
-            return carry_out(operator, action)

@@ -27,6 +27,7 @@ from sinfonia.operating.actions import Action, Done
 from sinfonia.operating.cluster_status import ClusterStatus
 from sinfonia.operating.sights import ANSWER_WITHIN
 from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.membership.messages import UnsettledTids
 from sinfonia.transport.keys import Keys
 
 T = TypeVar("T")
@@ -160,6 +161,12 @@ class ReachableCluster(Protocol):
 
     def connect(self, timeout: float = CONNECT_TIMEOUT) -> ClusterClient:
         """A client of the cluster.  Raises Unreachable."""
+
+    def unsettled(self) -> UnsettledTids:
+        """The tids that the manager is settling, and the participants for which they wait.
+
+        Raises Unreachable if no manager that leads answers.
+        """
 
     def operate(
         self,

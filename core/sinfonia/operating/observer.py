@@ -16,7 +16,13 @@ from sinfonia.endpoints import normalise_endpoint
 from sinfonia.errors import ProtocolError, Unreachable
 from sinfonia.operating.refusals import OperationRefused
 from sinfonia.operating.sights import ANSWER_WITHIN, Sight
-from sinfonia.protocol.membership.messages import Changed, Directory, NotLeading, Recreated
+from sinfonia.protocol.membership.messages import (
+    Changed,
+    Directory,
+    NotLeading,
+    Recreated,
+    UnsettledTids,
+)
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     GetDirectory,
@@ -184,8 +190,8 @@ def ask_managers(
     keys: Keys | None = None,
     *,
     timeout: float = MANAGERS_ANSWER_WITHIN,
-) -> None:
-    """Have the manager that leads carry out ``request``, which must be safe to repeat.
+) -> Changed | Recreated | UnsettledTids:
+    """Have the manager that leads carry out ``request``, which must be safe to repeat; its answer.
 
     Raises OperationRefused, or Unreachable if no manager that leads answers.
     """
@@ -196,10 +202,12 @@ def ask_managers(
             # All of them, also those that did not lead: one may have begun to meanwhile.
             correspondence.ask([request], correspondence.endpoints)
             for endpoint, reply in correspondence.receive():
+                if isinstance(reply, UnsettledTids):
+                    return reply
                 if isinstance(reply, Changed | Recreated):
                     if reply.refusal:
                         raise OperationRefused(reply.refusal)
-                    return
+                    return reply
                 if isinstance(reply, NotLeading):
                     followers.add(endpoint)
                     if is_connectable(reply.leader):

@@ -19,7 +19,13 @@ from sinfonia.operating.handle import Tell
 from sinfonia.operating.observer import Observer, ask_managers
 from sinfonia.operating.refusals import NotYet
 from sinfonia.operating.sights import OnSight, Sight
-from sinfonia.protocol.membership.messages import Directory, MemoryNodeEntry
+from sinfonia.protocol.identifiers import Tid
+from sinfonia.protocol.membership.messages import (
+    Directory,
+    GetUnsettled,
+    MemoryNodeEntry,
+    UnsettledTids,
+)
 from sinfonia.protocol.messages import MANAGER, Request
 from sinfonia.transport.keys import Keys
 
@@ -145,6 +151,12 @@ class Operator:
     def request(self, request: Request) -> None:
         """Have the manager that leads do it.  Raises OperationRefused or Unreachable."""
         ask_managers(self.managers(), request, self._keys)
+
+    def unsettled(self, tid: Tid | None = None) -> UnsettledTids:
+        """What the manager that leads is settling; or only ``tid``.  Raises Unreachable."""
+        answer = ask_managers(self.managers(), GetUnsettled(tid), self._keys)
+        assert isinstance(answer, UnsettledTids), "a manager answers what it was asked"
+        return answer
 
     def wait_until(
         self, reached: Callable[[Sight], bool], what: str, *, patience: float | None = None

@@ -29,6 +29,7 @@ from sinfonia.protocol.identifiers import Counter, Tid, Uint64
 from sinfonia.protocol.membership.messages import (
     Changed,
     Directory,
+    GetUnsettled,
     HandOver,
     MemoryNodeEntry,
     NotLeading,
@@ -39,6 +40,8 @@ from sinfonia.protocol.membership.messages import (
     Register,
     Registered,
     RemoveReplica,
+    Settle,
+    UnsettledTids,
     WantReplicas,
 )
 from sinfonia.protocol.replication.messages import (
@@ -211,6 +214,8 @@ Request = (
     | WantReplicas
     | RemoveReplica
     | HandOver
+    | GetUnsettled
+    | Settle
     | Join
     | Appended
     | GetImage
@@ -372,6 +377,7 @@ Reply = (
     | Recreated
     | Reconfigured
     | Changed
+    | UnsettledTids
     | NotLeading
     | Joined
     | Append

@@ -10,6 +10,10 @@ if it dies half-way: whatever it learned, the next one learns again.
 
 A vote is never taken back.  So a process that has learned, in whatever way, that every participant
 voted OK need not ask again: the minitransaction has committed.
+
+A participant that never existed, named by a client that lies or errs, never answers.  It has not
+voted OK either.  Only an operator can say so (membership/settling.py); the outcome is abort then,
+once all other participants have answered and none knows of a commit.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -59,7 +63,9 @@ class RecoveryCoordinator:
         self.outcome: Outcome | None = None
         self._answers = dict.fromkeys(voted_ok, Answer.OK)
         self._in_doubt = False  # whether a participant said so just now
-        self.asked_at = 0.0  # set by the driver, which paces the questions
+        self._absent: set[MemoryNodeId] = set()  # they never existed, as an operator said
+        # Set by the driver, which paces the questions.
+        self.begun_at = self.asked_at = 0.0
         self._unacknowledged: set[MemoryNodeId] = set()
 
     @property
@@ -80,12 +86,24 @@ class RecoveryCoordinator:
             return []
         # The first answer stands: a participant may have forgotten what it answered at first.
         self._answers.setdefault(node, answer)
+        self._absent.discard(node)
         self._in_doubt = self._in_doubt or answer is Answer.OK
-        self.outcome = self._decide()
-        if self.outcome in (None, Outcome.FORGOTTEN) or len(self.participants) == 1:
+        return self._conclude()
+
+    def on_absent(self, nodes: Iterable[MemoryNodeId]) -> list[SendTo]:
+        """These participants never existed: they have not voted OK, and acknowledge nothing."""
+        self._absent.update(set(nodes).intersection(self.participants) - self._answers.keys())
+        if self.outcome is None:
+            return self._conclude()
+        self._unacknowledged -= self._absent
+        return []
+
+    @property
+    def silent(self) -> list[MemoryNodeId]:
+        """The participants that have not answered; none once the outcome is known."""
+        if self.outcome is not None:
             return []
-        self._unacknowledged = set(self.participants)
-        return self.outstanding()
+        return [node for node in self.participants if node not in self._answers]
 
     def on_all_voted(self) -> list[SendTo]:
         """Every participant is known to have voted OK."""
@@ -104,14 +122,24 @@ class RecoveryCoordinator:
             return []
         return [SendTo(node, Forget([self.tid])) for node in self.participants]
 
+    def _conclude(self) -> list[SendTo]:
+        """Tell the participants the outcome as soon as it is known."""
+        self.outcome = self._decide()
+        if self.outcome in (None, Outcome.FORGOTTEN) or len(self.participants) == 1:
+            return []
+        self._unacknowledged = set(self.participants) - self._absent
+        return self.outstanding()
+
     def _decide(self) -> Outcome | None:
         answers = self._answers.values()
         if Answer.COMMITTED in answers:
             return Outcome.COMMITTED
         if Answer.ABORT in answers:
             return Outcome.ABORTED
-        if len(self._answers) < len(self.participants):
+        if len(self._answers) + len(self._absent) < len(self.participants):
             return None
+        if self._absent:
+            return Outcome.ABORTED
         if Answer.FORGOTTEN not in answers:
             return Outcome.COMMITTED
         # While one participant is in doubt, none has forgotten that it committed.
@@ -134,6 +162,15 @@ class Recoveries:
     def __iter__(self) -> Iterator[Tid]:
         return iter(self._open)
 
+    def open(self) -> Iterator[RecoveryCoordinator]:
+        """Those that are at work, the oldest first."""
+        return iter(self._open.values())
+
+    def on_absent(self, tid: Tid, nodes: Iterable[MemoryNodeId]) -> list[SendTo]:
+        """Participants of ``tid`` never existed, as an operator said."""
+        recovery = self._open.get(tid)
+        return [] if recovery is None else self._after(recovery, recovery.on_absent(nodes))
+
     def begin(self, unsettled: Unsettled, now: float) -> list[SendTo]:
         """Settle a tid by asking its participants, unless that is being done."""
         if unsettled.tid in self._open:
@@ -155,10 +192,7 @@ class Recoveries:
             sends = recovery.on_answer(node, reply.answer)
         else:
             sends = recovery.on_acknowledged(node)
-        if recovery.finished:
-            self.finished += 1
-            del self._open[reply.tid]
-        return sends
+        return self._after(recovery, sends)
 
     def ask_again(self, now: float, *, after: float) -> list[SendTo]:
         """What has had no answer for ``after`` seconds."""
@@ -169,10 +203,16 @@ class Recoveries:
                 sends += recovery.outstanding()
         return sends
 
+    def _after(self, recovery: RecoveryCoordinator, sends: list[SendTo]) -> list[SendTo]:
+        if recovery.finished:
+            self.finished += 1
+            del self._open[recovery.tid]
+        return sends
+
     def _coordinator(self, unsettled: Unsettled, now: float) -> RecoveryCoordinator | None:
         tid = unsettled.tid
         recovery = self._open.get(tid)
         if recovery is None and len(self._open) < RECOVERIES_MAX:
             recovery = self._open[tid] = RecoveryCoordinator(tid, unsettled.participants)
-            recovery.asked_at = now
+            recovery.begun_at = recovery.asked_at = now
         return recovery

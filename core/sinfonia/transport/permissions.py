@@ -7,7 +7,14 @@ memory nodes.  Members and managers may ask for everything.
 
 from enum import StrEnum
 
-from sinfonia.protocol.membership.messages import HandOver, Recreate, RemoveReplica, WantReplicas
+from sinfonia.protocol.membership.messages import (
+    GetUnsettled,
+    HandOver,
+    Recreate,
+    RemoveReplica,
+    Settle,
+    WantReplicas,
+)
 from sinfonia.protocol.messages import (
     Commit,
     ExecCommit,
@@ -52,6 +59,8 @@ _OF_OPERATORS = _OF_CLIENTS | {
     WantReplicas,
     RemoveReplica,
     HandOver,
+    GetUnsettled,
+    Settle,
     GetImage,
     GetPages,
     GetLog,

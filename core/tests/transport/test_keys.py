@@ -14,7 +14,7 @@ from sinfonia.addresses import MemoryNodeId
 from sinfonia.cluster_keys import KEYS_VARIABLE, resolve_keys
 from sinfonia.config import ClusterConfig
 from sinfonia.protocol.identifiers import Tid
-from sinfonia.protocol.membership.messages import HandOver, Recreate
+from sinfonia.protocol.membership.messages import GetUnsettled, HandOver, Recreate, Settle
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
     Commit,
@@ -349,7 +349,14 @@ FOR_CLIENTS = [
     Unwatch([1]),
     Commit(MINE, True),
 ]
-FOR_OPERATORS = [Recreate(MemoryNodeId(0)), HandOver(MemoryNodeId(0), ""), GetImage(), GetLog(0)]
+FOR_OPERATORS = [
+    Recreate(MemoryNodeId(0)),
+    HandOver(MemoryNodeId(0), ""),
+    GetUnsettled(),
+    Settle(OTHERS),
+    GetImage(),
+    GetLog(0),
+]
 FOR_NODES = [
     Probe(0, 0.0, 0.0),
     Appended(identity="", starts=0, config_epoch=0, last=0, sent_at=0.0),

@@ -12,6 +12,7 @@ from sinfonia.operating.actions import (
     Promote,
     RecreateMemoryNode,
     RemoveReplica,
+    SettleTid,
 )
 from sinfonia.operating.operations.draining import drain_host
 from sinfonia.operating.operations.memory_nodes import add_memory_node, recreate_memory_node
@@ -21,6 +22,7 @@ from sinfonia.operating.operations.replicas import (
     promote,
     remove_replica,
 )
+from sinfonia.operating.operations.settling import settle_tid
 from sinfonia.operating.operators import Operator
 
 
@@ -41,5 +43,7 @@ def carry_out(operator: Operator, action: Action) -> Done:
             return add_memory_node(operator, node, capacity=capacity, replicas=replicas)
         case RecreateMemoryNode(node):
             return recreate_memory_node(operator, node)
+        case SettleTid(tid, force):
+            return settle_tid(operator, tid, force=force)
         case _:
             assert_never(action)

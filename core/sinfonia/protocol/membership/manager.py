@@ -36,6 +36,7 @@ from sinfonia.protocol.membership.members import Members
 from sinfonia.protocol.membership.messages import (
     Changed,
     Directory,
+    GetUnsettled,
     HandOver,
     MemoryNodeEntry,
     NotLeading,
@@ -46,8 +47,10 @@ from sinfonia.protocol.membership.messages import (
     Register,
     Registered,
     RemoveReplica,
+    Settle,
     WantReplicas,
 )
+from sinfonia.protocol.membership.settling import settle, unsettled_tids
 from sinfonia.protocol.membership.undecided import Undecided
 from sinfonia.protocol.messages import (
     PROTOCOL_VERSION,
@@ -67,7 +70,14 @@ PUSH_SPACING = 0.02
 ManagerEffect = SendTo | SendToMember | StoreDirectory | ReplyTo
 
 ManagementRequest = (
-    Register | Recreate | Reconfigure | WantReplicas | RemoveReplica | HandOver
+    Register
+    | Recreate
+    | Reconfigure
+    | WantReplicas
+    | RemoveReplica
+    | HandOver
+    | GetUnsettled
+    | Settle
 )  # what ``Manager.on_request`` takes
 
 
@@ -208,6 +218,19 @@ class Manager:
             return self._on_register(route, request, now)
         if isinstance(request, Reconfigure):
             return self._on_reconfigure(route, request, now)
+        if isinstance(request, GetUnsettled):
+            recoveries = self.undecided.recoveries
+            told = unsettled_tids(request, recoveries, self.directory, now)
+            return [ReplyTo(route, told)]
+        if isinstance(request, Settle):
+            sends, refusal = settle(
+                request,
+                recoveries=self.undecided.recoveries,
+                directory=self.directory,
+                members=self._members,
+                now=now,
+            )
+            return [*sends, ReplyTo(route, Changed(refusal))]
         entry = self.entry(request.node)
         change: Change
         if entry is not None and self._members.is_behind(entry):

@@ -13,7 +13,7 @@ have defaults.
 import msgspec
 
 from sinfonia.addresses import MemoryNodeId
-from sinfonia.protocol.identifiers import Counter, Uint64
+from sinfonia.protocol.identifiers import Counter, Tid, Uint64
 
 
 class Member(msgspec.Struct, array_like=True, frozen=True, gc=False, kw_only=True):
@@ -164,6 +164,25 @@ class HandOver(msgspec.Struct, array_like=True, tag=30, frozen=True, gc=False):
     force: bool = False
 
 
+class GetUnsettled(msgspec.Struct, array_like=True, tag=32, frozen=True, gc=False):
+    """An operator asks which tids are being settled, and for which participants they wait.
+
+    ``tid``: only this one.
+    """
+
+    tid: Tid | None = None
+
+
+class Settle(msgspec.Struct, array_like=True, tag=34, frozen=True, gc=False):
+    """An operator says that participants of ``tid`` that are in no configuration never existed.
+
+    ``force``: although the directory may be an older copy, which lacks them.
+    """
+
+    tid: Tid
+    force: bool = False
+
+
 # --- replies of a manager ------------------------------------------------------------------------
 
 
@@ -202,6 +221,27 @@ class Changed(msgspec.Struct, array_like=True, tag=27, frozen=True, gc=False):
     """The answer to an operator; ``refusal`` is empty if it was done, or had been done before."""
 
     refusal: str = ""
+
+
+class UnsettledTid(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A tid that a manager has been settling for ``seconds``.
+
+    ``absent``: participants that are in no configuration.  ``silent``: others that have not
+    answered yet.
+    """
+
+    tid: Tid
+    participants: list[MemoryNodeId]
+    absent: list[MemoryNodeId]
+    silent: list[MemoryNodeId]
+    seconds: float
+
+
+class UnsettledTids(msgspec.Struct, array_like=True, tag=31, frozen=True, gc=False):
+    """The answer to GetUnsettled: the oldest of ``total``, at most UNSETTLED_TOLD_MAX."""
+
+    total: Counter
+    tids: list[UnsettledTid]
 
 
 class NotLeading(msgspec.Struct, array_like=True, tag=29, frozen=True, gc=False):
