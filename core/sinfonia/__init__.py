@@ -3,15 +3,16 @@
 ::
 
     cli                     the `sinfonia` command
+    operating               the handle on a cluster: start, stop, find, ask, operate
     backup                  copies of all memory nodes as of one moment, while clients go on
     structures              leases, exactly-once, space, rings and maps, on the public API only
     memnode client management   the three kinds of process: memory, application, management node
     transport  storage      ZeroMQ; redo log and disk image
     protocol                pure machines: no clock, socket, file, thread or randomness
-    minitransaction  rings  addresses  errors
+    minitransaction  rings  addresses  figures  errors
 
-Imports point down this list, never up.  `testing` (simulator, virtual network and disk, model)
-stands beside it and ships, so that what is built on Sinfonia can be tested with it.
+Imports point down this list, never up.  `checking`, `simulation` and `testing` stand beside it and
+ship, so that what is built on Sinfonia can be tested with them.
 """
 
 from sinfonia.addresses import Address as Address

@@ -13,7 +13,7 @@ from sinfonia.config import ClusterConfig
 from sinfonia.operating.actions import Action, Done
 from sinfonia.operating.cluster_load import ClusterLoad, ask_for_load
 from sinfonia.operating.cluster_status import ClusterStatus
-from sinfonia.operating.cluster_view import ClusterView, status_of
+from sinfonia.operating.cluster_view import ClusterView, PidOf, status_of
 from sinfonia.operating.handle import (
     CONNECT_TIMEOUT,
     HEAL_TIMEOUT,
@@ -62,9 +62,10 @@ class AskedCluster(ABC):
     def places(self) -> list[ProcessPlace]:
         """All processes, the managers first."""
 
+    @property
     @abstractmethod
-    def pid_of(self, name: str) -> int | None:
-        """The pid of process ``name`` if it runs on this machine."""
+    def pid_of(self) -> PidOf | None:
+        """Tells the pid of a process by its name; None: the processes are on other machines."""
 
     @abstractmethod
     def _processes_here(self) -> ProcessesHere | None:

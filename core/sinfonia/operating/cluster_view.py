@@ -43,9 +43,12 @@ class ClusterView:
         asked: Sequence[str],
         keys: Keys | None,
         config: ClusterConfig | None,
-        pid_of: PidOf,
+        pid_of: PidOf | None,
     ) -> None:
-        """Ask the processes at ``asked``, and those that they name.  Raises ConfigError."""
+        """Ask the processes at ``asked``, and those that they name.  Raises ConfigError.
+
+        ``pid_of``: None if the processes are on other machines.
+        """
         self._asked = asked
         self._keys = keys
         self._config = config
@@ -54,7 +57,7 @@ class ClusterView:
 
     def look(self, timeout: float = ANSWER_WITHIN) -> Sight:
         """What all processes answer.  Raises Unreachable if none tells of the others."""
-        sight = self._observer.look(timeout)
+        sight = self._observer.look(timeout, ended=self._ended())
         if self._config is None and sight.directory is None:
             asked = ", ".join(self._asked)
             raise Unreachable(
@@ -66,6 +69,17 @@ class ClusterView:
     def status(self, sight: Sight) -> ClusterStatus:
         """What was seen, put together."""
         return status_of(sight, self._config, self._pid_of)
+
+    def _ended(self) -> list[str]:
+        """Where a process is described that does not run here, while others do.
+
+        If none runs here, they may run elsewhere.
+        """
+        if self._config is None or self._pid_of is None:
+            return []
+        processes = self._config.processes
+        ended = [each.endpoint for each in processes if self._pid_of(each.name) is None]
+        return ended if len(ended) < len(processes) else []
 
     def close(self) -> None:
         """Close the connections to the processes."""
@@ -83,7 +97,7 @@ class ClusterView:
         self.close()
 
 
-def status_of(sight: Sight, config: ClusterConfig | None, pid_of: PidOf) -> ClusterStatus:
+def status_of(sight: Sight, config: ClusterConfig | None, pid_of: PidOf | None) -> ClusterStatus:
     """The status of the cluster that ``config`` describes, or else that the directory tells."""
     directory = sight.directory or Directory(0, 0, "", [])
     managers = [] if config is None else [manager.endpoint for manager in config.manager]
@@ -95,7 +109,7 @@ def status_of(sight: Sight, config: ClusterConfig | None, pid_of: PidOf) -> Clus
             role = MANAGES
         elif answer is not None and node is None and role == NO_ROLE:
             node = answer.node
-        pid = pid_of(name)
+        pid = None if pid_of is None else pid_of(name)
         silent = DOWN if pid is None else SILENT
         state = silent if answer is None else answer.state
         figures: Figures = {} if answer is None else answer.figures

@@ -34,6 +34,7 @@ from sinfonia.config import (
 )
 from sinfonia.errors import ConfigError, DataDirectoryInUse
 from sinfonia.operating.asked_cluster import AskedCluster
+from sinfonia.operating.cluster_view import PidOf
 from sinfonia.operating.handle import (
     LOG_TEXT_BYTES,
     START_TIMEOUT,
@@ -203,10 +204,10 @@ class LocalCluster(AskedCluster):
         self._table.described(name)
         return self._table.find(name)
 
-    def pid_of(self, name: str) -> int | None:
-        """The pid of process ``name``, if it runs."""
-        process = self._table.find(name)
-        return None if process is None else process.pid
+    @property
+    def pid_of(self) -> PidOf:
+        """Tells the pid of a process by its name; None if it does not run."""
+        return lambda name: None if (found := self._table.find(name)) is None else found.pid
 
     @property
     def running(self) -> dict[str, ProcessIdentity]:

@@ -5,7 +5,7 @@ directory, which names the processes of the cluster: one endpoint is enough to f
 """
 
 import time
-from collections.abc import Iterable, Iterator, KeysView, Sequence
+from collections.abc import Collection, Iterable, Iterator, KeysView, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -133,12 +133,14 @@ class Observer(Correspondence):
         self._directory: Directory | None = None
         self._silent: set[str] = set()
 
-    def look(self, timeout: float = ANSWER_WITHIN) -> Sight:
+    def look(self, timeout: float = ANSWER_WITHIN, *, ended: Collection[str] = ()) -> Sight:
         """Ask all processes, for at most ``timeout`` seconds.
 
-        The look ends sooner if only those do not answer that were silent the last time.
+        ``ended``: endpoints of processes that are known not to run.  The look ends sooner if only
+        these do not answer, or those that were silent the last time.
         """
         self.begin()
+        self._silent.update(ended)
         statuses: dict[str, Status] = {}
         begun = time.monotonic()
         enough = begun + timeout

@@ -62,10 +62,9 @@ class RemoteCluster(AskedCluster):
             for name, endpoint in names_of(sight, self._config).items()
         ]
 
-    def pid_of(self, name: str) -> int | None:
-        """None: no process is within reach."""
-        del name
-        return None
+    @property
+    def pid_of(self) -> None:
+        """No process is within reach."""
 
     def _processes_here(self) -> ProcessesHere | None:
         return None
