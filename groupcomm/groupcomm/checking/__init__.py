@@ -1,0 +1,1 @@
+"""Histories of groups, and the check that they keep what is promised: pure, importable alone."""
