@@ -1,0 +1,1 @@
+"""A log: one order of entries on one memory node, which any program may append to and read."""
