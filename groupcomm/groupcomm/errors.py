@@ -14,6 +14,8 @@ What was to be expected is a value, not an error: a reader that is too slow for 
 gets ``Trimmed``, a writer that the slowest reader holds up gets ``Turn.blocked``.
 """
 
+from collections.abc import Sequence
+
 from sinfonia import SinfoniaError
 
 
@@ -36,12 +38,12 @@ class WritersTaken(GroupcommError):
 class Expelled(GroupcommError):
     """The claim of a writer record has ended: another program released it, or claimed it anew.
 
-    Nothing more is appended under it.  Of the parts that were posted, numbered from 0, those below
-    ``appended`` are in the log; whether those in ``in_doubt`` are cannot be known (mostly there are
-    none); all others never are.
+    Nothing more is appended under it.  Of the parts that no turn has told of, those with tickets
+    in ``appended`` are in the log; whether those in ``in_doubt`` are cannot be known; all others
+    are not, and never will be.  Mostly both are empty.
     """
 
-    def __init__(self, message: str, appended: int, in_doubt: range) -> None:
+    def __init__(self, message: str, appended: Sequence[int], in_doubt: Sequence[int]) -> None:
         super().__init__(message)
         self.appended = appended
         self.in_doubt = in_doubt

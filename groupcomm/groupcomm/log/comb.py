@@ -7,23 +7,32 @@ There is one turn at a time, and no timer.
 
 The machine is a generator of steps (sinfonia.client.steps) and does no I/O.  A turn whose outcome
 is unknown is taken again, the same minitransaction: it compares the turn number of the writer
-record and moves it on, so that one copy happens.  Nothing that was posted is lost or doubled,
+record and moves it on, so that one copy happens.  Where it cannot be taken again, because the log
+is full now or a rider does not hold any more, another turn with the same number is taken instead:
+one of the two happens, and the record tells which.  Nothing that was posted is lost or doubled,
 whatever is lost on the way.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from groupcomm.errors import DamagedEntry, Expelled
-from groupcomm.log.arrivals import Arrivals, Look
+from groupcomm.log.arrivals import Arrivals
 from groupcomm.log.entries import Entry
-from groupcomm.log.layout import CURSOR_NONE, WORD_BYTES, Log, WriterRecord
+from groupcomm.log.layout import CURSOR_NONE, WORD_BYTES, Log
 from groupcomm.log.limits import DEFAULT_LIMITS, LogLimits
-from groupcomm.log.posting import Portion, Posting
+from groupcomm.log.posting import Portion, Posting, Rider
+from groupcomm.log.turns import Ordered, Prepared, Refused, Turn
 from groupcomm.log.writers import Claim, trim
-from sinfonia import Minitransaction, NotExecuted, OutcomeUnknown, Result
+from sinfonia import (
+    InvalidMinitransaction,
+    Minitransaction,
+    NotExecuted,
+    OutcomeUnknown,
+    Result,
+)
 from sinfonia.client.steps import Steps, execute, minitransaction
 from sinfonia.structures import NotFormatted
 
@@ -37,46 +46,8 @@ KEPT_EIGHTHS = 6
 # body in an area was, for the next one may need all of the area.
 REPORT_FRACTION = 4
 
-
-@dataclass(frozen=True, slots=True)
-class Ordered:
-    """The parts numbered ``sequences`` are in the log, in entry ``position``.
-
-    ``position`` is None, for not known, only for a writer that reads nothing, if the answer to its
-    append was lost.
-    """
-
-    sequences: range
-    position: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What came of a turn.
-
-    entries: the next entries of the log, those of this writer included.  ordered: what was posted
-    and is certain to be in the log now.  holding_up: if the log is too full for what was posted,
-    the writers that have not received enough; () otherwise.
-    """
-
-    entries: Sequence[Entry]
-    ordered: Sequence[Ordered]
-    holding_up: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A turn that may be on its way; ``area_bytes`` were received when it reported its cursor."""
-
-    t: Minitransaction[Any]
-    look: Look
-    after: WriterRecord
-    portion: Portion | None
-    area_bytes: int
-
-    @property
-    def appends(self) -> bool:
-        return self.portion is not None and self.portion.appends
+# Of a writer record, what tells which turn was the last: generation, turn and sequence.
+TOLD_BYTES = 3 * WORD_BYTES
 
 
 class Comb:
@@ -100,25 +71,31 @@ class Comb:
         start = claim.record.cursor if self.reads else claim.tail
         self._posting = Posting(log, claim, stamp, limits)
         self._arrivals = Arrivals(log, start, limits)
-        self._prepared: _Prepared | None = None
-        # Whether a copy of the prepared turn may have happened, or may still happen.
+        self._prepared: Prepared | None = None
+        # Whether a copy of the prepared turn, or of the one that it is instead of, may have
+        # happened or may still happen.
         self._unknown = False
-        # Appended by a turn of which only that is known.
-        self._unplaced: deque[range] = deque()
+        # Appended by a turn whose answer told nothing of the tail: the next turn tells.
+        self._unseen: Portion | None = None
+        # Appended, at positions that are not known yet: (sequence, tickets).
+        self._unplaced: deque[tuple[int, range]] = deque()
         self._reach = limits.reach_min
         self._read_only_turns = 0
         self._trim_needed = 0
         self._reported_area_bytes = 0
         self._ended: Expelled | None = None
 
-    def post(self, payload: bytes, kind: int = 0) -> int:
-        """Have the next turns append a part; returns its sequence number.  Raises LimitExceeded."""
-        self._posting.post(payload, kind)
-        return self.record.sequence + len(self._posting) - 1
+    def post(self, payload: bytes, kind: int = 0, rider: Rider | None = None) -> int:
+        """Have the next turns append a part; returns its ticket.  Raises LimitExceeded.
+
+        ``rider`` adds items of the caller's to the minitransaction that appends the part.  If its
+        compare items do not hold the part is refused.
+        """
+        return self._posting.post(payload, kind, rider)
 
     @property
     def posted(self) -> int:
-        """How many parts are not certain to be in the log as yet."""
+        """How many parts are not settled as yet."""
         return len(self._posting)
 
     @property
@@ -151,24 +128,34 @@ class Comb:
         """
         if self._ended is not None:
             raise self._ended
-        prepared = self._prepared = self._prepared or self._prepare(receive=receive)
         try:
+            prepared = self._prepared = self._prepared or self._prepare(receive=receive)
             result = yield from execute(prepared.t)
         except OutcomeUnknown:
             self._unknown = True
             raise
         except NotExecuted:
-            if not self._unknown:
-                self._prepared = None
+            self._prepared = self._prepared if self._unknown else None
             raise
+        except InvalidMinitransaction as error:
+            if self._unknown or not self._carries_rider():
+                raise
+            self._prepared = None
+            return Turn((), (), [Refused(self._posting.refuse_next(), error)])
         happened = self._judge(prepared, result)
-        self._prepared, self._unknown = None, False
-        self._receive(prepared, result, happened=happened)
-        ordered = self._settle(prepared, result) if happened else []
-        holding_up = yield from self._make_room(result)
+        if result.reads:
+            self._receive(prepared, result)
+        ordered: list[Ordered] = []
+        refused: list[Refused] = []
+        holding_up: tuple[int, ...] = ()
+        if happened is None:
+            self._on_not_happened(prepared, result, refused)
+        else:
+            self._on_happened(prepared, happened, result, ordered, refused)
+            holding_up = yield from self._make_room(result)
         entries = self._arrivals.complete()
         self._place(entries, ordered)
-        return Turn(entries, ordered, holding_up)
+        return Turn(entries, ordered, refused, holding_up)
 
     def check_invariants(self) -> None:
         """What is true between any two turns."""
@@ -176,7 +163,8 @@ class Comb:
         self._posting.check_invariants()
         assert not self._unknown or self._prepared is not None
         assert not self._unplaced or self.reads
-        assert self._posting.area.head == self.record.head
+        if self._unseen is None:
+            assert self._posting.area.head == self.record.head
         if self.reads:
             assert self.record.cursor <= self._arrivals.needed
 
@@ -189,13 +177,19 @@ class Comb:
             or self._arrivals.area_bytes > self._reported_area_bytes
         )
 
-    def _prepare(self, *, receive: bool) -> _Prepared:
+    def _prepare(
+        self,
+        *,
+        receive: bool = True,
+        instead_of: Prepared | None = None,
+        refusal: Result | None = None,
+    ) -> Prepared:
         log, record, arrivals = self.log, self.record, self._arrivals
         t = minitransaction(reads_on_failure=True)
         address = log.record_address(self.writer)
-        t.compare(log.node, address, record.encode()[: 2 * WORD_BYTES])
+        compare = t.compare(log.node, address, record.encode()[:TOLD_BYTES])
         look = arrivals.look(t, self._reach if self.reads and receive else 0)
-        portion = self._add_portion(t)
+        portion = None if instead_of is not None else self._add_portion(t)
         sequence, head = record.sequence, record.head
         if portion is not None and portion.appends:
             sequence += portion.draft.head.count
@@ -203,10 +197,19 @@ class Comb:
         cursor = arrivals.needed if self.reads else CURSOR_NONE
         after = replace(record, turn=record.turn + 1, sequence=sequence, head=head, cursor=cursor)
         t.write(log.node, address + WORD_BYTES, after.encode()[WORD_BYTES : 5 * WORD_BYTES])
-        return _Prepared(t, look, after, portion, arrivals.area_bytes)
+        return Prepared(t, compare, look, after, portion, arrivals.area_bytes, instead_of, refusal)
+
+    def _carries_rider(self) -> bool:
+        """Whether the turn that was being prepared, or is, appends a part with a rider."""
+        if self._prepared is None:
+            return self._posting.next_has_rider
+        portion = self._prepared.portion
+        return portion is not None and portion.draft.rider is not None
 
     def _add_portion(self, t: Minitransaction[Any]) -> Portion | None:
         """Have ``t`` do what comes next of what was posted, if there is room and it is time."""
+        if self._unseen is not None:
+            return None
         self._trim_needed = self._trim_needed or self._posting.trim_needed()
         if self._trim_needed:
             return None
@@ -219,39 +222,49 @@ class Comb:
 
     # --- after it -------------------------------------------------------------------------------
 
-    def _judge(self, prepared: _Prepared, result: Result) -> bool:
-        """Whether the turn has happened, by this copy or an earlier one.  Raises Expelled."""
-        if result.committed:
-            return True
-        if not result.failed_compares:
-            assert result.full_rings
-            return False
-        words = result.failed_compares[0].found
-        generation = int.from_bytes(words[:WORD_BYTES], "little")
-        turn = int.from_bytes(words[WORD_BYTES:], "little")
-        if generation > self.record.generation:
-            self._ended = self._expelled(prepared, generation, turn)
-            raise self._ended
-        if self._unknown and (generation, turn) == (self.record.generation, prepared.after.turn):
-            return True
-        raise NotFormatted(
-            f"writer record {self.writer} of the log is not as its claimant left it: another"
-            " program writes there"
-        )
+    def _judge(self, prepared: Prepared, result: Result) -> Prepared | None:
+        """The turn that has happened, by this copy or an earlier one; None if none has as yet.
 
-    def _expelled(self, prepared: _Prepared, generation: int, turn: int) -> Expelled:
-        appended = self.record.sequence
-        in_doubt = range(appended, appended)
-        if self._unknown and prepared.appends:
+        Raises Expelled.
+        """
+        if result.committed:
+            return prepared
+        found = next((f.found for f in result.failed_compares if f.index == prepared.compare), None)
+        if found is None:
+            return None
+        if self._unknown:
+            for turn in (prepared, prepared.instead_of):
+                if turn is not None and found == turn.after.encode()[:TOLD_BYTES]:
+                    return turn
+        generation = int.from_bytes(found[:WORD_BYTES], "little")
+        if generation <= self.record.generation:
+            raise NotFormatted(
+                f"writer record {self.writer} of the log is not as its claimant left it: another"
+                " program writes there"
+            )
+        sequence = int.from_bytes(found[2 * WORD_BYTES :], "little")
+        self._ended = self._expelled(prepared, generation, sequence)
+        raise self._ended
+
+    def _expelled(self, prepared: Prepared, generation: int, sequence: int) -> Expelled:
+        """What the writer is told whose record has ``generation`` and ``sequence`` now."""
+        appended = [ticket for _, tickets in self._unplaced for ticket in tickets]
+        in_doubt = range(0)
+        first = self._posting.settled
+        last = prepared.instead_of or prepared
+        if self._unseen is not None:
+            appended += range(first, first + self._unseen.draft.head.count)
+        elif self._unknown and last.portion is not None and last.portion.appends:
+            tickets = range(first, first + last.portion.draft.head.count)
             if generation > self.record.generation + 1:
-                # A new claimant has moved the turn on, too.
-                in_doubt = range(appended, prepared.after.sequence)
-            elif turn == prepared.after.turn:
-                appended = prepared.after.sequence
+                # A new claimant has begun to count its own.
+                in_doubt = tickets
+            elif sequence == last.after.sequence:
+                appended += tickets
         message = f"the claim of writer record {self.writer} of the log was ended"
         return Expelled(message, appended, in_doubt)
 
-    def _receive(self, prepared: _Prepared, result: Result, *, happened: bool) -> None:
+    def _receive(self, prepared: Prepared, result: Result) -> None:
         """Take in what the turn read."""
         arrivals = self._arrivals
         before = arrivals.position
@@ -265,28 +278,66 @@ class Comb:
         found = arrivals.position - before
         self._reach = max(self.limits.reach_min, min(self.limits.reach_max, 2 * found))
         self._posting.area.note_trimmed(arrivals.trimmed)
-        if happened:
-            self.record = prepared.after
-            self._reported_area_bytes = prepared.area_bytes
 
-    def _settle(self, prepared: _Prepared, result: Result) -> list[Ordered]:
-        """The turn has happened: what is certain to be in the log now."""
+    def _on_not_happened(self, prepared: Prepared, result: Result, refused: list[Refused]) -> None:
+        """The log is full, or a rider does not hold.
+
+        If an earlier copy may still happen, a turn instead of it settles that; it carries nothing.
+        """
         portion, arrivals = prepared.portion, self._arrivals
-        if portion is None:
-            return []
-        # Without an answer the entry is known to be somewhere before the tail that was just read.
-        position = result.positions[0] if result.positions else None
-        self._posting.on_done(portion, arrivals.tail - 1 if position is None else position)
-        if not portion.appends:
-            return []
-        head = portion.draft.head
-        sequences = range(head.sequence, head.sequence + head.count)
-        if position is None and self.reads:
-            self._unplaced.append(sequences)
-            return []
-        if position == arrivals.position and self.reads:
-            arrivals.put(position, head, portion.draft.body)
-        return [Ordered(sequences, position)]
+        assert portion is not None
+        is_full = portion.append in result.full_rings
+        if is_full:
+            # The cursor was not reported: the next turn does, and then trims.
+            self._trim_needed = max(self._kept(), arrivals.trimmed + 1)
+        if self._unknown:
+            refusal = None if is_full else result
+            self._prepared = self._prepare(instead_of=prepared, refusal=refusal)
+            return
+        self._prepared = None
+        if not is_full:
+            refused.append(Refused(self._posting.refuse_next(), result))
+
+    def _on_happened(
+        self,
+        prepared: Prepared,
+        happened: Prepared,
+        result: Result,
+        ordered: list[Ordered],
+        refused: list[Refused],
+    ) -> None:
+        """``happened``, which is ``prepared`` or the turn that it was instead of, has happened."""
+        self._prepared, self._unknown = None, False
+        self.record = happened.after
+        self._reported_area_bytes = happened.area_bytes
+        unseen, self._unseen = self._unseen, None
+        portion = happened.portion if unseen is None else unseen
+        if prepared is happened and prepared.refusal is not None:
+            refused.append(Refused(self._posting.refuse_next(), prepared.refusal))
+        elif portion is None:
+            return
+        elif not portion.appends:
+            self._posting.on_uploaded(portion)
+        elif result.committed and unseen is None:
+            ordered.append(self._appended(portion, result))
+        elif not result.reads:
+            self._unseen = portion
+        else:
+            # It is somewhere before the tail that was just read.
+            tickets = self._posting.on_appended(portion, self._arrivals.tail - 1)
+            if self.reads:
+                self._unplaced.append((portion.draft.head.sequence, tickets))
+            else:
+                ordered.append(Ordered(tickets, None))
+
+    def _appended(self, portion: Portion, result: Result) -> Ordered:
+        """The turn was answered: this is where the entry is."""
+        assert portion.append is not None
+        position = result.positions[portion.append]
+        tickets = self._posting.on_appended(portion, position)
+        if self.reads and position == self._arrivals.position:
+            self._arrivals.put(position, portion.draft.head, portion.draft.body)
+        return Ordered(tickets, position, result if portion.draft.rider is not None else None)
 
     def _place(self, entries: Sequence[Entry], ordered: list[Ordered]) -> None:
         """Find the positions of entries to whose turns the answers were lost."""
@@ -294,24 +345,23 @@ class Comb:
             return
         for entry in entries:
             own = (entry.writer, entry.generation) == (self.writer, self.record.generation)
-            if own and self._unplaced and entry.sequence == self._unplaced[0].start:
-                ordered.append(Ordered(self._unplaced.popleft(), entry.position))
+            if own and self._unplaced and entry.sequence == self._unplaced[0][0]:
+                ordered.append(Ordered(self._unplaced.popleft()[1], entry.position))
 
     # --- trimming -------------------------------------------------------------------------------
+
+    def _kept(self) -> int:
+        """The first entry that a trim leaves, if nothing asks for more."""
+        return self._arrivals.tail - self.log.shape.slots * KEPT_EIGHTHS // EIGHTHS
 
     def _make_room(self, result: Result) -> Steps[tuple[int, ...]]:
         """Trim, if an entry met a full log or soon would; the writers that it has to wait for."""
         arrivals, slots = self._arrivals, self.log.shape.slots
-        kept = arrivals.tail - slots * KEPT_EIGHTHS // EIGHTHS
-        if result.full_rings:
-            # This turn did not report the cursor, for it did not happen: trim after the next one.
-            self._trim_needed = max(kept, arrivals.trimmed + 1)
-            return ()
         wanted = self._trim_needed
         fuller = (arrivals.tail - arrivals.trimmed) * EIGHTHS > slots * FULL_EIGHTHS
         on_duty = result.positions and (result.positions[0] + 1) % max(1, slots // EIGHTHS) == 0
         if fuller and on_duty:
-            wanted = max(wanted, kept)
+            wanted = max(wanted, self._kept())
         if not wanted:
             return ()
         try:

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from groupcomm.errors import DamagedEntry
-from groupcomm.log.comb import Comb, Ordered, Turn
+from groupcomm.log.comb import Comb
 from groupcomm.log.creation import create_log
 from groupcomm.log.layout import Log, Shape
 from groupcomm.log.limits import DEFAULT_LIMITS, LogLimits
+from groupcomm.log.turns import Ordered, Turn
 from groupcomm.log.writers import Claim, claim
 from sinfonia import Contended, LimitExceeded, Minitransaction, OutcomeUnknown
 from sinfonia.structures import NotFormatted, Ring

@@ -18,9 +18,10 @@ from groupcomm.checking.history import (
     Sent,
     Settled,
 )
-from groupcomm.log.comb import Comb, Turn
+from groupcomm.log.comb import Comb
 from groupcomm.log.creation import create_log
 from groupcomm.log.layout import Log, Shape
+from groupcomm.log.turns import Turn
 from groupcomm.log.writers import Claim, claim, look
 from sinfonia import BlockingCluster, NotExecuted, OutcomeUnknown, connect_blocking
 from sinfonia.testing.plugin import ClusterFactory
@@ -82,7 +83,7 @@ class Program:
         now = time.monotonic()
         for ordered in turn.ordered:
             assert ordered.position is not None
-            for part, number in enumerate(ordered.sequences):
+            for part, number in enumerate(ordered.tickets):
                 position = Position(ordered.position, part)
                 self.events.append(
                     Acknowledged(at=now, member=self.name, number=number, position=position)

@@ -1,13 +1,16 @@
 """Writers of one log, step by step in every order and under every fault, judged by the checker.
 
 Steps fail or are lost, minitransactions come late, programs crash and take up what they had, claims
-are ended under live programs, and the ring and the areas are so small that they wrap all the time.
+are ended under live programs, riders on another memory node hold or do not, and the ring and the
+areas are so small that they wrap all the time.
 """
 
 import random
 import zlib
 from dataclasses import dataclass, field
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,16 +27,21 @@ from groupcomm.checking.history import (
     Settled,
 )
 from groupcomm.errors import Expelled, WritersTaken
-from groupcomm.log.comb import Comb, Turn
+from groupcomm.log.comb import Comb
 from groupcomm.log.creation import create_log
 from groupcomm.log.layout import Log, Shape
 from groupcomm.log.limits import LogLimits
+from groupcomm.log.posting import Rider
+from groupcomm.log.turns import Turn
 from groupcomm.log.writers import Claim, LogState, claim, look, release
-from sinfonia import NotExecuted, OutcomeUnknown
+from sinfonia import MemoryNodeId, Minitransaction, NotExecuted, OutcomeUnknown, Result
 from sinfonia.structures import Trimmed
 from sinfonia.testing.stepwise import FAULTS, Actor, Fate, Stage
 
 PROGRAMS = 3
+
+# Where riders have their effects, on another memory node than the log.
+RIDERS = MemoryNodeId(1)
 
 # A claim that came late has no program; there must be records left.
 WRITERS = PROGRAMS + 6
@@ -45,6 +53,17 @@ SIZES = (0, 1, 20, 60, 150, 300)
 
 # More steps than a program needs for each part that is posted, uploads and full logs included.
 STEPS_FOR_PART_MAX = 60
+
+
+class Forgetful(Stage):
+    """A cluster that tells nothing of its reads if one of several memory nodes refuses, as a real
+    one may: it does not wait for the others."""
+
+    def execute(self, minitransaction: Minitransaction[Any]) -> Result:
+        result = super().execute(minitransaction)
+        if not result.committed and len(minitransaction.items) > 1:
+            return msgspec.structs.replace(result, reads=())
+        return result
 
 
 @dataclass
@@ -64,7 +83,8 @@ class World:
     """A log, its programs, and what they tell."""
 
     log: Log
-    stage: Stage = field(default_factory=Stage)
+    stage: Stage = field(default_factory=lambda: Forgetful(memory_nodes=2))
+    rides: list[tuple[str, int]] = field(default_factory=list)
     events: list[AnyEvent] = field(default_factory=list)
     programs: list[Program] = field(default_factory=list)
     moment: float = 0.0
@@ -82,12 +102,29 @@ class World:
         self.moment += 1
         return self.moment
 
-    def post(self, program: Program, size: int) -> None:
+    def ride(self, program: Program, size: int) -> None:
+        """Post a part that is ordered only if the switch is as it is now, and then is counted."""
+        switch = bytes(self.stage.memory[RIDERS][:1])
+        number = len(self.rides)
+
+        def rider(t: Minitransaction[Any]) -> None:
+            t.compare(RIDERS, 0, switch)
+            t.add(RIDERS, 8 + 8 * number, 1)
+
+        if program.comb is not None:
+            self.rides.append((program.life, program.posted))
+            self.post(program, size, rider)
+
+    def flip(self) -> None:
+        """Change the switch, so that riders do not hold, or hold again."""
+        self.stage.memory[RIDERS][0] ^= 1
+
+    def post(self, program: Program, size: int, rider: Rider | None = None) -> None:
         if program.comb is None:
             return
         payload = b"%d of %s " % (program.posted, program.life.encode())
         payload += bytes(max(0, size - len(payload)))
-        number = program.comb.post(payload, kind=program.posted // 3 % 2)
+        number = program.comb.post(payload, program.posted // 3 % 2, rider)
         assert number == program.posted
         program.posted += 1
         self.events.append(
@@ -199,7 +236,7 @@ class World:
     def _tell(self, program: Program, turn: Turn) -> None:
         for ordered in turn.ordered:
             assert ordered.position is not None
-            for part, number in enumerate(ordered.sequences):
+            for part, number in enumerate(ordered.tickets):
                 self.events.append(
                     Acknowledged(
                         at=self.now(),
@@ -208,29 +245,33 @@ class World:
                         position=Position(ordered.position, part),
                     )
                 )
+        for refusal in turn.refused:
+            self.events.append(Refused(at=self.now(), member=program.life, number=refusal.ticket))
         for entry in turn.entries:
             for part, payload in enumerate(entry.parts):
+                ticket, _, sender, *_ = payload.decode().split(" ")
+                assert sender == f"{entry.writer}/{entry.generation}"
                 self.events.append(
                     Delivered(
                         at=self.now(),
                         member=program.life,
-                        sender=f"{entry.writer}/{entry.generation}",
-                        number=entry.sequence + part,
+                        sender=sender,
+                        number=int(ticket),
                         position=Position(entry.position, part),
                         checksum=zlib.crc32(payload),
                     )
                 )
 
     def _tell_expelled(self, program: Program, error: Expelled) -> None:
-        known = {
+        told = {
             event.number
             for event in self.events
-            if isinstance(event, Acknowledged) and event.member == program.life
+            if isinstance(event, Acknowledged | Refused) and event.member == program.life
         }
-        for number in range(error.appended, program.posted):
-            assert number not in known, "an acknowledged part is said not to be in the log"
-            if number not in error.in_doubt:
-                self.events.append(Refused(at=self.now(), member=program.life, number=number))
+        assert not told & {*error.appended, *error.in_doubt}, "a part is settled twice"
+        told |= {*error.appended, *error.in_doubt}
+        for number in set(range(program.posted)) - told:
+            self.events.append(Refused(at=self.now(), member=program.life, number=number))
         self._end(program)
         program.owner = self.new_owner()
 
@@ -238,6 +279,17 @@ class World:
 def judge(world: World) -> None:
     violations = check(world.events)
     assert violations == [], "\n".join(map(str, violations))
+    delivered = {(e.sender, e.number) for e in world.events if isinstance(e, Delivered)}
+    ordered = {(e.member, e.number) for e in world.events if isinstance(e, Acknowledged)}
+    refused = {(e.member, e.number) for e in world.events if isinstance(e, Refused)}
+    settled = {e.member for e in world.events if isinstance(e, Settled)}
+    for index, ride in enumerate(world.rides):
+        at = 8 + 8 * index
+        count = int.from_bytes(world.stage.memory[RIDERS][at : at + 8], "little")
+        assert count <= 1, "a rider took effect twice"
+        assert count == 1 or ride not in delivered | ordered, "a part without its rider"
+        assert count == 0 or ride not in refused, "a rider without its part"
+        assert ride in ordered | refused or ride[0] not in settled
 
 
 shapes = st.builds(
@@ -252,6 +304,8 @@ fates = st.sampled_from((*[Fate.DONE] * 12, *FAULTS))
 acts = st.one_of(
     *[st.tuples(st.just("step"), programs, fates)] * 6,
     *[st.tuples(st.just("post"), programs, st.sampled_from(SIZES))] * 3,
+    st.tuples(st.just("ride"), programs, st.sampled_from(SIZES)),
+    st.tuples(st.just("flip"), st.just(0), st.none()),
     st.tuples(st.just("arrive"), st.integers(0, 5), st.none()),
     st.tuples(st.just("crash"), programs, st.none()),
     st.tuples(st.just("expel"), programs, fates),
@@ -262,13 +316,16 @@ def carry_out(world: World, act: str, number: int, detail: object) -> None:
     if act == "arrive":
         world.arrive(number)
         return
+    if act == "flip":
+        world.flip()
+        return
     program = world.programs[number]
     if act == "step":
         assert isinstance(detail, Fate)
         world.step(program, detail)
-    elif act == "post":
+    elif act in ("post", "ride"):
         assert isinstance(detail, int)
-        world.post(program, detail)
+        (world.post if act == "post" else world.ride)(program, detail)
     elif act == "crash":
         world.crash(program)
     else:
@@ -298,9 +355,13 @@ def random_world(seed: int, steps: int) -> World:
         program, chance = rng.choice(world.programs), rng.random()
         if chance < upsets:
             rng.choice((world.crash, lambda p: world.expel(p, Fate.DONE)))(program)
-        elif chance < 0.3:
+        elif chance < 0.25:
             world.post(program, rng.choice(SIZES))
-        elif chance < 0.33:
+        elif chance < 0.3:
+            world.ride(program, rng.choice(SIZES))
+        elif chance < 0.31:
+            world.flip()
+        elif chance < 0.34:
             world.arrive(rng.randrange(1000))
         else:
             world.step(program, rng.choice(FAULTS) if rng.random() < faults else Fate.DONE)
