@@ -1,7 +1,7 @@
-"""The line for locks as the simulator has it: the real one, with an eye on who leaves when.
+"""The line for locks as the simulator has it: the real one, which checks the order.
 
-Whoever is served may have nobody before it that waits for the same bytes, nor wait longer than the
-longest wait; nobody leaves twice.
+A waiter is served only if no waiter before it wants the same bytes, and no waiter waits longer than
+the longest wait.  A waiter leaves the line once.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class FairLine(LockWaits):
         admitted = super().admit(route, client, request, now)
         if admitted:
             *_, last = self
-            assert last.request is request, "somebody was let in before others"
+            assert last.request is request, "a waiter was let in before others"
             assert last.until <= now + LOCK_WAIT_MAX
         return admitted
 

@@ -1,20 +1,24 @@
-"""Whoever breaks a rule of the protocol hears of it from the simulator."""
+"""The simulator notices when a rule of the protocol is broken."""
 
-from itertools import chain
+import time
+from collections.abc import Iterator
 
 import pytest
 
 from sinfonia.simulation.aimed_profiles import LOST_STORES, REPLICATED
 from sinfonia.simulation.mutations.catalogue import MUTATIONS
+from sinfonia.simulation.mutations.mutation import Mutation
 from sinfonia.simulation.profile import PROFILES
 from sinfonia.simulation.simulator import SimulationFailure
 from sinfonia.simulation.workloads.minitransactions import simulated
 
 SEEDS_MAX = 200
 
-# Each finishes in seconds on a quiet machine, as long as it is noticed where it was before; a
-# mutation that is not runs through all seeds, and shall then say so and not run out of time.
-DEADLINE_S = 900
+# A declared seed shows its mutation in a few seconds.  When a change of the protocol makes other
+# runs of all declared ones, others are looked for.  That may take a busy machine some minutes; the
+# deadline only ends a test that hangs.
+SEARCH_S_MAX = 240.0
+DEADLINE_S = 600
 
 
 def test_there_are_enough_mutations_and_each_says_its_rule() -> None:
@@ -31,17 +35,30 @@ def test_there_are_enough_mutations_and_each_says_its_rule() -> None:
 def test_a_broken_rule_is_noticed(name: str) -> None:
     """The same seeds pass as soon as the rule is whole again."""
     mutation = MUTATIONS[name]
+    tried: list[int] = []
+    noticed = False
     with mutation.broken():
-        failing = _first_failing_seed(mutation.profile, mutation.seed)
-    assert failing is not None, f"{SEEDS_MAX} runs did not notice the loss of: {mutation.rule}"
-    for seed in range(min(mutation.seed, failing), failing + 1):
+        for seed in _candidates(mutation):
+            tried.append(seed)
+            noticed = _fails(seed, mutation.profile)
+            if noticed:
+                break
+    assert noticed, f"{len(tried)} runs did not notice the loss of: {mutation.rule}"
+    for seed in {*mutation.seeds, tried[-1]}.intersection(tried):
         simulated(seed, mutation.profile).run()
 
 
-def _first_failing_seed(profile: str, first: int) -> int | None:
-    for seed in chain(range(first, SEEDS_MAX + 1), range(1, first)):
-        try:
-            simulated(seed, profile).run()
-        except SimulationFailure:
-            return seed
-    return None
+def _candidates(mutation: Mutation) -> Iterator[int]:
+    yield from mutation.seeds
+    until = time.monotonic() + SEARCH_S_MAX
+    for seed in range(1, SEEDS_MAX + 1):
+        if seed not in mutation.seeds and time.monotonic() < until:
+            yield seed
+
+
+def _fails(seed: int, profile: str) -> bool:
+    try:
+        simulated(seed, profile).run()
+    except SimulationFailure:
+        return True
+    return False

@@ -1,7 +1,7 @@
-# ruff: noqa: SLF001 - what is broken here is private to its owner, and otherwise nobody's business
+# ruff: noqa: SLF001 - what is broken here is private to its owner
 """Broken on purpose: what must be on stable storage, when, and what a restart must find."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
 
@@ -25,25 +25,19 @@ from sinfonia.protocol.participant_state import LiveParticipantState
 from sinfonia.protocol.recovery_answers import RecoveryAnswers
 from sinfonia.protocol.sessions import Session
 from sinfonia.protocol.two_phase import TwoPhaseParticipant
-from sinfonia.simulation.mutations.mutation import mutation
+from sinfonia.simulation.mutations.mutation import instead_of, mutation
 from sinfonia.storage import log_blocks
 from sinfonia.storage.files import File
 
 
-@mutation()
-def vote_before_sync() -> Iterator[None]:
+@instead_of(GroupCommit, "flush", seeds=(7, 15, 10, 14))
+def vote_before_sync(flush: Callable[..., None], self: GroupCommit, now: float) -> None:
     """A vote may leave only once it is in the redo log, on stable storage (Figure 4, line 20)."""
-    flush = GroupCommit.flush
-
-    def broken(self: GroupCommit, now: float) -> None:
-        self._must_sync = False
-        flush(self, now)
-
-    with patch.object(GroupCommit, "flush", broken):
-        yield
+    self._must_sync = False
+    flush(self, now)
 
 
-@mutation()
+@mutation(seeds=(1, 3, 10, 5))
 def compare_only_participant_not_logged() -> Iterator[None]:
     """A participant without write items logs its vote, if the minitransaction writes anywhere."""
     vote, on_commit = TwoPhaseParticipant._vote, TwoPhaseParticipant.on_commit
@@ -75,46 +69,36 @@ def _is_vote_on(record: records.Record, tid: Tid) -> bool:
     return isinstance(record, records.Prepared) and record.tid == tid
 
 
-@mutation(profile="everybody-dies")
-def forced_abort_not_durable() -> Iterator[None]:
+@instead_of(RecoveryAnswers, "on_resolve", profile="everybody-dies", seeds=(79, 27))
+def forced_abort_not_durable(
+    on_resolve: Callable[..., None], self: RecoveryAnswers, request: Resolve, step: Step
+) -> None:
     """A promise to abort is in the log before a recovery coordinator hears of it (4.4)."""
-    on_resolve = RecoveryAnswers.on_resolve
-
-    def broken(self: RecoveryAnswers, request: Resolve, step: Step) -> None:
-        unlogged = Step(step.route, step.now)
-        on_resolve(self, request, unlogged)
-        step.replies += unlogged.replies
-
-    with patch.object(RecoveryAnswers, "on_resolve", broken):
-        yield
+    unlogged = Step(step.route, step.now)
+    on_resolve(self, request, unlogged)
+    step.replies += unlogged.replies
 
 
-@mutation()
-def acknowledged_before_stable() -> Iterator[None]:
+@instead_of(Participant, "on_requests", seeds=(48, 16, 26, 10))
+def acknowledged_before_stable(
+    on_requests: Callable[..., Step],
+    self: Participant,
+    batch: Requests,
+    now: float,
+    route: bytes = b"",
+) -> Step:
     """COMMIT is acknowledged, so that others may forget it, once its outcome is stable here."""
-    on_requests = Participant.on_requests
-
-    def broken(self: Participant, batch: Requests, now: float, route: bytes = b"") -> Step:
-        step = on_requests(self, batch, now, route)
-        step.replies += step.once_stable
-        step.once_stable = []
-        return step
-
-    with patch.object(Participant, "on_requests", broken):
-        yield
+    step = on_requests(self, batch, now, route)
+    step.replies += step.once_stable
+    step.once_stable = []
+    return step
 
 
-@mutation(profile="torn-writes")
-def torn_tail_believed() -> Iterator[None]:
+@instead_of(log_blocks, "_read_sealed", profile="torn-writes", seeds=(50, 42, 7, 24))
+def torn_tail_believed(read_sealed: Callable[..., object], file: File, offset: int) -> object:
     """A block of the log counts only if its checksum does."""
-    read_sealed = log_blocks._read_sealed
-
-    def broken(file: File, offset: int) -> object:
-        with patch.object(log_blocks, "zlib", _ChecksumOf(file, offset)):
-            return read_sealed(file, offset)
-
-    with patch.object(log_blocks, "_read_sealed", broken):
-        yield
+    with patch.object(log_blocks, "zlib", _ChecksumOf(file, offset)):
+        return read_sealed(file, offset)
 
 
 class _ChecksumOf:
@@ -131,37 +115,33 @@ class _ChecksumOf:
         return self._expected
 
 
-@mutation()
-def log_truncated_before_checkpoint_rules() -> Iterator[None]:
+@instead_of(Checkpointer, "begin", seeds=(40, 105, 84, 113))
+def log_truncated_before_checkpoint_rules(
+    begin: Callable[..., None], self: Checkpointer, applied: Seq, state: records.ParticipantState
+) -> None:
     """The log is cut when the checkpoint that replaces it is stable, not when it begins."""
-    begin = Checkpointer.begin
-
-    def broken(self: Checkpointer, applied: Seq, state: records.ParticipantState) -> None:
-        begin(self, applied, state)
-        assert self._running is not None
-        log = self._storage.log
-        log._keep_bytes = 0  # what is kept for others would hide the mistake
-        log.truncate_before(self._running.processed)
-
-    with patch.object(Checkpointer, "begin", broken):
-        yield
+    begin(self, applied, state)
+    assert self._running is not None
+    log = self._storage.log
+    log._keep_bytes = 0  # what is kept for others would hide the mistake
+    log.truncate_before(self._running.processed)
 
 
-@mutation(profile="lost-replies")
+@mutation(profile="lost-replies", seeds=(3, 2, 1, 4))
 def outcomes_left_out_of_checkpoint() -> Iterator[None]:
     """A checkpoint keeps the answers that clients may still ask for again."""
     with _checkpoint_without(sessions=[]):
         yield
 
 
-@mutation()
+@mutation(seeds=(2, 3, 4, 5))
 def in_doubt_left_out_of_checkpoint() -> Iterator[None]:
     """A checkpoint keeps what is in doubt, with its locks and its writes."""
     with _checkpoint_without(in_doubt=[]):
         yield
 
 
-@mutation()
+@mutation(seeds=(3, 6, 4, 5))
 def decided_left_out_of_checkpoint() -> Iterator[None]:
     """A checkpoint keeps what others may still have to ask about."""
     with _checkpoint_without(decided=[]):
@@ -179,13 +159,9 @@ def _checkpoint_without(**fields: object) -> Iterator[None]:
         yield
 
 
-@mutation()
-def writes_of_undecided_lost_at_restart() -> Iterator[None]:
+@instead_of(LiveParticipantState, "_replay_prepared", seeds=(1, 3, 4, 5))
+def writes_of_undecided_lost_at_restart(
+    replay_prepared: Callable[..., None], self: LiveParticipantState, prepared: records.Prepared
+) -> None:
     """What was voted OK before a crash is applied if it turns out to have committed."""
-    replay_prepared = LiveParticipantState._replay_prepared
-
-    def broken(self: LiveParticipantState, prepared: records.Prepared) -> None:
-        replay_prepared(self, msgspec.structs.replace(prepared, writes=[]))
-
-    with patch.object(LiveParticipantState, "_replay_prepared", broken):
-        yield
+    replay_prepared(self, msgspec.structs.replace(prepared, writes=[]))
