@@ -43,7 +43,7 @@ TARGETED: dict[str, dict[str, Any]] = {
         "think_s_mean": 0.01,
         "weather": Weather(late=0.3, late_max=0.8),
     },
-    # Locks that are lost in a restart so short that hardly anybody sees it.
+    # Locks that are lost in a restart so short that hardly any process sees it.
     "blinks": {
         "kinds": ("read_many", "blind_write", "guarded_write"),
         "memory_nodes": 2,
@@ -212,7 +212,7 @@ REPLICATED: dict[str, dict[str, Any]] = {
         "operator_rate": 2.0,
         "node_kill_rate": 0.3,
     },
-    # A primary that was replaced and does not know, with clients who do not know either.
+    # A primary that was replaced and does not know, with clients that do not know either.
     "replicas-stranded-primaries": {
         "kinds": ("swap",),
         "readers_share": 0.5,
@@ -252,7 +252,7 @@ REPLICATED: dict[str, dict[str, Any]] = {
         "remove_share": 0.0,
         "weather": Weather(late=0.2, late_max=1.2),
     },
-    # Locks of what is in doubt while everybody moves, and its coordinator is cut off.
+    # Locks of what is in doubt while memory nodes fail over, and its coordinator is cut off.
     "replicas-handed-over-behind-cut-links": {
         "kinds": ("blind_write", "swap", "guarded_write", "guarded_write"),
         "readers_share": 0.3,
@@ -272,7 +272,7 @@ REPLICATED: dict[str, dict[str, Any]] = {
         "partition_s_max": 1.0,
         "weather": Weather(late=0.3, late_max=1.0),
     },
-    # Who takes over has just been sent something, or just not.
+    # The replica that takes over has just been sent a record, or just not.
     "replicas-last-words": {
         "replicas": 2,
         "memory_nodes": 2,
@@ -337,7 +337,7 @@ REPLICATED: dict[str, dict[str, Any]] = {
         "settle_s_max": 0.0,
         "weather": Weather(late=0.3, late_max=0.4, duplication=0.2),
     },
-    # Who was primary has saved what nobody acknowledged, and comes back.
+    # A former primary has saved records that no replica acknowledged, and comes back.
     "replicas-former-primaries": {
         "kinds": ("wide_swap", "swap", "swap"),
         "replicas": 1,
@@ -422,7 +422,7 @@ DAMAGED: dict[str, dict[str, Any]] = {
         "only_ends_lost": True,
         "disk_damage_rate": 3.0,
     },
-    # The same with two replicas, while everybody loses power, and checkpoints never end.
+    # The same with two replicas, while all members lose power, and checkpoints never end.
     "replicas-rotten-disks-and-power-cuts": {
         "kinds": ("wide_swap", "swap", "blind_write", "add", "append"),
         "replicas": 2,
@@ -465,7 +465,7 @@ DAMAGED: dict[str, dict[str, Any]] = {
         "scrub_rate": 8 * 1024 * 1024,
         "rot_rate": 3.0,
     },
-    # Of all that hold everything, none is left whole: nobody may serve.
+    # Of all that hold everything, none is left whole: no member may serve.
     "replicas-all-rotten": {
         "replicas": 1,
         "memory_nodes": 2,

@@ -4,7 +4,7 @@ The plan decides when a run's work is over.  What strikes, and where, is drawn i
 rates of the profile; a workload with a story of its own has its own plan (workloads/load.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -53,7 +53,7 @@ class FaultsUntilDone:
         losses = cluster.store_losses
         if losses is not None:
             losses.begin()
-        done = cluster.run(self._work_s_max, until=lambda: _is_over(cluster, workload))
+        done = cluster.run(self._work_s_max, until=_end_of(cluster, workload))
         end_faults(cluster, faults)
         if losses is not None:
             losses.stop()
@@ -102,7 +102,7 @@ class FaultsInBouts:
                 progress.begin()
                 written = cluster.run(within, until=progress.everywhere)
                 assert written, (
-                    f"nobody wrote {progress.missing} within {within:.1f} s after a bout"
+                    f"{progress.missing} was not written within {within:.1f} s after a bout"
                 )
         self._after.strike(cluster, workload)
 
@@ -133,7 +133,8 @@ def end_faults(cluster: Cluster, faults: Faults) -> None:
     cluster.surroundings.network.weather = Weather()
 
 
-def _is_over(cluster: Cluster, workload: Workload) -> bool:
-    """Whether the work is done; a run that is to lose its last copies goes on until then."""
-    ended = bool(cluster.surroundings.ended)
-    return ended if ended or cluster.profile.last_copies_rate else workload.done
+def _end_of(cluster: Cluster, workload: Workload) -> Callable[[], bool]:
+    """When the work is over: when it is done, or, if the last copies are to be lost, then."""
+    if cluster.profile.last_copies_rate:
+        return lambda: bool(cluster.surroundings.ended)
+    return lambda: workload.done

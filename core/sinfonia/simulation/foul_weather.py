@@ -1,7 +1,7 @@
 """What is slow and goes on living: disks, links, and links that are clogged for a while.
 
-Nothing is lost in such weather.  That is what makes it dangerous: who is slow is neither dead nor
-in time, and what was held up arrives all at once.
+No message and no write is lost in such weather.  That is what makes it dangerous: a slow process is
+neither dead nor in time, and what was held up arrives all at once.
 """
 
 import random
@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from sinfonia.simulation.memory_node import SimulatedMemoryNode
 from sinfonia.simulation.process import Process, Surroundings
 
-# What a sync takes longer: from what nobody is dropped for, to as long as a silence that is death.
+# How much longer a sync takes: from what no member is dropped for, up to a silence for which a
+# member is taken for dead.
 SLOW_SYNC_S_MIN = 0.05
 SLOW_SYNC_S_MAX = 1.0
 
@@ -25,7 +26,7 @@ Strike = Callable[[random.Random], None]
 
 
 class FoulWeather:
-    """Strikes when it is told to; ``disturb(seconds)`` is told that somebody may be late."""
+    """Strikes when it is told to; ``disturb(seconds)`` is told that processes may be late."""
 
     def __init__(
         self,
@@ -35,7 +36,7 @@ class FoulWeather:
         others: Sequence[Sequence[Process]],
         disturb: Callable[[float], None],
     ) -> None:
-        """``others`` are the managers and the clients, of whom more may come."""
+        """``others`` are the managers and the clients; both lists may grow."""
         self._surroundings = surroundings
         self._nodes = nodes
         self._others = others

@@ -32,7 +32,7 @@ MARKS = (
     "a checkpoint torn by a crash",
     "an heir died before it served",
     "a line for locks broken by a fail-over",
-    "a primary deposed with records that nobody acknowledged",
+    "a primary deposed with unacknowledged records",
     "served with something in doubt",
     "read locks let go by themselves",
     "a late copy met a raised floor",
@@ -87,6 +87,10 @@ class MemberMarks:
     def on_killed(self, node: MemoryNode) -> None:
         """A life ends."""
         events = self._events
+        if node.leading is not None:
+            line = node.participant.one_phase.lock_waits
+            events["waited for locks in vain"] += line.expired
+            events["waited for locks and served"] += line.queued - line.expired - len(line)
         if node.replica is not None and node.replica.follower.phase in COPY:
             events["a copy cut short by a crash"] += 1
         checkpointer = node.member_state.checkpointer
@@ -118,7 +122,7 @@ class MemberMarks:
     def _on_over(self, node: MemoryNode) -> None:
         shipping = None if node.leading is None else node.leading.shipping
         if shipping is not None and shipping.committed < shipping.last:
-            self._events["a primary deposed with records that nobody acknowledged"] += 1
+            self._events["a primary deposed with unacknowledged records"] += 1
         self._look_at_line(node)
 
     def _look_at_line(self, node: MemoryNode) -> None:

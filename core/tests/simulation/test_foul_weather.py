@@ -35,7 +35,7 @@ def test_members_with_slow_disks_do_the_same_work_but_later() -> None:
 
 
 def _nothing(seconds: float) -> None:
-    """Nobody counts on anything that is late."""
+    """No fault here depends on what is late."""
     del seconds
 
 

@@ -19,7 +19,7 @@ from sinfonia.simulation.workloads.mix import HOT_START, WORD_BYTES, Beliefs
 
 COUNTER = HOT_START + 28  # over the border of two chunks of memory
 
-# Deltas are so sparse that a sum tells whose they are.
+# Deltas are so sparse that a sum tells which adds it is made of.
 DELTA_BITS = 40
 
 PROFILES = (

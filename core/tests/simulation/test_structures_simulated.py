@@ -68,7 +68,7 @@ class Leases:
     """Programs hold one lease or two, and write under them; some stand still meanwhile."""
 
     LEASES = (Lease(HERE, 128), Lease(THERE, 128))
-    NOTE = 4096  # the fence of who wrote last, and how often anybody wrote
+    NOTE = 4096  # the fence of the last writer, and how often all wrote
 
     def __init__(self) -> None:
         self.events: Counter[str] = Counter()
@@ -115,14 +115,14 @@ class Leases:
         if result.committed:
             self.written[held.lease] += 1
         else:
-            assert not guard.holds(result), "somebody wrote under a later fence, and yet it holds"
+            assert not guard.holds(result), "another wrote under a later fence, and yet it holds"
             self.events["stale holders refused"] += 1
 
     def judge(self) -> Steps[None]:
         for lease in self.LEASES:
             _, written = yield from read_words(lease.node, self.NOTE, 2)
             known = self.written[lease]
-            # Whoever died knew of one more at most.
+            # A client that died knew of one more at most.
             assert known <= written <= known + self.perhaps[lease] + 30
 
 

@@ -157,7 +157,7 @@ def test_a_corrupted_byte_stays_corrupted() -> None:
     assert content(disk, "a") == b"acc"
 
 
-def test_background_work_is_done_when_somebody_asks() -> None:
+def test_background_work_is_done_when_it_is_asked_for() -> None:
     disk = VirtualDisk(Random(1))
     done = []
     job = disk.in_background(lambda: done.append(1))
