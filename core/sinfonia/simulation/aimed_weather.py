@@ -37,7 +37,7 @@ FOUL: dict[str, dict[str, Any]] = {
         "weather": Weather(duplication=0.2, replay=0.1),
     },
     "swizzles": {"swizzle_rate": 1.0, "node_kill_rate": 0.3},
-    # Faults in bouts, and clients who want to get on between them.
+    # Faults in bouts, and clients that must get on between them.
     "bouts": {
         "bouts": 3,
         "kinds": ("blind_write", "swap"),
@@ -79,7 +79,7 @@ FOUL_REPLICATED: dict[str, dict[str, Any]] = {
         "partition_s_max": 20.0,
         "strand_rate": 0.2,
     },
-    # A member that is alive, and for which everybody waits.
+    # A member that is alive but slow, so that its primary and all clients wait for it.
     "replicas-slow-disks": {
         "replicas": 2,
         "drop_after_s": 0.5,
@@ -93,7 +93,7 @@ FOUL_REPLICATED: dict[str, dict[str, Any]] = {
         "swizzle_rate": 0.7,
         "operator_rate": 0.5,
     },
-    # Faults in bouts, and clients who want to get on between them.
+    # Faults in bouts, and clients that must get on between them.
     "replicas-bouts": {
         "bouts": 3,
         "kinds": ("blind_write", "swap"),

@@ -64,7 +64,7 @@ class SteadyClock:
 class ChangingClock:
     """A clock whose rate changes now and then, within what is allowed.
 
-    Each stretch of one rate is drawn when somebody first asks what comes after the one before.
+    Each stretch of one rate is drawn when a reading first goes beyond the one before.
     """
 
     def __init__(self, rng: random.Random) -> None:

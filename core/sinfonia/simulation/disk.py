@@ -208,7 +208,7 @@ class VirtualFile:
 
 
 class _LazyJob:
-    """Background work that takes place when somebody asks whether it is done."""
+    """Background work that takes place when its caller asks whether it is done."""
 
     __slots__ = ("_done", "_work")
 
@@ -250,7 +250,7 @@ class VirtualDisk:
         self.lose_power_at: int | None = None
         self.operations = 0
         self.sync_s = 0.0  # how long a sync takes
-        self.stalled_s = 0.0  # how long syncs took since somebody last took note of it
+        self.stalled_s = 0.0  # how long syncs took since the member last stood still for them
         self._names: dict[str, _Inode] = {}
         self._stable_names: dict[str, _Inode] = {}
         # Each an atomic change: what each name means afterwards, None for nothing.
@@ -356,7 +356,7 @@ class VirtualDisk:
         self.operations += 1
 
     def take_time(self) -> None:
-        """A sync takes as long as it does; who asked for it has to stand still for that."""
+        """A sync takes as long as it does; the process that asked for it stands still meanwhile."""
         self.stalled_s += self.sync_s
 
     def open(self, name: str, *, create: bool = False) -> VirtualFile:

@@ -4,7 +4,7 @@ The atlas knows of each damaged member which life was the last that could have b
 member is *intact* if it was not struck since, or if a later life of it counts again: the stored
 configuration names that life as the primary, or as in sync and proven, and replay has confirmed
 its image.  Every in-sync member holds all that was acknowledged.  So as long as one of them is
-intact, nothing acknowledged may be lost; if none is, nobody may serve.
+intact, nothing acknowledged may be lost; if none is, no member may serve.
 """
 
 from collections.abc import Collection, Mapping

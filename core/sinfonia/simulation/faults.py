@@ -19,13 +19,13 @@ LINKS_CUT_SHARE = 0.3
 DISK_FULL_S_MAX = 1.0
 STORE_AWAY_S_MAX = 2.0
 
-# Whoever may have been taken for dead knows so many times ``fail_after`` later what became of it.
+# A process that was taken for dead knows what became of it after so many times ``fail_after``.
 DISTURBED_FACTOR = 2.0
 
-# A replica that blinks is back before anybody misses it.
+# A replica that blinks is back before its primary misses it.
 BLINK_S_MAX = 0.02
 
-# Who makes two or three steps more before the end may say something that nobody else will.
+# A primary that takes two or three steps more before it dies may say what no other member will.
 LAST_WORDS_MAX = 3
 
 
@@ -109,7 +109,7 @@ class Faults:
     def _kill_node(self, rng: random.Random) -> None:
         node = rng.choice(self._nodes)
         if not self._surroundings.profile.logged:
-            # At once: who dies later may by then be the last to know something.
+            # At once: a member that dies later may by then be the only one that holds something.
             if self._may_lose(node):
                 node.kill()
         elif rng.random() < self._surroundings.profile.kill_in_disk_share:
@@ -120,8 +120,8 @@ class Faults:
     def _may_lose(self, victim: SimulatedMemoryNode) -> bool:
         """Whether all that ``victim`` holds is in the memory of another member, too.
 
-        Who was cut off or stood still just now may have been replaced without knowing; to kill
-        somebody else then would be more than a memory node without a disk can bear.
+        A member that was cut off or stood still just now may have been replaced without knowing; to
+        kill another one then would be more than a memory node without a disk can bear.
         """
         if self._surroundings.scheduler.now < self._disturbed_until:
             return False
@@ -185,7 +185,7 @@ class Faults:
         self._disturb(seconds)
 
     def _disturb(self, seconds: float) -> None:
-        """Somebody may be taken for dead, and until everybody knows that it was replaced."""
+        """A process may be taken for dead: until then and until all know that it was replaced."""
         surroundings = self._surroundings
         until = (
             surroundings.scheduler.now
@@ -204,15 +204,15 @@ class Faults:
         self._cut(rng, rng.choice((out, back, out | back)))
 
     def _strand_primary(self, rng: random.Random) -> None:
-        """Leave a primary with some clients, who hear of nothing, and perhaps with its replicas."""
+        """Cut a primary off with some clients, which hear of nothing, and perhaps its replicas."""
         primaries = [each for each in self._nodes if each.leads]
         if not primaries:
             return
         primary = rng.choice(primaries)
-        everybody = [each.name for each in (*self._nodes, *self._managers, *self._clients)]
+        every = [each.name for each in (*self._nodes, *self._managers, *self._clients)]
         stranded = {primary.name}
         stranded |= {each.name for each in self._clients if rng.random() < 0.5}  # as they come
-        rest = [name for name in everybody if name not in stranded]
+        rest = [name for name in every if name not in stranded]
         if rng.random() < 0.5:
             members = {each.name for each in self._members_of(primary)}
             rest = [name for name in rest if name not in members]

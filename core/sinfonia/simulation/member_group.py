@@ -59,7 +59,7 @@ class MemberGroup:
         self.limits = ReplicationLimits() if limits is None else limits
         self.disks = {name: VirtualDisk(random.Random(name)) for name in names}
         self.nodes: dict[str, MemoryNode] = {}
-        self.cut: set[str] = set()  # members that nobody reaches
+        self.cut: set[str] = set()  # members that no process reaches
         self.manager_grants = True
         self.wishes: list[Reconfigure] = []
         self.answers: list[Reply] = []
@@ -154,7 +154,7 @@ class MemberGroup:
         )
 
     def configure(self, entry: MemoryNodeEntry) -> None:
-        """Store a configuration and tell everybody who can be reached."""
+        """Store a configuration and tell all members that can be reached."""
         self.entry = entry
         version = self.directory.version + 1
         self.directory = Directory(version, 0, "test", [entry])

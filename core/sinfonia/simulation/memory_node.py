@@ -43,7 +43,7 @@ CHECK_EVERY = 16
 # A disk that was full when the process started may be so for a while.
 START_AGAIN_S = 0.2
 
-# Virtual time begins here on everybody's wall clock, in microseconds.
+# Virtual time begins here on all wall clocks, in microseconds.
 EPOCH_US = 1_700_000_000_000_000
 
 
@@ -186,7 +186,7 @@ class SimulatedMemoryNode(Process):
         self._sends_until_death = None
 
     def step_wall_clock(self, rng: random.Random) -> None:
-        """Somebody sets the wall clock."""
+        """An operator sets the wall clock, and errs."""
         self._wall_offset_us = rng.randint(-60_000_000, 60_000_000)
 
     def on_killed(self) -> None:
@@ -251,7 +251,7 @@ class SimulatedMemoryNode(Process):
         except DamagedData as error:
             self._on_damage(str(error))
             if is_replicated(self.mode):
-                # Whose directory it is no copy can tell: an operator moves it away.
+                # No copy can tell which member's directory it is: an operator moves it away.
                 self._replace_disk()
             self._die_of(error)
         except (StorageError, OSError) as error:
@@ -330,7 +330,7 @@ class SimulatedMemoryNode(Process):
             self._begin_node()
 
     def _check_waiters(self, node: MemoryNode) -> None:
-        """Nobody waits for locks longer than agreed."""
+        """No request waits for locks longer than agreed."""
         if node.leading is not None and not node.over:
             for waiter in node.participant.one_phase.lock_waits:
                 assert waiter.until > self.now, f"{waiter.request.counter} waits for too long"
@@ -358,7 +358,7 @@ class SimulatedMemoryNode(Process):
                 self._unanswered[route, request.tid.counter] += 1
 
     def _note_answered(self, route: bytes, replies: Sequence[Reply]) -> None:
-        """Nobody is answered more often than it asked, or what it asked another life."""
+        """No client is answered more often than it asked, or what it asked another life."""
         for reply in replies:
             if isinstance(reply, Voted):
                 self._unanswered[route, reply.counter] -= 1

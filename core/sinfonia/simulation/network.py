@@ -1,7 +1,7 @@
 """A network that may do to a message what networks do: delay, lose, double, reorder and replay it.
 
-It never invents or changes one.  A message goes to whoever is attached under the name when it
-arrives, also to the next life of the process that it was sent to.
+It never invents or changes one.  A message goes to the process that is attached under the name
+when it arrives, also to the next life of the process that it was sent to.
 """
 
 import random

@@ -1,7 +1,7 @@
 """What is large in a real cluster is small in a run, so that a short one meets its end.
 
 Copies and checkpoints come in pieces, and a replica that was away has missed more than is kept for
-it.  The line for locks is one that checks who leaves it when.
+it.  The line for locks checks the order in which waiters leave.
 """
 
 from sinfonia.addresses import MemoryNodeId

@@ -4,6 +4,7 @@ What a process asked to happen later dies with it; while it is paused, everythin
 comes all at once while the clock has gone on.
 """
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -55,12 +56,19 @@ class Process:
         self.life = 0
         self.alive = False
         self.paused = False
+        self._scheduler = surroundings.scheduler
+        # What the clock shows is asked for several times in one step.
+        self._read_at = math.nan
+        self._shown = 0.0
         self._held: list[tuple[int, Callable[..., None], tuple[object, ...]]] = []
 
     @property
     def now(self) -> float:
         """What this process's clock shows."""
-        return self.clock.read(self.surroundings.scheduler.now)
+        at = self._scheduler.now
+        if at != self._read_at:
+            self._read_at, self._shown = at, self.clock.read(at)
+        return self._shown
 
     def begin_life(self) -> None:
         """From now on messages arrive."""
@@ -99,7 +107,7 @@ class Process:
 
     def later(self, delay: float, callback: Callable[..., None], *arguments: object) -> None:
         """Call ``callback`` in ``delay`` seconds, if this life lasts that long."""
-        self.surroundings.scheduler.after(delay, self._step, self.life, callback, arguments)
+        self._scheduler.after(delay, self._step, self.life, callback, arguments)
 
     def at(self, shown: float, callback: Callable[..., None], *arguments: object) -> None:
         """Call ``callback`` when its clock shows ``shown``, if this life lasts that long."""

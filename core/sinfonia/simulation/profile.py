@@ -40,7 +40,7 @@ class Profile:
     replicas: int = 0
     lease_s: float = 0.5
     drop_after_s: float = 1.0
-    ack_within_s: float = 10.0  # so long: whose time out lasts, would not be in sync at rest
+    ack_within_s: float = 10.0  # long, so that all are in sync at rest
     fail_after_s: float = 1.0
     read_lease_s: float = 0.25
     keep_log_bytes: int = 1024 * 1024
@@ -94,7 +94,7 @@ class Profile:
     wall_clocks_set: bool = False  # whether they are wrong by less than a day, as backups need
     clock_step_rate: float = 0.0  # of the wall clocks of memory nodes
     slow_disk_rate: float = 0.0  # of members whose syncs take longer for a while
-    slow_link_rate: float = 0.0  # of processes to whom, or from whom, messages take longer
+    slow_link_rate: float = 0.0  # of processes to and from which messages take longer
     slow_link_s_max: float = 1.0
     swizzle_rate: float = 0.0  # of links clogged one by one, and released in another order
     bouts: int = 0  # of faults; after each, progress is demanded while clients go on

@@ -1,9 +1,9 @@
 """Under load, work goes on within a bounded time after whatever disturbed it is over.
 
-At rest everything settles by itself, because nobody wants anything.  Here clients never stop:
-faults strike in bouts, and after each bout every word that clients write must be written anew
-within the time that the protocol's own times add up to.  Locks that nobody releases keep one word
-from that; a primary that nobody replaces keeps all words of its memory node from it.
+At rest everything settles by itself, because no client asks for anything.  Here clients never
+stop: faults strike in bouts, and after each bout every word that clients write must be written anew
+within the time that the protocol's own times add up to.  Locks that are never released keep one
+word from that; a primary that is never replaced keeps all words of its memory node from it.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def progress_within(profile: Profile) -> float:
 
     Each term is waited for at most once, one after another, by the slowest of all clocks:
 
-    * whoever is down comes back, and registers;
+    * a member or manager that is down comes back, and registers;
     * one manager of several takes the lead;
     * a primary that fell silent just before the end is replaced, its heir waits for the lease and
       for read locks, and for what is in doubt, and does without a replica that is not back;

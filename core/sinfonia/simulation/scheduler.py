@@ -29,11 +29,12 @@ class Scheduler:
 
     def run(self, *, until: float, stop: Callable[[], bool]) -> bool:
         """Let time pass until ``stop()`` holds, at the latest until ``until``; whether it holds."""
+        heap, pop = self._heap, heapq.heappop
         while not stop():
-            if not self._heap or self._heap[0][0] > until:
+            if not heap or heap[0][0] > until:
                 self.now = until
                 return stop()
-            self.now, _, callback, arguments = heapq.heappop(self._heap)
+            self.now, _, callback, arguments = pop(heap)
             self.steps += 1
             callback(*arguments)
         return True

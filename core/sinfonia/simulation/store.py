@@ -56,7 +56,7 @@ class SimulatedStore:
         return self._snapshot.revision if swapped else None
 
     def campaign(self, name: str) -> str:
-        """Who leads; ``name`` if nobody else does.  Raises StoreUnavailable."""
+        """The name of the leader: ``name`` if there was none.  Raises StoreUnavailable."""
         self._reach(name)
         now = self._scheduler.now
         if self.leader == name or now >= self._leader_until:
@@ -74,7 +74,7 @@ class SimulatedStore:
 
     def _reach(self, name: str) -> None:
         if name in self.away_from:
-            raise StoreUnavailable("nobody answers")
+            raise StoreUnavailable("the store does not answer")
 
 
 class StoreClient:

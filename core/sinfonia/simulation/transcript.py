@@ -1,4 +1,4 @@
-"""Messages in a few words, for whoever reads the trace of a failed run."""
+"""Messages in a few words, for the trace of a failed run."""
 
 from collections.abc import Iterable
 

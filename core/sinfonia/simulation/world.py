@@ -1,7 +1,7 @@
 """A coordinator joined to participants by a wire that a test can hold, cut and replay.
 
 Each memory node is served by one member at a time; it can be made to fail over to another, and then
-the test decides who hears of it, and when.
+the test decides which process hears of it, and when.
 """
 
 import random
@@ -49,7 +49,7 @@ class World:
     """Memory nodes, one coordinator and what is on the way between them.
 
     ``harnesses`` are the members that serve; ``wrong_config`` says of members that are over, by
-    endpoint, whom they take for the primary; who is in ``overloaded`` votes BAD_LOAD.
+    endpoint, which primary they name; memory nodes in ``overloaded`` vote BAD_LOAD.
     """
 
     def __init__(self, nodes: int = 2, *, sessions: SessionLimits | None = None) -> None:

@@ -151,7 +151,7 @@ class Worker(threading.Thread):
                 with self._progress:
                     self.done += 1
                     self._progress.notify_all()
-        except Exception as error:  # noqa: BLE001 - whoever waits for it raises it
+        except Exception as error:  # noqa: BLE001 - the thread that waits for it raises it
             with self._progress:
                 self.error = error
                 self._progress.notify_all()
@@ -332,7 +332,7 @@ def entry_address(teller: int, number: int) -> int:
 
 
 def main() -> None:
-    """Work as one teller until somebody kills it."""
+    """Work as one teller until the process is killed."""
     endpoint, teller = sys.argv[1], int(sys.argv[2])
     with connect_blocking(endpoint) as cluster:
         desk = Desk(cluster, teller)

@@ -149,7 +149,7 @@ class ModelCluster:
         return Watch(lambda waiter: self._begin_watch(node, address, length, waiter), self._unwatch)
 
     def touch(self, node: int, address: int, length: int) -> None:
-        """Give everybody a hint who watches bytes of this range; execution does it, tests may."""
+        """Give a hint to all watches of bytes in this range; execution does it, tests may."""
         for watched in self.watches.values():
             start, end = watched.at.address, watched.at.address + watched.at.length
             if watched.node == node and start < address + length and address < end:

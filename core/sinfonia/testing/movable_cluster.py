@@ -39,7 +39,7 @@ class End(Enum):
 
     KILLED = "killed"  # connections to it are refused
     SILENT = "silent"  # it takes messages, and nothing comes of them
-    OVER = "over"  # it says who is primary
+    OVER = "over"  # it names the primary
     MUTE_AT_LAST = "mute at last"  # as KILLED, but what came last was executed and not answered
 
 
@@ -53,7 +53,9 @@ class _Member:
         self.endpoint = self.socket.get(zmq.LAST_ENDPOINT).decode()  # type: ignore[union-attr]  # bytes
         self.harness = harness
         self.silent = False
-        self.primary: MemoryNodeEntry | None = None  # who is, if it knows that it is over
+        self.primary: MemoryNodeEntry | None = (
+            None  # the primary, if it knows that its own time is over
+        )
 
 
 class MovableCluster:

@@ -1,7 +1,7 @@
-"""Hosts for real processes on one machine: network namespaces on a bridge that nobody else sees.
+"""Hosts for real processes on one machine: network namespaces on a bridge of their own.
 
 What is cut is cut at the sender, whose frames to the receiver then go to a hardware address that
-nobody has.  So they are lost without a word, as in a network that fails, in one direction only.
+no host has.  So they are lost without a word, as in a network that fails, in one direction only.
 
 A process belongs to the host whose namespace the thread that started it was in.  The test itself is
 a host as well, while it is ``inside``.
@@ -20,7 +20,7 @@ TEST: Final = "test"
 
 _BRIDGE = "bridge0"
 _DEVICE = "eth0"
-_NOBODY = "02:00:00:00:00:fe"
+_NO_HOST = "02:00:00:00:00:fe"
 _COMMAND_TIMEOUT = 10.0
 
 # <linux/sched.h>; Python 3.11 knows neither the number nor the call.
@@ -63,11 +63,11 @@ class Network:
     def cut(self, sender: str, receiver: str) -> None:
         """What ``sender`` sends to ``receiver`` is lost from now on."""
         self._cut.add((sender, receiver))
-        entry = [self.addresses[receiver], "lladdr", _NOBODY, "dev", _device(sender)]
+        entry = [self.addresses[receiver], "lladdr", _NO_HOST, "dev", _device(sender)]
         _ip(self._namespace(sender), "neighbour", "replace", *entry, "nud", "permanent")
 
     def heal(self) -> None:
-        """Everybody reaches everybody."""
+        """Every host reaches every other."""
         while self._cut:
             sender, receiver = self._cut.pop()
             entry = [self.addresses[receiver], "dev", _device(sender)]
@@ -90,7 +90,7 @@ class Network:
 
 @contextmanager
 def private_network(hosts: Iterable[str]) -> Iterator[Network]:
-    """A network of these hosts and the test; whoever uses it must be root."""
+    """A network of these hosts and the test; the process that uses it must be root."""
     with ExitStack() as stack:
         yield Network(list(hosts), stack)
 

@@ -26,9 +26,9 @@ class Fate(Enum):
 
     DONE = "done"
     NOT_EXECUTED = "a definite error: it did not happen"
-    UNKNOWN_DONE = "it happened, and nobody was told"
-    UNKNOWN_NEVER = "it did not happen, and nobody was told"
-    UNKNOWN_LATE = "nobody was told, and it may happen later"
+    UNKNOWN_DONE = "it happened, and the client was not told"
+    UNKNOWN_NEVER = "it did not happen, and the client was not told"
+    UNKNOWN_LATE = "the client was not told, and it may happen later"
 
 
 FAULTS = tuple(fate for fate in Fate if fate is not Fate.DONE)
@@ -75,7 +75,7 @@ class Stage:
         return Actor(Drive(steps, float("inf")))
 
     def step(self, actor: Actor[Any], fate: Fate = Fate.DONE) -> None:
-        """Let it take its next step; a pause makes time pass for everybody."""
+        """Let it take its next step; a pause makes time pass for all operations."""
         assert not actor.over
         step = actor.drive.step
         try:
@@ -103,7 +103,7 @@ class Stage:
         return self.finish(self.begin(steps))
 
     def abandon(self, actor: Actor[Any]) -> None:
-        """Whoever did it is dead."""
+        """The client of this operation is dead."""
         actor.abandoned = True
 
     def arrive(self, index: int) -> Result:

@@ -145,7 +145,7 @@ def test_a_read_of_a_write_that_was_not_executed_is_illegal() -> None:
     assert verdict(refused, operation((3, 4), read={"x": b"\0"})) is OK
 
 
-def test_a_read_of_bytes_that_nobody_wrote_is_illegal() -> None:
+def test_a_read_of_bytes_that_were_never_written_is_illegal() -> None:
     assert verdict(operation((1, 2), read={"x": b"9"})) is ILLEGAL
 
 
@@ -378,7 +378,7 @@ def test_a_recorder_keeps_what_never_returned_as_unknown() -> None:
     assert recorder.operations[done].invoked_at < (recorder.operations[done].returned_at or 0)
 
 
-def test_outcomes_that_nobody_knows_are_no_reason_to_give_up() -> None:
+def test_unknown_outcomes_are_no_reason_to_give_up() -> None:
     """Each of them may have happened, and what was seen needs none: all their orders are too many
     to try."""
     rng = random.Random(1)

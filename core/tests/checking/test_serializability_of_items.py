@@ -58,7 +58,7 @@ WORDS = (
 
 
 def _add(at: int, met: int | None, delta: int = 1, word: Extent = WORDS[0]) -> Operation:
-    """An add that returned before the next moment; nobody knows what it met if that is None."""
+    """An add that returned before the next moment; what it met is not known if that is None."""
     outcome = Outcome.UNKNOWN if met is None else Outcome.COMMITTED
     return Operation(
         at,

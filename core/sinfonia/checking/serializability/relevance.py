@@ -1,10 +1,11 @@
-"""What nobody can have seen needs no place in the order.
+"""A step that no other can have seen needs no place in the order.
 
 A minitransaction of unknown outcome matters only if it may have set what some other that matters
-has seen.  For a write that is plain: these very bytes were seen, or somebody inspected the place,
-who knows with what result.  An add of unknown outcome is part of a sum: it matters if what was
-seen is a *base* (what is there at the start, or was written) plus the deltas of some adds, of which
-it is one.  Most sums of wide integers that can be thought of were never seen by anybody.
+has seen.  For a write that is plain: these very bytes were seen, or a condition or an update
+inspected the place, with a result that depends on what was there.  An add of unknown outcome is
+part of a sum: it matters if what was seen is a *base* (what is there at the start, or was written)
+plus the deltas of some adds, of which it is one.  Most sums of wide integers that can be thought of
+were never seen by any step.
 
 That holds for a word that is always written as a whole; of one that others overlap in part, all
 that touches it is kept, and so it is where there are too many sums to try.
@@ -24,7 +25,7 @@ Word = tuple[int, ...]  # its cells, the lowest bytes first
 def relevant(
     steps: Sequence[Step], state: Sequence[int], bytes_of: Callable[[int], bytes]
 ) -> list[Step]:
-    """The definite ones of ``steps``, and the possible ones that they see, or whom those see in
+    """The definite ones of ``steps``, and the possible ones that they see, or that those see in
     turn, each with what it ``may_set``; ``state`` are the tokens at the start."""
     return _Relevance(steps, state, bytes_of).find()
 
@@ -43,7 +44,7 @@ class _Relevance:
         self._cells = {cell for word in self._words for cell in word}
         self._seen: dict[int, set[int]] = {}  # tokens by cell
         self._inspected: set[int] = set()
-        # Of tokens that were seen: whose adds may have led to it.
+        # Of tokens that were seen: the steps whose adds may have led to it.
         self._adders: dict[int, set[int]] = {}
 
     def find(self) -> list[Step]:
@@ -85,7 +86,7 @@ class _Relevance:
         return any(cell in seen and cell not in self._cells for cell in step.touches)
 
     def _whole_words(self) -> set[Word]:
-        """The words to which is added, and which nobody changes but as a whole."""
+        """The words to which is added, and which are only ever changed as a whole."""
         words = {word for step in self._steps for word, _ in step.adds}
         for step in self._steps:
             added = {word for word, _ in step.adds}
@@ -118,10 +119,10 @@ class _Relevance:
             if self._sets_whole(step, word):
                 bases.setdefault(self._value(word, dict(step.sets)), []).append(index)
         if len(bases) << len(adders) > SUMS_MAX:
-            everybody = {index for index, _ in adders}
+            every_adder = {index for index, _ in adders}
             for cell in word:
-                self._adders |= dict.fromkeys(self._seen.get(cell, ()), everybody)
-            return everybody.union(*bases.values())
+                self._adders |= dict.fromkeys(self._seen.get(cell, ()), every_adder)
+            return every_adder.union(*bases.values())
         found: set[int] = set()
         parts = self._seen_parts(word)
         for total, members in _sums(adders):
@@ -150,7 +151,7 @@ class _Relevance:
 
 
 def _sums(adders: Sequence[tuple[int, int]]) -> Iterator[tuple[int, Iterable[int]]]:
-    """All sums of some deltas of ``adders``, and whose they are."""
+    """All sums of some deltas of ``adders``, and of which adders each is."""
     for chosen in range(1 << len(adders)):
         members = [each for at, each in enumerate(adders) if chosen >> at & 1]
         yield sum(delta for _, delta in members), [index for index, _ in members]

@@ -5,12 +5,12 @@ The search of Wing and Gong with Lowe's memory of what has been tried, for minit
 * Memory is cut into *cells* at the borders of all items, so that items may overlap freely, and a
   (cell, bytes) pair is numbered as a *token*.  A state is a tuple of tokens, one per cell.
 * A step needs tokens (what its compares expected and its reads returned) and sets tokens.
-* Where that depends on what is there (conditions, and updates that nobody knows the answer of), a
+* Where that depends on what is there (conditions, and updates whose answer is not known), a
   step *looks* at cells, and its *effect* says what it sets, in the cells that it *touches*, or that
   it cannot come there.
 * A step may come next only if no other step that is still to be placed returned before it began.
 * A step that sets nothing is placed as soon as it may come next and finds what it needs: whatever
-  order comes after, moving it to here changes nothing for anybody else.
+  order comes after, moving it to here changes nothing for the others.
 * A token that a definite step still needs may be overwritten only if someone can set it again.
 * A set of placed steps and the state it led to is never explored twice, nor is the same set with
   more possible steps that led to the same state.
@@ -233,7 +233,7 @@ class Search:
             outcome = step.effect(tokens)
             if outcome is not None:
                 outcome += step.sets
-                # Nobody has thought of some of these bytes before.
+                # Some of these bytes may be new to the search.
                 unheard_of = max((token + 1 for _, token in outcome), default=0)
                 for counts in (self.observers, self.writers):
                     counts.extend([0] * (unheard_of - len(counts)))

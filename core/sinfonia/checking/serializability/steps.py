@@ -4,7 +4,7 @@ The encoder turns operations into the steps of a search: cells and tokens instea
 client was told makes a step that needs certain tokens and sets others, whatever else is there: an
 add that met 7 needs 7.  The rest is left to a *trial*, which is made wherever the search puts the
 step: whether conditions hold there, whether a ring has room, and what becomes of the bytes under
-an add or append of which nobody knows what it met.
+an add or append whose answer is not known.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -128,7 +128,7 @@ class Encoder:
     def _open_step(
         self, operation: Operation, returned_at: int, needs: "Needs", trial: "Trial"
     ) -> Step:
-        """Nobody knows what its updates met."""
+        """It is not known what its updates met."""
         written = View(self, {})
         for item in operation.writes:
             written.write(*item)

@@ -113,9 +113,10 @@ class Minitransactions:
 
     @property
     def done(self) -> bool:
-        return self.budget.left <= 0 and not any(
-            client.unfinished for client in self._clients if client.alive
-        )
+        # Asked after each step of a run, so the usual answer comes first.
+        if self.budget.left > 0:
+            return False
+        return not any(client.unfinished for client in self._clients if client.alive)
 
     @property
     def words(self) -> Sequence[Extent]:

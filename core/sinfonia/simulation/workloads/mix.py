@@ -2,8 +2,8 @@
 
 All of them touch a few hot bytes of every memory node, or its small ring, so that conflicts are the
 rule.  What they write is unique where it is wide enough, and so is what an add leaves behind, so
-that whoever reads it knows who wrote it; what they compare is what their client believes to be
-there, which often enough is still true.
+that a value that is read tells which minitransaction wrote it; what they compare is what their
+client believes to be there, which often enough is still true.
 """
 
 import random
@@ -375,6 +375,6 @@ class Mix:
     def _write(self, minitransaction: Minitransaction[Any], extent: Extent) -> None:
         self._written += 1
         unit = min(extent.length, WORD_BYTES)
-        value = self._written % (256**unit - 1) + 1  # never zeros, which nobody wrote
+        value = self._written % (256**unit - 1) + 1  # never zeros, which are there at the start
         data = value.to_bytes(unit) * (extent.length // unit + 1)
         minitransaction.write(extent.node, extent.address, data[: extent.length])

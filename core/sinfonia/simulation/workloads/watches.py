@@ -1,9 +1,9 @@
 """Readers that rely on hints, and writers, on a simulated cluster under every fault.
 
 Each memory node has one watched word.  Writers put in it, at one memory node or at all at once,
-values that nobody wrote before; readers watch all words and read one only after a hint, and after
-a slow poll if they are given one.  A reader may believe something old for a while, but not for
-good: when everything is mended and at rest, all have read what is there.
+values that were never there before; readers watch all words and read one only after a hint, and
+after a slow poll if they are given one.  A reader may believe something old for a while, but not
+for good: when everything is mended and at rest, all have read what is there.
 
 Then hints are tried one by one: as they come, with the hint of one commit lost, and without any.
 After all memory nodes have lost their power, hints come as before.
