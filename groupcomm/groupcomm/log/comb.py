@@ -77,6 +77,9 @@ class Comb:
         self._unknown = False
         # Appended by a turn whose answer told nothing of the tail: the next turn tells.
         self._unseen: Portion | None = None
+        # Settled, and to be told by the turn that ends next.
+        self._ordered: list[Ordered] = []
+        self._refused: list[Refused] = []
         # Appended, at positions that are not known yet: (sequence, tickets).
         self._unplaced: deque[tuple[int, range]] = deque()
         self._reach = limits.reach_min
@@ -110,7 +113,7 @@ class Comb:
         It is if there is something to append or to read, if the outcome of the last turn is not
         known, or if other writers may need the cursor to be reported.
         """
-        if self._posting or self._prepared is not None:
+        if self._posting or self._prepared is not None or self._ordered or self._refused:
             return True
         return self.reads and (self._arrivals.more or self._owes_report())
 
@@ -124,14 +127,16 @@ class Comb:
         ``receive``: False if the program cannot take more entries at the moment; then none come,
         and its cursor stays where it is.  Raises Expelled, from then on always; NotExecuted and
         OutcomeUnknown, after which the next turn goes on with what this one was about;
-        DamagedEntry or NotFormatted.
+        DamagedEntry or NotFormatted.  It may be closed at any step, as by a caller that is
+        cancelled: the next turn goes on likewise.
         """
         if self._ended is not None:
             raise self._ended
         try:
             prepared = self._prepared = self._prepared or self._prepare(receive=receive)
             result = yield from execute(prepared.t)
-        except OutcomeUnknown:
+        except (OutcomeUnknown, GeneratorExit):
+            # GeneratorExit: the caller was cancelled, and does not wait for the answer.
             self._unknown = True
             raise
         except NotExecuted:
@@ -145,17 +150,18 @@ class Comb:
         happened = self._judge(prepared, result)
         if result.reads:
             self._receive(prepared, result)
-        ordered: list[Ordered] = []
-        refused: list[Refused] = []
         holding_up: tuple[int, ...] = ()
         if happened is None:
-            self._on_not_happened(prepared, result, refused)
+            self._on_not_happened(prepared, result)
         else:
-            self._on_happened(prepared, happened, result, ordered, refused)
+            self._on_happened(prepared, happened, result)
             holding_up = yield from self._make_room(result)
+        # No step below: if the caller is cancelled in one, the next turn tells all of it.
         entries = self._arrivals.complete()
-        self._place(entries, ordered)
-        return Turn(entries, ordered, refused, holding_up)
+        self._place(entries)
+        turn = Turn(entries, self._ordered, self._refused, holding_up)
+        self._ordered, self._refused = [], []
+        return turn
 
     def check_invariants(self) -> None:
         """What is true between any two turns."""
@@ -248,7 +254,8 @@ class Comb:
 
     def _expelled(self, prepared: Prepared, generation: int, sequence: int) -> Expelled:
         """What the writer is told whose record has ``generation`` and ``sequence`` now."""
-        appended = [ticket for _, tickets in self._unplaced for ticket in tickets]
+        untold = [each.tickets for each in self._ordered] + [each[1] for each in self._unplaced]
+        appended = [ticket for tickets in untold for ticket in tickets]
         in_doubt = range(0)
         first = self._posting.settled
         last = prepared.instead_of or prepared
@@ -279,7 +286,7 @@ class Comb:
         self._reach = max(self.limits.reach_min, min(self.limits.reach_max, 2 * found))
         self._posting.area.note_trimmed(arrivals.trimmed)
 
-    def _on_not_happened(self, prepared: Prepared, result: Result, refused: list[Refused]) -> None:
+    def _on_not_happened(self, prepared: Prepared, result: Result) -> None:
         """The log is full, or a rider does not hold.
 
         If an earlier copy may still happen, a turn instead of it settles that; it carries nothing.
@@ -296,16 +303,9 @@ class Comb:
             return
         self._prepared = None
         if not is_full:
-            refused.append(Refused(self._posting.refuse_next(), result))
+            self._refused.append(Refused(self._posting.refuse_next(), result))
 
-    def _on_happened(
-        self,
-        prepared: Prepared,
-        happened: Prepared,
-        result: Result,
-        ordered: list[Ordered],
-        refused: list[Refused],
-    ) -> None:
+    def _on_happened(self, prepared: Prepared, happened: Prepared, result: Result) -> None:
         """``happened``, which is ``prepared`` or the turn that it was instead of, has happened."""
         self._prepared, self._unknown = None, False
         self.record = happened.after
@@ -313,13 +313,13 @@ class Comb:
         unseen, self._unseen = self._unseen, None
         portion = happened.portion if unseen is None else unseen
         if prepared is happened and prepared.refusal is not None:
-            refused.append(Refused(self._posting.refuse_next(), prepared.refusal))
+            self._refused.append(Refused(self._posting.refuse_next(), prepared.refusal))
         elif portion is None:
             return
         elif not portion.appends:
             self._posting.on_uploaded(portion)
         elif result.committed and unseen is None:
-            ordered.append(self._appended(portion, result))
+            self._ordered.append(self._appended(portion, result))
         elif not result.reads:
             self._unseen = portion
         else:
@@ -328,7 +328,7 @@ class Comb:
             if self.reads:
                 self._unplaced.append((portion.draft.head.sequence, tickets))
             else:
-                ordered.append(Ordered(tickets, None))
+                self._ordered.append(Ordered(tickets, None))
 
     def _appended(self, portion: Portion, result: Result) -> Ordered:
         """The turn was answered: this is where the entry is."""
@@ -339,14 +339,14 @@ class Comb:
             self._arrivals.put(position, portion.draft.head, portion.draft.body)
         return Ordered(tickets, position, result if portion.draft.rider is not None else None)
 
-    def _place(self, entries: Sequence[Entry], ordered: list[Ordered]) -> None:
+    def _place(self, entries: Sequence[Entry]) -> None:
         """Find the positions of entries to whose turns the answers were lost."""
         if not self._unplaced:
             return
         for entry in entries:
             own = (entry.writer, entry.generation) == (self.writer, self.record.generation)
             if own and self._unplaced and entry.sequence == self._unplaced[0][0]:
-                ordered.append(Ordered(self._unplaced.popleft()[1], entry.position))
+                self._ordered.append(Ordered(self._unplaced.popleft()[1], entry.position))
 
     # --- trimming -------------------------------------------------------------------------------
 

@@ -161,6 +161,48 @@ def test_a_turn_with_an_unknown_outcome_is_taken_again(fate: Fate, size: int) ->
     assert heard == received
 
 
+@pytest.mark.parametrize("executed", [True, False])
+def test_a_turn_that_is_cancelled_is_taken_again(executed: bool) -> None:
+    table = Table()
+    ann = table.comb()
+    ann.post(b"1")
+    actor = table.stage.begin(ann.turn())
+    if executed:
+        assert isinstance(actor.drive.step, Minitransaction)
+        table.stage.execute(actor.drive.step)
+    actor.drive.close()
+    assert ann.due
+    turns = []
+    while ann.due:
+        turns.append(table.turn(ann))
+    assert [part for turn in turns for part in parts(turn)] == [b"1"]
+    assert [each for turn in turns for each in turn.ordered] == [Ordered(range(1), 0)]
+
+
+def test_what_a_turn_brought_is_told_by_the_next_if_it_is_cancelled_while_it_trims() -> None:
+    table = Table(Shape(slots=16, slot_bytes=128, writers=1, area_bytes=0))
+    ann = table.comb()
+    heard: list[bytes] = []
+    told: list[int] = []
+    cancelled = set()
+    for k in range(60):
+        ann.post(b"%d" % k)
+        while ann.due:
+            actor = table.stage.begin(ann.turn())
+            table.stage.step(actor)
+            if not actor.over and k not in cancelled:
+                # It trims now; what it has brought is not told yet.
+                actor.drive.close()
+                cancelled.add(k)
+                continue
+            table.stage.finish(actor)
+            heard += parts(actor.value)
+            told += [ticket for each in actor.value.ordered for ticket in each.tickets]
+    assert len(cancelled) > 5
+    assert heard == [b"%d" % k for k in range(60)]
+    assert told == list(range(60))
+
+
 def test_a_turn_that_was_not_executed_is_made_anew() -> None:
     table = Table()
     ann = table.comb()

@@ -1,8 +1,8 @@
 """Writers of one log, step by step in every order and under every fault, judged by the checker.
 
-Steps fail or are lost, minitransactions come late, programs crash and take up what they had, claims
-are ended under live programs, riders on another memory node hold or do not, and the ring and the
-areas are so small that they wrap all the time.
+Steps fail or are lost, minitransactions come late, turns are cancelled, programs crash and take up
+what they had, claims are ended under live programs, riders on another memory node hold or do not,
+and the ring and the areas are so small that they wrap all the time.
 """
 
 import random
@@ -152,6 +152,22 @@ class World:
             self._tell_expelled(program, error)
         if program.comb is not None:
             program.comb.check_invariants()
+
+    def cancel(self, program: Program, fate: Fate) -> None:
+        """The program stops waiting for its turn in the middle, and will take another."""
+        actor, program.turn = program.turn, None
+        if actor is None:
+            return
+        step = actor.drive.step
+        if fate is Fate.DONE or fate is Fate.UNKNOWN_DONE:
+            assert isinstance(step, Minitransaction)
+            self.stage.execute(step)
+        elif fate is Fate.UNKNOWN_LATE:
+            assert isinstance(step, Minitransaction)
+            self.stage.late.append(step)
+        actor.drive.close()
+        assert program.comb is not None
+        program.comb.check_invariants()
 
     def crash(self, program: Program) -> None:
         """The program comes back under its name, with its cursor, and knows nothing else."""
@@ -308,6 +324,7 @@ acts = st.one_of(
     st.tuples(st.just("flip"), st.just(0), st.none()),
     st.tuples(st.just("arrive"), st.integers(0, 5), st.none()),
     st.tuples(st.just("crash"), programs, st.none()),
+    st.tuples(st.just("cancel"), programs, st.sampled_from(Fate)),
     st.tuples(st.just("expel"), programs, fates),
 )
 
@@ -328,6 +345,9 @@ def carry_out(world: World, act: str, number: int, detail: object) -> None:
         (world.post if act == "post" else world.ride)(program, detail)
     elif act == "crash":
         world.crash(program)
+    elif act == "cancel":
+        assert isinstance(detail, Fate)
+        world.cancel(program, detail)
     else:
         assert isinstance(detail, Fate)
         world.expel(program, detail)
@@ -361,7 +381,9 @@ def random_world(seed: int, steps: int) -> World:
             world.ride(program, rng.choice(SIZES))
         elif chance < 0.31:
             world.flip()
-        elif chance < 0.34:
+        elif chance < 0.31 + faults / 10:
+            world.cancel(program, rng.choice(list(Fate)))
+        elif chance < 0.37:
             world.arrive(rng.randrange(1000))
         else:
             world.step(program, rng.choice(FAULTS) if rng.random() < faults else Fate.DONE)
