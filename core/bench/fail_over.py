@@ -1,4 +1,4 @@
-"""How long nobody is served when a primary is killed: from kill -9 to the first success.
+"""How long no client is served when a primary is killed: from kill -9 to the first success.
 
 Counted is the first write that began after the kill, so that no answer that was already on its way
 passes for a fail-over.  Between two trials the killed member comes back and catches up.

@@ -1,4 +1,4 @@
-"""Nobody waits for a checkpoint: how long writes take while one runs, and without any.
+"""Writers do not wait for a checkpoint: how long writes take while one runs, and without any.
 
 The same load on two clusters in turns: one makes a checkpoint whenever its log has grown by a few
 megabytes, and the other never does.

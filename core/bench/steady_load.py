@@ -89,7 +89,7 @@ def fill(cluster: LocalCluster, total_bytes: int, *, piece_bytes: int = PIECE_BY
 
 
 def look(cluster: LocalCluster) -> tuple[MemoryNodeEntry, dict[str, Status]]:
-    """Who is who at the memory node, and what each process that is up says, by name."""
+    """The members of the memory node, and what each process that is up says, by name."""
     with Observer(cluster.endpoints.values()) as observer:
         sight = observer.look()
     entry = None if sight.directory is None else sight.directory.entry(MemoryNodeId(0))

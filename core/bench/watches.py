@@ -1,8 +1,8 @@
-"""What watches cost: a commit that nobody watches, one among ten thousand of them, their memory.
+"""What watches cost: a commit without a watch, one among ten thousand of them, their memory.
 
 One memory node's participant without network or disk, so that nothing else hides the cost.  "No
-watch" is what a commit costs that nobody watches; it looks at one attribute, and what that look
-costs by itself is the next figure.  Prints JSON.
+watch" is what a commit costs whose bytes are not watched; it looks at one attribute, and what that
+look costs by itself is the next figure.  Prints JSON.
 
     python core/bench/watches.py [--watches N] [--rounds N]
 """
@@ -148,7 +148,7 @@ def main() -> None:
             "10k watched words, one of them written": best(rounds, lambda: commit_ns(spread, 4096)),
         },
         "touch_ns": {
-            "a word that nobody watches": best(rounds, lambda: touch_ns(watches, 64, WORD)),
+            "a word without a watch": best(rounds, lambda: touch_ns(watches, 64, WORD)),
             "a watched word": best(rounds, lambda: touch_ns(watches, 4096, WORD)),
             "a page of 512 watched words": best(
                 rounds, lambda: touch_ns(elsewhere.watches, 4096, 4096)

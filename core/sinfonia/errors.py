@@ -12,7 +12,7 @@
     |   |-- Overloaded                a limit of a memory node was reached until the deadline
     |   `-- Refused                   a memory node will not do it; of a watch: it has too many
     |-- OutcomeUnknown            unknown: it may have happened; ``tid`` can be asked about
-    |-- Unreachable               definite: nobody answered who should, at connect or to a question
+    |-- Unreachable               definite: no answer from any process asked, at connect or later
     |-- ConfigError               a configuration file or option is wrong; says which and how
     |-- StorageError              a data directory cannot be used; says why and what to do
     |   |-- DamagedData               what was synced is not there any more, or not as it was
@@ -85,7 +85,7 @@ class OutcomeUnknown(SinfoniaError):
 
 
 class Unreachable(SinfoniaError):
-    """Nobody answered who should, within the time allowed; the message says where."""
+    """No process that was asked answered within the time allowed; the message says where."""
 
 
 class ConfigError(SinfoniaError):

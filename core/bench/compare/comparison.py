@@ -116,7 +116,7 @@ def compare_throughput(
                 seconds=turn / 2
             )  # caches fill, and redis-benchmark learns how much to ask for
         for number in range(ROUNDS):
-            # There and back, so that nobody is always first.
+            # There and back, so that no system is always first.
             for each in contestants if number % 2 == 0 else reversed(contestants):
                 turns.setdefault((each.system, each.client), []).append(each.drive(seconds=turn))
     for each in contestants:

@@ -1,4 +1,4 @@
-"""``python -m bench.contention``: many who want the same bytes."""
+"""``python -m bench.contention``: many clients that want the same bytes."""
 
 from pathlib import Path
 

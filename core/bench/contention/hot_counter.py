@@ -1,9 +1,9 @@
 """Many clients add to one counter, and some of them hold its lock for a round.
 
 A minitransaction on one memory node takes no locks that others could meet.  One over two memory
-nodes does, from its first round to its second; who meets them backs off and tries again, or, with
-``lock_wait``, queues at the memory node.  So the share of those over two memory nodes is what
-makes the counter hot.
+nodes does, from its first round to its second; a client that meets them backs off and tries again,
+or, with ``lock_wait``, queues at the memory node.  So the share of those over two memory nodes is
+what makes the counter hot.
 """
 
 import random

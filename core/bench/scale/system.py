@@ -33,7 +33,7 @@ from sinfonia.protocol.participant_state import LiveParticipantState
 from sinfonia.simulation.scheduler import Scheduler
 from sinfonia.transport.codec import encode_replies, encode_requests
 
-# Who fails is another simulation's business: no call here comes near its deadline.
+# Failures are another simulation's business: no call here comes near its deadline.
 NEVER = math.inf
 
 # The programs of an application node begin within this time of each other (seconds).

@@ -204,7 +204,7 @@ class Connection:
         self._settle()
 
     def _settle(self) -> bool:
-        """Tell whoever counts them of the calls that are over; whether there were any.
+        """Report the calls that are over to the metrics; whether there were any.
 
         They may be another's than that which drives the wire now: the thread may execute something
         while it prepares a pipeline, and calls that it has abandoned end in their own time.

@@ -157,7 +157,7 @@ class Drive(Generic[T]):
         self._advance(lambda: self._steps.throw(error))
 
     def close(self) -> None:
-        """Nobody drives it on: if the operation is not over its ``finally`` blocks run now."""
+        """It is not driven on: if the operation is not over its ``finally`` blocks run now."""
         self._steps.close()
 
     def _advance(self, resume: Callable[[], Step]) -> None:

@@ -14,7 +14,7 @@ import anyio.lowlevel
 
 
 class Waiter(Protocol):
-    """One task waits until somebody says ``set``, which may come first or more than once."""
+    """One task waits until another calls ``set``, which may come first or more than once."""
 
     def set(self) -> None: ...
 

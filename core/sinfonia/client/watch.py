@@ -40,8 +40,8 @@ class Watch:
         self._end = end
         self._watched: Watched | None = None
         self._changed = anyio.Event()
-        # The version that each task has been told of; who follows on a task that has ended read
-        # later than that one was told.
+        # The version that each task has been told of; a task that follows on one that has ended
+        # read later than that one was told.
         self._told: dict[int, int] = {}
 
     async def __aenter__(self) -> Self:

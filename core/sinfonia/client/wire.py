@@ -8,7 +8,7 @@ message came while we were sending.  So every ``flush`` ends by asking whether o
 
 When a memory node is served elsewhere, its socket is replaced.  The old one stays open until the
 driver, which may be waiting for its descriptor, has let go of it and closes it: a descriptor that
-is closed under a waiter may come back as somebody else's.
+is closed under a waiter may come back as another socket's.
 """
 
 import math
@@ -255,7 +255,7 @@ class Wire:
             try:
                 socket = connect_dealer(self._context, entry.endpoint, self._keys)
             except ConfigError:
-                continue  # nobody can be there; the next directory may know better
+                continue  # no memory node can be there; the next directory may know better
             if node in self._sockets:
                 open_still = [each for each in self._replaced if not each.closed]
                 self._replaced = [*open_still, self._sockets[node]]

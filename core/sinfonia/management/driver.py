@@ -2,7 +2,7 @@
 
 Stored before told: a StoreDirectory is in the store before any effect after it is carried out.  If
 the store refuses or is silent, those effects are dropped, and the manager goes on with what is
-stored; whoever waits for an answer asks again.
+stored; a process that waits for an answer asks again.
 """
 
 import logging

@@ -24,7 +24,7 @@ _NOT_FOUND = 5
 
 
 class Held(NamedTuple):
-    """A key that somebody else holds, and the lease that it goes away with."""
+    """A key that another manager holds, and the lease that it goes away with."""
 
     value: bytes
     lease: int

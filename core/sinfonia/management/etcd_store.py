@@ -21,13 +21,13 @@ from sinfonia.protocol.membership.messages import Directory
 log = logging.getLogger(__name__)
 
 # Seconds that one call to one member of etcd may take.  Twice a common election timeout of etcd's
-# would be safer, but a manager that waits probes nobody.
+# would be safer, but a manager that waits probes no member.
 CALL_TIMEOUT = 1.0
 
 # How often (seconds) a manager reads what others changed, and extends its lease of LEASE_TTL.
 WATCH_EVERY = 0.5
 
-# An etcd that nobody could reach for so long is away: changes are refused without asking.
+# An etcd that this manager could not reach for so long is away: changes are refused without asking.
 AWAY_AFTER = 2.0
 
 
@@ -149,7 +149,7 @@ class _Watcher(threading.Thread):
     def _look(self) -> None:
         now = time.monotonic()
         try:
-            # Who has just become leader must know what was stored before, so this order.
+            # A manager that has just become leader must know what was stored before, so this order.
             leadership = self._election.campaign(now)
             snapshot = self._gateway.read(self._key)
         except StoreUnavailable as error:

@@ -1,4 +1,4 @@
-"""The manager on real sockets: a ROUTER for whoever asks, a DEALER to every member.
+"""The manager on real sockets: a ROUTER for those that ask, a DEALER to every member.
 
 See ``driver`` for the order in which things happen.
 """
@@ -163,9 +163,9 @@ class ManagerServer:
         if isinstance(request, GetStatus):
             return [ReplyTo(route, self._status(now))]
         if isinstance(request, ManagementRequest):
-            # The directory would stop whoever reads an impossible place there, and for good.
+            # An impossible place in the directory would stop each process that reads it, for good.
             if isinstance(request, Register) and not is_connectable(request.endpoint):
-                raise ProtocolError(f"nobody can connect to {request.endpoint!r}")
+                raise ProtocolError(f"no process can connect to {request.endpoint!r}")
             if isinstance(request, Register | Reconfigure):
                 # Members repeat these until they are answered; operators are few, and remembered.
                 self._log_throttle.note(

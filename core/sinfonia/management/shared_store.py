@@ -1,7 +1,7 @@
-"""A directory that several managers share: whoever writes must have read what they replace.
+"""A directory that several managers share: a manager writes only what replaces what it has read.
 
 The store behind it holds one value with a revision that grows with every change, and replaces the
-value only if the revision is the expected one.  Whoever loses that race learns so for certain.
+value only if the revision is the expected one.  A manager that loses that race is told so.
 
 A write without an answer may have happened, or may happen yet.  So the next thing is always to read
 again, and never to write on an old revision: what was on its way then fails or is seen.
@@ -77,7 +77,7 @@ class SharedDirectory:
         self._must_read = False
 
     def accept(self, snapshot: Snapshot) -> None:
-        """What somebody has read at some time, which counts if it is news.  Raises StorageError."""
+        """What was read at some time, which counts if it is news.  Raises StorageError."""
         if snapshot.revision <= self._revision:
             return
         directory = decode_directory(snapshot.value)

@@ -23,7 +23,7 @@ _FORMAT_VERSION = 1
 
 
 class StoreConflict(SinfoniaError):
-    """Definite: nothing was stored, because somebody else changed the directory first."""
+    """Definite: nothing was stored, because another manager changed the directory first."""
 
 
 class StoreUnavailable(SinfoniaError):
@@ -49,7 +49,7 @@ class Store(Protocol):
 
     @property
     def leader(self) -> str:
-        """The endpoint of the manager that leads; empty if nobody is known to."""
+        """The endpoint of the manager that leads; empty if none is known to."""
 
     def replace(self, directory: Directory) -> None:
         """Store ``directory``, the successor of the one read last.
@@ -102,7 +102,7 @@ class EmbeddedStore:
         self._write()
 
     def refresh(self) -> None:
-        """Nobody else stores anything here."""
+        """No other manager stores anything here."""
 
     def close(self) -> None:
         """Let others have the data directory."""

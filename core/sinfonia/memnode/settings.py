@@ -80,7 +80,7 @@ class MemoryNodeSettings:
     scrub_rate: bytes of image and log that are checked each second; 0: none.
     mark_every: the mark that shows a loss of the log's end lags behind by so much; each raise is
     one more sync of a small file, beside the loop.
-    lock_line: makes the line for locks; the simulator's checks who leaves it when.
+    lock_line: makes the line for locks; the simulator's checks which waiter leaves it when.
     """
 
     node: MemoryNodeId

@@ -14,7 +14,7 @@ stays, at the latest when the watch is renewed.  That the version grew does not 
 changed.
 
 All is asked in Watch requests that may be lost; nothing of it is in the coordinator's floor, and
-nobody is kept from closing by it.
+no client is kept from closing by it.
 """
 
 import math

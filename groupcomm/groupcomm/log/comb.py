@@ -37,7 +37,7 @@ from sinfonia.client.steps import Steps, execute, minitransaction
 from sinfonia.structures import NotFormatted
 
 # The writer whose entry completes an eighth of the ring trims it to three quarters, if it is fuller
-# than seven eighths: one writer does it, and the rest remains for those who read from the past.
+# than seven eighths: one writer does it, and the rest remains for readers from the past.
 EIGHTHS = 8
 FULL_EIGHTHS = 7
 KEPT_EIGHTHS = 6

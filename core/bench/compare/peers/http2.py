@@ -1,7 +1,7 @@
 """As much of HTTP/2 and gRPC as a load generator needs: unary calls on one connection.
 
 Requests are prepared as bytes; only the number of the stream is put in when one is sent.  So the
-client costs little, and nobody's gRPC library is measured.  What a server says in header fields is
+client costs little, and no gRPC library is measured.  What a server says in header fields is
 not looked at: a call that failed brings no message, and that is seen.
 """
 

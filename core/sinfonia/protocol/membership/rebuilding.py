@@ -234,7 +234,7 @@ def _missing(entry: MemoryNodeEntry, reports: Sequence[MemberReport]) -> list[st
     objections: list[str] = []
     for member in _members(entry):
         report = next((each for each in reports if each.identity == member.identity), None)
-        # Who holds nothing may be named and not have heard of it yet.
+        # A member that holds nothing may be named and not have heard of it yet.
         told = report is not None and (report.entry is not None or report.empty)
         if report is not None and report.speaks_of(member) and told:
             continue

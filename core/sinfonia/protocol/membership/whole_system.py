@@ -20,7 +20,7 @@ from sinfonia.protocol.messages import Unsettled
 
 # Seconds between the first reboot notice and the last that belongs to it.  Processes that stopped
 # together and are started together are up within so long of each other, replay included; a tid
-# whose participant takes longer is better settled by those that are there, who may hold a "no".
+# whose participant takes longer is better settled by those that are there, which may hold a "no".
 REBOOT_WINDOW = 5.0
 
 # With at least this share of the memory nodes restarted it was not some that crashed, but all.
