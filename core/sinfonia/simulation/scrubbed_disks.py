@@ -1,12 +1,14 @@
 """What rots in a running member is repaired from its memory before a restart needs it.
 
 The disk of a member that runs is damaged, in image or log; no other copy need be there.  The
-scrubber is given the time that it is configured to take; then the member restarts, and must be as
-sound as ever.
+scrubber is given the time to go round once and to repair what it finds; then the member restarts,
+and must be as sound as ever.  A member whose life ends before that, or whose disk is so slow that
+the scrubber does not come round, proves nothing: the damage is undone before it reads its disk.
 """
 
 import random
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sinfonia.memnode.settings import State
 from sinfonia.simulation.disk import Damage
@@ -20,6 +22,19 @@ from sinfonia.storage.log_blocks import log_id_of
 # A pass over a small image and log, the pause after the one before, and a checkpoint.
 SCRUBBED_S = 3.0
 
+# A slow disk makes all that take longer; after so many looks the damage is undone.
+LOOKS_MAX = 4
+
+# The pass that was under way when the disk was damaged may have been past the place.
+PASSES_MIN = 2
+
+
+class _Planted(NamedTuple):
+    """What was damaged, and how many passes the scrubber had made before."""
+
+    damages: list[Damage]
+    passes: int
+
 
 class ScrubbedDisks:
     """Damages disks of members that run, one at a time each."""
@@ -27,7 +42,7 @@ class ScrubbedDisks:
     def __init__(self, surroundings: Surroundings, nodes: Sequence[SimulatedMemoryNode]) -> None:
         self._surroundings = surroundings
         self._nodes = nodes
-        self._planted: dict[str, list[Damage]] = {}
+        self._planted: dict[str, _Planted] = {}
 
     def strike(self, rng: random.Random) -> None:
         """Damage one of the disks."""
@@ -36,26 +51,57 @@ class ScrubbedDisks:
             return
         if member.node.state not in (State.SERVING, State.FOLLOWING):
             return
+        scrubber = member.node.member_state.scrubber
+        assert scrubber is not None, "the profile has disks and a scrubber"
+        member.disk_watch = self
         member.disk.write_back()
-        planted = rot(member.disk, rng, log_id=log_id_of(member.identity))
-        names = [member.disk.name_of(damage) for damage in planted]
+        damages = rot(member.disk, rng, log_id=log_id_of(member.identity))
+        names = [member.disk.name_of(damage) for damage in damages]
         if not all(_is_scrubbed(name) for name in names):
-            _undo(member, planted)
+            _undo(member, damages)
             return
-        self._surroundings.events["rotten under a scrubber"] += bool(planted)
+        self._surroundings.events["rotten under a scrubber"] += bool(damages)
         self._surroundings.scheduler.note(member.name, "has rot in", *names)
-        self._planted[member.name] = planted
-        self._surroundings.scheduler.after(SCRUBBED_S, self._restart, member)
+        planted = self._planted[member.name] = _Planted(damages, scrubber.passes)
+        self._look_later(member, planted, LOOKS_MAX)
+
+    def before_boot(self, member: SimulatedMemoryNode) -> None:
+        """A life of ``member`` has ended before its disk was scrubbed."""
+        self._give_up(member)
 
     def stop(self) -> None:
         """What the scrubber had no time for is undone."""
         for member in self._nodes:
-            _undo(member, self._planted.pop(member.name, []))
+            self._give_up(member)
 
-    def _restart(self, member: SimulatedMemoryNode) -> None:
-        if self._planted.pop(member.name, []):
-            self._surroundings.events["restarted when scrubbed"] += 1
-            member.kill()
+    def _look_later(self, member: SimulatedMemoryNode, planted: _Planted, looks: int) -> None:
+        self._surroundings.scheduler.after(SCRUBBED_S, self._look, member, planted, looks)
+
+    def _look(self, member: SimulatedMemoryNode, planted: _Planted, looks: int) -> None:
+        """Restart ``member`` as soon as its disk was scrubbed."""
+        if self._planted.get(member.name) is not planted:
+            return
+        if _was_scrubbed(member, planted):
+            del self._planted[member.name]
+            if planted.damages:
+                self._surroundings.events["restarted when scrubbed"] += 1
+                member.kill()
+        elif looks > 1:
+            self._look_later(member, planted, looks - 1)
+        else:
+            self._give_up(member)
+
+    def _give_up(self, member: SimulatedMemoryNode) -> None:
+        planted = self._planted.pop(member.name, None)
+        if planted is not None:
+            _undo(member, planted.damages)
+
+
+def _was_scrubbed(member: SimulatedMemoryNode, planted: _Planted) -> bool:
+    scrubber = None if member.node is None else member.node.member_state.scrubber
+    if scrubber is None or scrubber.repairing:
+        return False
+    return scrubber.passes >= planted.passes + PASSES_MIN
 
 
 def _is_scrubbed(name: str) -> bool:
