@@ -129,7 +129,7 @@ def acknowledged_before_its_sync(_original: object, self: Replica) -> list[Reque
 # --- whose log is the truth ----------------------------------------------------------------------
 
 
-@instead_of(Follower, "_on_append", profile="replicas-blinks-and-late-messages", seeds=(1,))
+@instead_of(Follower, "_on_append", profile="replicas-blinks-and-late-messages", seeds=(165, 100))
 def append_of_another_life_logged(
     on_append: Callable[..., list[FollowerEffect]], self: Follower, append: Append, now: float
 ) -> list[FollowerEffect]:
@@ -179,7 +179,7 @@ def answer_to_an_earlier_question_believed(
     return on_joined(self, joined, now)
 
 
-@mutation(profile="replicas-handed-over-behind-cut-links", seeds=(1,))
+@mutation(profile="replicas-handed-over-behind-cut-links", seeds=(121,))
 def promoted_without_read_locks() -> Iterator[None]:
     """A promoted replica holds all locks of what is in doubt, the shared ones too."""
     with replaying_only(lambda locked: locked.exclusive):
