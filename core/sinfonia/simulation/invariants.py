@@ -25,6 +25,8 @@ def unrest(
         left = _left_over(process.node) or _not_in_sync(process.node)
         if left:
             return f"{process.name} {left}"
+        if process.collecting:
+            return f"{process.name} has not finished a wake-up"
     for each in managers:
         if each.manager is None:
             return f"{each.name} is down"

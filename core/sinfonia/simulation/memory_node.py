@@ -276,6 +276,11 @@ class SimulatedMemoryNode(Process):
         now = self.surroundings.scheduler.now if are_set else self.now
         return EPOCH_US + round(now * 1e6) + self._wall_offset_us
 
+    @property
+    def collecting(self) -> bool:
+        """Whether it is between handling a message and the flush that follows."""
+        return self._wakeup_planned
+
     def _plan_wakeup(self) -> None:
         """What has come is handled soon, with what comes until then."""
         if not self._wakeup_planned:

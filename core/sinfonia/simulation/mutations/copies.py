@@ -22,7 +22,7 @@ def copied_without_the_log_meanwhile(
             carry_out(self, [effect])
 
 
-@instead_of(Follower, "_copy", profile="replicas-copies-in-pieces", seeds=(1,))
+@instead_of(Follower, "_copy", profile="replicas-copies-in-pieces", seeds=(122,))
 def copied_without_resigning(
     copy: Callable[..., list[FollowerEffect]], self: Follower, now: float
 ) -> list[FollowerEffect]:
