@@ -154,7 +154,7 @@ def _primary_again(
         entry,
         endpoint=request.endpoint,
         starts=request.starts,
-        incarnation=entry.incarnation + 1,
+        incarnation=max(entry.incarnation, request.lived) + 1,
         config_epoch=entry.config_epoch + 1,
         life=request.life,
     )
