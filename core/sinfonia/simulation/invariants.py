@@ -23,10 +23,10 @@ def unrest(
         if process.node.state not in (State.SERVING, State.FOLLOWING):
             return f"{process.name} is {process.node.state.value}"
         left = _left_over(process.node) or _not_in_sync(process.node)
+        if not left and process.collecting:
+            left = "has not finished a wake-up"
         if left:
             return f"{process.name} {left}"
-        if process.collecting:
-            return f"{process.name} has not finished a wake-up"
     for each in managers:
         if each.manager is None:
             return f"{each.name} is down"
