@@ -8,7 +8,7 @@ import pytest
 
 from sinfonia.errors import DamagedData
 from sinfonia.memnode.checkpointer import Checkpointer
-from sinfonia.memnode.scrubber import STEP_BYTES, Scrubber
+from sinfonia.memnode.scrubber import CHECK_BYTES, STEP_BYTES, Scrubber
 from sinfonia.memnode.settings import CheckpointLimits
 from sinfonia.minitransaction import WriteItem
 from sinfonia.protocol.records import OnePhase, ParticipantState
@@ -20,7 +20,7 @@ from sinfonia.storage.log_blocks import Lsn, segment_name
 from sinfonia.storage.stable_storage import StableStorage, open_stable_storage
 
 CAPACITY = 64 * PAGE_BYTES
-RATE = 1024 * 1024
+RATE = 64 * 1024 * 1024
 
 
 class Member:
@@ -142,10 +142,26 @@ def test_without_a_scrubber_the_next_start_finds_it(
 
 
 def test_a_sound_disk_is_gone_round_at_the_configured_rate(member: Member) -> None:
-    member.live(10.0)
+    slow = 1024 * 1024
+    member.scrubber = Scrubber(member.storage, member.checkpointer, rate=slow, now=0.0)
+    member.live(60.0)
     assert member.scrubber.findings == 0
     assert member.scrubber.passes >= 2
-    assert member.scrubber.bytes <= 10.0 * RATE + STEP_BYTES
+    assert member.scrubber.bytes <= 60.0 * slow + STEP_BYTES
+
+
+def test_small_blocks_of_a_log_do_not_keep_an_idle_member_awake(member: Member) -> None:
+    """Each was counted by its few hundred bytes, so that the scrubber woke the loop up at once."""
+    rate = 1024 * 1024
+    scrubber = Scrubber(member.storage, member.checkpointer, rate=rate, now=0.0)
+    now, wakeups = 0.0, 0
+    while now < 10.0:
+        scrubber.tick(now)
+        wakeup = scrubber.next_wakeup()
+        assert wakeup is not None
+        now, wakeups = max(wakeup, now + 0.002), wakeups + 1
+    assert scrubber.passes >= 1
+    assert wakeups <= 10.0 * rate / CHECK_BYTES + 1
 
 
 def test_a_page_that_is_to_be_saved_anyway_is_no_finding(member: Member) -> None:
