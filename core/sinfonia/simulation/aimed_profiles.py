@@ -384,7 +384,7 @@ DAMAGED: dict[str, dict[str, Any]] = {
         "timeout_s_max": 4.0,
         "down_s_max": 0.1,
         "checkpoint_log_bytes": 4 * 1024,
-        "scrub_rate": 64 * 1024 * 1024,
+        "scrub_rate": 1024 * 1024 * 1024,  # a check counts for 64 KiB, and a run is short
         "rot_rate": 2.0,
     },
     # Its only disk is damaged so that it shows.
@@ -462,7 +462,7 @@ DAMAGED: dict[str, dict[str, Any]] = {
         "think_s_mean": 0.15,
         "down_s_max": 0.1,
         "checkpoint_log_bytes": 4 * 1024,
-        "scrub_rate": 64 * 1024 * 1024,
+        "scrub_rate": 1024 * 1024 * 1024,  # a check counts for 64 KiB, and a run is short
         "rot_rate": 3.0,
     },
     # Of all that hold everything, none is left whole: no member may serve.

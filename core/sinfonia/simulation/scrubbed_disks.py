@@ -28,12 +28,17 @@ LOOKS_MAX = 4
 # The pass that was under way when the disk was damaged may have been past the place.
 PASSES_MIN = 2
 
+# One that was under way when the disk was damaged may have written the page before.
+CHECKPOINTS_MIN = 2
+
 
 class _Planted(NamedTuple):
-    """What was damaged, and how many passes the scrubber had made before."""
+    """What was damaged, and what had been done before: passes, repairs and checkpoints."""
 
     damages: list[Damage]
     passes: int
+    repairs: int
+    checkpoints: int
 
 
 class ScrubbedDisks:
@@ -52,7 +57,9 @@ class ScrubbedDisks:
         if member.node.state not in (State.SERVING, State.FOLLOWING):
             return
         scrubber = member.node.member_state.scrubber
+        checkpointer = member.node.member_state.checkpointer
         assert scrubber is not None, "the profile has disks and a scrubber"
+        assert checkpointer is not None
         member.disk_watch = self
         member.disk.write_back()
         damages = rot(member.disk, rng, log_id=log_id_of(member.identity))
@@ -62,7 +69,9 @@ class ScrubbedDisks:
             return
         self._surroundings.events["rotten under a scrubber"] += bool(damages)
         self._surroundings.scheduler.note(member.name, "has rot in", *names)
-        planted = self._planted[member.name] = _Planted(damages, scrubber.passes)
+        planted = self._planted[member.name] = _Planted(
+            damages, scrubber.passes, scrubber.repairs, checkpointer.made
+        )
         self._look_later(member, planted, LOOKS_MAX)
 
     def before_boot(self, member: SimulatedMemoryNode) -> None:
@@ -98,8 +107,15 @@ class ScrubbedDisks:
 
 
 def _was_scrubbed(member: SimulatedMemoryNode, planted: _Planted) -> bool:
-    scrubber = None if member.node is None else member.node.member_state.scrubber
-    if scrubber is None or scrubber.repairing:
+    if member.node is None:
+        return False
+    scrubber = member.node.member_state.scrubber
+    checkpointer = member.node.member_state.checkpointer
+    if scrubber is None or checkpointer is None or scrubber.repairing:
+        return False
+    # A page that is to be rewritten anyway is passed over: the next checkpoint repairs that.
+    rewritten = checkpointer.made >= planted.checkpoints + CHECKPOINTS_MIN
+    if scrubber.repairs == planted.repairs and not rewritten:
         return False
     return scrubber.passes >= planted.passes + PASSES_MIN
 
