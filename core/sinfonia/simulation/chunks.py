@@ -22,10 +22,11 @@ from sinfonia.simulation.workloads.minitransactions import simulated
 SEEDS_WITHOUT_REPLICAS = 320
 SEEDS_WITH_REPLICAS = 1000
 SEEDS_AIMED = 5
-SEEDS_DAMAGED = 15
+SEEDS_DAMAGED = 23
 SEEDS_DAMAGED_FIRST = 3
 
-# Some seconds for each chunk, so that two processes end at about the same time.
+# Some seconds for each chunk, so that two processes end at about the same time.  Every number of
+# runs below is a multiple of it.
 CHUNK = 20
 
 # The least that a run is asked to do, besides the two reads of everything at its end.
@@ -40,15 +41,22 @@ class Chunk(NamedTuple):
     runs: int
 
     def __str__(self) -> str:
-        return f"{self.profile}-{self.first}"
+        return f"{self.profile}-{self.first}-to-{self.first + self.runs - 1}"
 
 
-def _chunks(profile: str, seeds: int) -> list[Chunk]:
-    return [Chunk(profile, first, CHUNK) for first in range(1, seeds, CHUNK)]
+def _chunks_from(profile: str, first: int, runs: int) -> list[Chunk]:
+    return [Chunk(profile, each, CHUNK) for each in range(first, first + runs, CHUNK)]
 
 
-PLAIN_CHUNKS = _chunks(WITHOUT_REPLICAS, SEEDS_WITHOUT_REPLICAS)
-REPLICATED_CHUNKS = _chunks(WITH_REPLICAS, SEEDS_WITH_REPLICAS)
+PLAIN_CHUNKS = [
+    *_chunks_from(WITHOUT_REPLICAS, 1, SEEDS_WITHOUT_REPLICAS),
+    *_chunks_from(WITHOUT_REPLICAS, 1000, 60),
+]
+REPLICATED_CHUNKS = [
+    *_chunks_from(WITH_REPLICAS, 1, SEEDS_WITH_REPLICAS),
+    *_chunks_from(WITH_REPLICAS, 2000, 80),
+    *_chunks_from("replicas-three-managers", 1, 40),
+]
 AIMED_FIRST = [Chunk(profile, 1, 1) for profile in AIMED]
 AIMED_MORE = [Chunk(profile, 2, SEEDS_AIMED - 1) for profile in AIMED]
 DAMAGED_FIRST = [Chunk(profile, 1, SEEDS_DAMAGED_FIRST) for profile in DAMAGED]
