@@ -11,6 +11,8 @@ from bench.scale.costs import RECORDED, Costs
 from bench.scale.experiment import Point, run
 from bench.scale.measure import measure
 
+pytestmark = pytest.mark.slow
+
 DEADLINE = 60.0
 VOTES = 4_000
 FIGURE = Path(__file__).parents[2] / "bench" / "figures" / "scalability.jsonl"
@@ -67,7 +69,6 @@ def test_a_load_that_does_not_fit_a_size_has_no_point(load: str, memory_nodes: i
     assert run(load, memory_nodes=memory_nodes, costs=RECORDED, seed=1) is None
 
 
-@pytest.mark.slow
 def test_measured_costs_are_more_than_nothing() -> None:
     costs = measure()
     assert costs.memory_node.batch_us > 0

@@ -36,6 +36,7 @@ def come_and_go(harness: ParticipantHarness, clients: int, first: int = 1000) ->
 # --- sessions that hold only a floor -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_200_000_short_lived_clients_are_all_served_and_cost_nothing() -> None:
     """Neither at the primary nor at a replica, which has only the log."""
     primary, replica = ParticipantHarness().participant, ParticipantHarness().participant.state

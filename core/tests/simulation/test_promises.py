@@ -13,8 +13,9 @@ from sinfonia.simulation.chunks import (
     CountedRuns,
 )
 
-# A quarter of them is enough for `make check`, which is to take less than a minute.
-QUICK = len(PLAIN_CHUNKS) // 4
+# Some of them are enough for `make check`, which is to take less than a minute.
+QUICK = len(PLAIN_CHUNKS) // 8
+QUICK_AIMED = AIMED_FIRST[::4]
 
 
 @pytest.mark.parametrize("chunk", PLAIN_CHUNKS[:QUICK], ids=str)
@@ -36,7 +37,14 @@ def test_no_fault_breaks_a_promise_of_replicated_memory_nodes(
     counted_runs.of(chunk)
 
 
-@pytest.mark.parametrize("chunk", AIMED_FIRST, ids=str)
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        chunk if chunk in QUICK_AIMED else pytest.param(chunk, marks=pytest.mark.slow)
+        for chunk in AIMED_FIRST
+    ],
+    ids=str,
+)
 def test_no_aimed_fault_breaks_a_promise(chunk: Chunk, counted_runs: CountedRuns) -> None:
     counted_runs.of(chunk)
 

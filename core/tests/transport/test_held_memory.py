@@ -66,6 +66,7 @@ def send_parts(admission: Admission, peers: list[socket.socket], *, frames: int)
     return hung_up
 
 
+@pytest.mark.slow
 def test_one_peer_cannot_fill_the_memory_with_one_message(admission: Admission) -> None:
     assert send_parts(admission, [connection(admission)], frames=40) == 1
     assert admission.hung_up == 1

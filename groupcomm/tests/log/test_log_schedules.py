@@ -391,12 +391,15 @@ def random_world(seed: int, steps: int) -> World:
     return world
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize(
+    "seed", [*range(8), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(8, 40))]
+)
 def test_a_long_run_keeps_all_promises(seed: int) -> None:
     world = random_world(seed, 1500)
     judge(world)
 
 
+@pytest.mark.slow
 def test_long_runs_meet_what_is_rare() -> None:
     """Full rings, areas that wrap, uploads in several turns, lost answers, ended claims."""
     delivered = wrapped = ended = refused = 0

@@ -102,6 +102,8 @@ OPERATIONS: list[Operation] = [
     make_a_directory,
     mount_and_unmount,
 ]
+# Each is killed at many points.
+LONG_OPERATIONS = [open_unlink_close, truncate, empty_a_directory, move]
 
 
 async def furnish(site: Site) -> None:
@@ -140,7 +142,14 @@ class Doubt:
         return result
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "operation",
+    [
+        pytest.param(each, marks=pytest.mark.slow) if each in LONG_OPERATIONS else each
+        for each in OPERATIONS
+    ],
+    ids=lambda each: each.__name__,
+)
 def test_a_mount_killed_at_any_point_leaves_a_sound_volume(operation: Operation) -> None:
     async def main() -> None:
         furnished = await open_site(mounts=1, memory_nodes=2, capacity=16 * MIB)

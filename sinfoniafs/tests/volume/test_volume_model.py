@@ -9,6 +9,7 @@ import errno
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import trio
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -292,7 +293,7 @@ class VolumeMachine(RuleBasedStateMachine):
             await self._compare(child, entries[name])
 
 
-TestTwoMountsAgainstTheModel = VolumeMachine.TestCase
+TestTwoMountsAgainstTheModel = pytest.mark.slow(VolumeMachine.TestCase)
 TestTwoMountsAgainstTheModel.settings = settings(
     max_examples=80, stateful_step_count=40, deadline=None
 )
