@@ -85,12 +85,9 @@ class Reader:
 
     def start(self) -> None:
         """Begin."""
-        client = self.client
-        client.begin_life()
-        for node in client.coordinator.known.entries:
-            watched, sends = client.coordinator.watch(node, WORD, WORD_BYTES, now=client.now)
-            self.beliefs[node] = Belief(watched)
-            client.carry_out(sends)
+        self.client.begin_life()
+        # In a step of its own: the client may die of any message that it sends.
+        self.client.later(0.0, self._watch_all)
 
     def poll(self) -> None:
         """Read every word now and then, as long as ``polls`` is set."""
@@ -98,6 +95,13 @@ class Reader:
             for belief in self.beliefs.values():
                 self._read(belief)
             self.client.later(POLL_S, self.poll)
+
+    def _watch_all(self) -> None:
+        client = self.client
+        for node in client.coordinator.known.entries:
+            watched, sends = client.coordinator.watch(node, WORD, WORD_BYTES, now=client.now)
+            self.beliefs[node] = Belief(watched)
+            client.carry_out(sends)
 
     def _take_news(self) -> None:
         watching = self.client.coordinator.watching
