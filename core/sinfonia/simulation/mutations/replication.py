@@ -58,7 +58,7 @@ def lease_counted_from_the_acknowledgement(
 # --- acknowledgements ----------------------------------------------------------------------------
 
 
-@instead_of(Shipping, "may_leave", profile="replicas-last-words", seeds=(13,))
+@instead_of(Shipping, "may_leave", profile="replicas-last-words", seeds=(24,))
 def some_acknowledgements_are_enough(
     _original: object, self: Shipping, seq: Seq, executed_at: float, now: float
 ) -> bool:
@@ -97,7 +97,7 @@ def joining_replica_not_waited_for(
     return answer
 
 
-@instead_of(Shipping, "on_tick", profile="replicas-stranded-primaries", seeds=(6,))
+@instead_of(Shipping, "on_tick", profile="replicas-stranded-primaries", seeds=(81,))
 def dropped_without_a_new_configuration(
     on_tick: Callable[..., list[ToReplica]], self: Shipping, now: float
 ) -> list[ToReplica]:
